@@ -1,0 +1,20 @@
+"""The one base class of errors a user can cause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class VlmProbeError(Exception):
+    """Says what was received, what was expected and what would work.
+
+    The command line prints its message on one line and exits with code 2.
+    """
+
+
+def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
+    """The known names closest to a mistyped one, ready for a message."""
+    names = list(known)
+    close = get_close_matches(name, names, n=n, cutoff=0.5)
+    return ", ".join(repr(c) for c in close or names[:n])

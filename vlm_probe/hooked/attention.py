@@ -1,0 +1,147 @@
+"""The attention function registered with transformers: SDPA, unless scores or pattern are hooked.
+
+It serves the vision encoder and the language model alike. In a layer where neither
+`hook_attn_scores` nor `hook_pattern` has a hook it calls transformers' own SDPA function with the
+same mask, so outputs are those of plain transformers bit for bit. Elsewhere it computes the scores
+and exact softmax rows, as TransformerLens does: masked scores are -inf, masked attention is zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from vlm_probe.hooked.points import AttentionPoints, is_active
+
+IMPLEMENTATION = "vlm_probe"
+"""Name under which transformers knows the function (must not contain "sdpa" or "flash")."""
+
+_points: WeakKeyDictionary[nn.Module, AttentionPoints] = WeakKeyDictionary()
+
+
+def connect(module: nn.Module, points: AttentionPoints) -> None:
+    """Let an attention module of a Hugging Face model report to these points."""
+    _points[module] = points
+
+
+def _allowed(
+    mask: Tensor | None, causal: bool, n_query: int, n_key: int, device: torch.device
+) -> tuple[Bool[Tensor, "#batch #head query key"] | None, Float[Tensor, "#batch #head query key"] | None]:
+    """Split a mask as transformers passes it into (where a query may look, what is added)."""
+    if mask is None:
+        if not causal or n_query == 1:
+            return None, None
+        return torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril()[None, None], None
+    mask = mask[..., :n_key]
+    if mask.dtype == torch.bool:
+        return mask, None
+    return mask > torch.finfo(mask.dtype).min, mask
+
+
+def _scores(
+    query: Float[Tensor, "batch head query d_head"],
+    key: Float[Tensor, "batch head key d_head"],
+    scaling: float,
+    softcap: float | None,
+    allowed: Tensor | None,
+    added: Tensor | None,
+) -> Float[Tensor, "batch head query key"]:
+    scores = torch.matmul(query, key.transpose(-1, -2)) * scaling
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if added is not None:
+        scores = scores + added
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    return scores
+
+
+def _softmax(scores: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query key"]:
+    """Softmax rows in float32, cast back. A row that may look nowhere (padding) is zero.
+
+    Such rows are filled before the softmax, not after: a NaN there would poison every gradient.
+    """
+    nowhere = scores.isneginf().all(dim=-1, keepdim=True)
+    pattern = torch.softmax(scores.masked_fill(nowhere, 0.0), dim=-1, dtype=torch.float32)
+    return pattern.masked_fill(nowhere, 0.0).to(scores.dtype)
+
+
+def _pattern_by_head(
+    query: Tensor, key: Tensor, scaling: float, softcap: float | None, allowed: Tensor | None, added: Tensor | None
+) -> Float[Tensor, "batch head query key"]:
+    """The pattern, one head at a time: nothing of its size but the result itself is allocated."""
+    shape = (*query.shape[:3], key.shape[2])
+    pattern = torch.empty(shape, dtype=query.dtype, device=query.device)
+    for head in range(shape[1]):
+        one = slice(head, head + 1)
+        pick = [m if m is None or m.shape[1] == 1 else m[:, one] for m in (allowed, added)]
+        scores = _scores(query[:, one], key[:, one], scaling, softcap, *pick)
+        pattern[:, one] = _softmax(scores)
+    return pattern
+
+
+def attention(
+    module: nn.Module,
+    query: Float[Tensor, "batch head query d_head"],
+    key: Float[Tensor, "batch kv_head key d_head"],
+    value: Float[Tensor, "batch kv_head key d_head"],
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "batch query head d_head"], Tensor | None]:
+    """Attention as transformers calls it; fires rot_q, rot_k, attn_scores, pattern and z.
+
+    Returns the weighted values and, where they were computed, the attention probabilities.
+    """
+    points = _points.get(module)
+    if points is not None and points.rotary:
+        # Points see [batch, position, head, d_head]; attention works on [batch, head, position, d_head].
+        if is_active(points.hook_rot_q):
+            query = points.hook_rot_q(query.transpose(1, 2)).transpose(1, 2)
+        if is_active(points.hook_rot_k):
+            key = points.hook_rot_k(key.transpose(1, 2)).transpose(1, 2)
+    watched = points is not None and (is_active(points.hook_attn_scores) or is_active(points.hook_pattern))
+    # SDPA has no soft cap: Gemma 2 runs the explicit form always, as it does in plain transformers.
+    if not watched and softcap is None:
+        z, pattern = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    else:
+        causal = kwargs.get("is_causal")
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        n_query, n_key = query.shape[2], key.shape[2]
+        allowed, added = _allowed(attention_mask, causal, n_query, n_key, query.device)
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:
+            key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        scores_watched = points is not None and is_active(points.hook_attn_scores)
+        if scores_watched or torch.is_grad_enabled():
+            scores = _scores(query, key, scaling, softcap, allowed, added)
+            if scores_watched:
+                scores = points.hook_attn_scores(scores)
+            pattern = _softmax(scores)
+        else:
+            pattern = _pattern_by_head(query, key, scaling, softcap, allowed, added)
+        if points is not None and is_active(points.hook_pattern):
+            pattern = points.hook_pattern(pattern)
+        weights = nn.functional.dropout(pattern, p=dropout, training=module.training)
+        z = torch.matmul(weights, value).transpose(1, 2).contiguous()
+    if points is not None and is_active(points.hook_z):
+        z = points.hook_z(z)
+    return z, pattern
+
+
+AttentionInterface.register(IMPLEMENTATION, attention)
+# Without a mask function of that name transformers builds no mask at all: padding and sliding
+# windows would silently be ignored.
+AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)

@@ -1,0 +1,71 @@
+"""Prompts, as each family was trained: text around the image placeholders and the question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from vlm_probe.errors import VlmProbeError
+
+IMAGE = "<image>"
+
+PROMPTS = {
+    # LLaVA-Gemma's training prompt: one BOS, no system text.
+    "gemma": "{bos}<start_of_turn>user\n{images}\n{question}<end_of_turn>\n<start_of_turn>model\n",
+    "gemma2": "{bos}<start_of_turn>user\n{images}\n{question}<end_of_turn>\n<start_of_turn>model\n",
+    "gemma3_text": "{bos}<start_of_turn>user\n{images}\n{question}<end_of_turn>\n<start_of_turn>model\n",
+    # LLaVA-1.5 as published for transformers.
+    "llama": "{bos}USER: {images}\n{question} ASSISTANT:",
+}
+"""Prompt by language-model type; a checkpoint's config may hold its own under vlm_probe.prompt."""
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """Token ids of a prompt, one image token per image, and which of them are the question."""
+
+    ids: list[int]
+    question: list[int]
+    """Indices into `ids`."""
+    text: str
+
+
+def encode_prompt(
+    tokenizer: Any, template: str, question: str, *, images: int, image_token_id: int
+) -> EncodedPrompt:
+    """Fill a prompt template and tokenize it.
+
+    Raises VlmProbeError for an empty question and for one that spells a special token, which the
+    tokenizer would take for the real thing.
+    """
+    if not question.strip():
+        raise VlmProbeError("the question is empty; ask something about the image")
+    for token in {IMAGE, *tokenizer.all_special_tokens}:
+        if token in question:
+            raise VlmProbeError(f"the question contains {token!r}, a special token of this model; leave it out")
+    before, after = template.split("{question}")
+    if images == 0:
+        before = before.replace("{images}\n", "{images}")
+    before = before.replace("{bos}", tokenizer.bos_token or "").replace("{images}", IMAGE * images)
+    text = before + question + after
+    start, end = len(before), len(before) + len(question)
+    knows_image = tokenizer.convert_tokens_to_ids(IMAGE) == image_token_id
+    # A tokenizer without an <image> token gets the pieces between the images, as LLaVA's own code does.
+    pieces = [text] if knows_image else text.split(IMAGE)
+    ids: list[int] = []
+    asked: list[int] = []
+    at = 0
+    for number, piece in enumerate(pieces):
+        if number > 0:
+            ids.append(image_token_id)
+            at += len(IMAGE)
+        encoded = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+        offsets = encoded.get("offset_mapping")
+        for i, token in enumerate(encoded["input_ids"]):
+            if offsets is not None:
+                low, high = offsets[i]
+                if high > low and at + high > start and at + low < end:
+                    asked.append(len(ids))
+            ids.append(token)
+        at += len(piece)
+    return EncodedPrompt(ids, asked, text)

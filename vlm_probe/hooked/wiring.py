@@ -1,0 +1,188 @@
+"""Connects a Hugging Face model to its hook points, by forward hooks and nothing else.
+
+Every hook looks first whether its point has anything attached and otherwise does nothing, so an
+idle model is the plain one. All are prepended: transformers 5 collects hidden states (and LLaVA the
+connector's input) with forward hooks of its own, which must see what ours return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+
+from vlm_probe.hooked import attention
+from vlm_probe.hooked.families import BlockPaths, submodule
+from vlm_probe.hooked.points import (
+    BlockPoints,
+    ConnectorPoints,
+    LanguagePoints,
+    NormPoints,
+    TowerPoints,
+    is_active,
+)
+
+
+def _on_output(module: nn.Module, point: HookPoint) -> None:
+    """Feed a point from a module's output (the first of several), and return what the point returns."""
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        if not is_active(point):
+            return None
+        if isinstance(output, tuple):
+            return (point(output[0]), *output[1:])
+        return point(output)
+
+    module.register_forward_hook(hook, prepend=True)
+
+
+def _on_heads(module: nn.Module, point: HookPoint, d_head: int) -> None:
+    """As `_on_output`, for a projection whose output is seen as [batch, position, head, d_head]."""
+
+    def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
+        if not is_active(point):
+            return None
+        return point(output.unflatten(-1, (-1, d_head))).flatten(-2)
+
+    module.register_forward_hook(hook, prepend=True)
+
+
+def _on_input(module: nn.Module, change: Callable[[Tensor], Tensor | None], *, prepend: bool = True) -> None:
+    """Pass a module's first input through `change`, whether it came by position or by name."""
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            changed = change(args[0])
+            return None if changed is None else ((changed, *args[1:]), kwargs)
+        changed = change(kwargs["hidden_states"])
+        return None if changed is None else (args, {**kwargs, "hidden_states": changed})
+
+    module.register_forward_pre_hook(hook, prepend=prepend, with_kwargs=True)
+
+
+def _through(points: tuple[HookPoint, ...], x: Tensor) -> Tensor | None:
+    active = [p for p in points if is_active(p)]
+    for point in active:
+        x = point(x)
+    return x if active else None
+
+
+def _in_place(point: HookPoint, x: Tensor) -> None:
+    """Feed a point from a tensor that the layer goes on using under two names, and edit it in place.
+
+    The layer holds the residual stream twice, as the norm's input and as the skip connection; only
+    an edit in place reaches both. The point sees a copy, so what it caches is what it saw.
+    """
+    if not is_active(point):
+        return
+    seen = x.clone()
+    edited = point(seen)
+    if edited is not seen:
+        x.copy_(edited)
+
+
+def wire_block(layer: nn.Module, points: BlockPoints, paths: BlockPaths, *, d_head: int, first: HookPoint | None) -> None:
+    """Connect one layer; `first` is the tower's `hook_embed`, for its first layer."""
+    entry = (points.hook_resid_pre,) if first is None else (first, points.hook_resid_pre)
+    _on_input(layer, partial(_through, entry))
+    attention_module = submodule(layer, paths.attention)
+    attention.connect(attention_module, points.attn)
+    for projection, point in (
+        ("q_proj", points.attn.hook_q), ("k_proj", points.attn.hook_k), ("v_proj", points.attn.hook_v),
+    ):  # fmt: skip
+        _on_heads(submodule(attention_module, projection), point, d_head)
+    _on_output(submodule(layer, paths.attn_out), points.hook_attn_out)
+    _on_input(submodule(layer, paths.mid), partial(_in_place, points.hook_resid_mid))
+    _on_output(submodule(layer, *paths.mlp_in), points.mlp.hook_pre)
+    _on_input(submodule(layer, *paths.mlp_down), partial(_through, (points.mlp.hook_post,)))
+    _on_output(submodule(layer, paths.mlp_out), points.hook_mlp_out)
+    _on_output(layer, points.hook_resid_post)
+
+
+def layers_of(tower: nn.Module, paths: BlockPaths) -> nn.ModuleList:
+    layers = submodule(tower, paths.layers)
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
+def wire_tower(tower: nn.Module, points: TowerPoints, paths: BlockPaths, *, d_head: int) -> None:
+    """Connect every layer of a vision encoder or language model."""
+    for i, (layer, block) in enumerate(zip(layers_of(tower, paths), points.blocks, strict=True)):
+        assert isinstance(block, BlockPoints)
+        wire_block(layer, block, paths, d_head=d_head, first=points.hook_embed if i == 0 else None)
+
+
+def wire_norm(norm: nn.Module, points: NormPoints, offset: float) -> None:
+    """Connect an RMSNorm, whose parts transformers does not expose: y = x / scale * (offset + weight).
+
+    The output is computed anew only where a hook changed something.
+    """
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if not (is_active(points.hook_scale) or is_active(points.hook_normalized)):
+            return None
+        x = args[0].float()
+        eps = getattr(module, "eps", None) or module.variance_epsilon
+        before = (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+        scale = points.hook_scale(before)
+        divided = x / scale
+        normalized = points.hook_normalized(divided)
+        if scale is before and normalized is divided:
+            return None
+        return (normalized * (offset + module.weight.float())).to(output.dtype)
+
+    norm.register_forward_hook(hook, prepend=True)
+
+
+def wire_language(tower: nn.Module, head: nn.Module, points: LanguagePoints, paths: BlockPaths, *, d_head: int) -> None:
+    """Connect a language model: its layers, the final norm and the logits."""
+    wire_tower(tower, points, paths, d_head=d_head)
+    assert paths.final_norm is not None
+    wire_norm(submodule(tower, paths.final_norm), points.ln_final, paths.norm_offset)
+    _on_output(head, points.hook_logits)
+
+
+def wire_connector(projector: nn.Module, points: ConnectorPoints, factor: Callable[[], float]) -> None:
+    """Connect the connector, and apply the embedding scale to what leaves it.
+
+    `factor` is asked at every call; the points see the features before it. It multiplies as a
+    tensor in the features' dtype, rounded as the old code inside Gemma did.
+    """
+    _on_input(projector, partial(_through, (points.hook_in,)))
+    _on_output(submodule(projector, "linear_1"), points.hook_pre)
+    _on_input(submodule(projector, "linear_2"), partial(_through, (points.hook_post,)))
+
+    def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
+        active, scale = is_active(points.hook_out), factor()
+        if not active and scale == 1.0:
+            return None
+        seen = points.hook_out(output) if active else output
+        return seen if scale == 1.0 else seen * torch.tensor(scale, dtype=seen.dtype, device=seen.device)
+
+    projector.register_forward_hook(hook, prepend=True)
+
+
+def wire_skipping(tower: nn.Module, points: TowerPoints, paths: BlockPaths, last_used: Callable[[], int | None]) -> None:
+    """Spare the vision layers behind the selected one: nobody reads what they compute.
+
+    `last_used` gives the last layer whose output is read, None where nothing may be spared (a
+    caller of the Hugging Face model itself, who may want all of it). What follows it, unless
+    hooked, receives one token of one image: next to no work, and transformers' own collecting of
+    hidden states stays intact.
+    """
+
+    def spare(index: int, x: Tensor) -> Tensor | None:
+        last = last_used()
+        if last is None or index <= last:
+            return None
+        if any(block.any_active() for block in points.blocks[index:]):  # type: ignore[operator]
+            return None
+        return x[:1, :1]
+
+    for i, layer in enumerate(layers_of(tower, paths)):
+        # Runs after the layer's own points, which are idle wherever it has an effect.
+        _on_input(layer, partial(spare, i), prepend=False)

@@ -1,0 +1,151 @@
+"""Language pretraining, and the two stages of LLaVA that join the encoder to the language model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GemmaConfig, GemmaForCausalLM
+
+from vlm_probe.replicas.encoders import pixels, scene_seeds
+from vlm_probe.replicas.grid import IMAGE_SIZE, PATCH_SIZE, Cell
+from vlm_probe.replicas.text import BOS, EOS, IGNORE, PAD, QUESTIONS_PER_SCENE, Packed, Packer
+from vlm_probe.scenes import Scene, sample_scene
+
+PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
+
+
+class Connector(nn.Module):
+    """LLaVA-1.5's two-layer MLP, under the names of the Hugging Face projector."""
+
+    def __init__(self, width: int, out: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(width, out)
+        self.linear_2 = nn.Linear(out, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(F.gelu(self.linear_1(x)))
+
+
+def language_model(cell: Cell, packer: Packer) -> GemmaForCausalLM:
+    """A Gemma of the cell's shape, weights drawn from its seed."""
+    torch.manual_seed(cell.seed + 1)
+    shape = cell.language
+    config = GemmaConfig(
+        vocab_size=cell.vocabulary, hidden_size=shape.hidden_size, num_hidden_layers=shape.num_hidden_layers,
+        intermediate_size=shape.intermediate_size, num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_key_value_heads, head_dim=shape.head_dim, max_position_embeddings=512,
+        bos_token_id=packer.id[BOS], eos_token_id=packer.id[EOS], pad_token_id=packer.id[PAD],
+    )  # fmt: skip
+    return GemmaForCausalLM(config)
+
+
+def answer_loss(
+    model: GemmaForCausalLM, packed: Packed, features: Tensor | None
+) -> tuple[Tensor, dict[str, float]]:
+    """Next-token cross-entropy over the labelled positions, and accuracy by question type.
+
+    features: [batch, patch, d_model] rows for the image placeholders, or None for text alone.
+    """
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        embeds = model.get_input_embeddings()(packed.input_ids)
+        if features is not None:
+            embeds = torch.cat([embeds[:, :2], features.to(embeds.dtype), embeds[:, 2 + features.shape[1] :]], dim=1)
+        hidden = model.model(
+            inputs_embeds=embeds, attention_mask=packed.mask, position_ids=packed.position_ids, use_cache=False
+        ).last_hidden_state
+        asked = packed.labels != IGNORE
+        logits = model.lm_head(hidden[asked]).float()
+    target = packed.labels[asked]
+    each = F.cross_entropy(logits, target, reduction="none")
+    # Most tokens of a question are noise (which shape it asks for); the mean over all tokens would
+    # drown the few answers that take reading. Both count alike.
+    answers = packed.answers[asked]
+    loss = each[answers].mean()
+    if not answers.all():
+        loss = loss + 0.5 * each[~answers].mean()
+    return loss, {"token_accuracy": (logits.argmax(-1) == target).float().mean().item(), **_by_kind(packed, logits)}
+
+
+def _by_kind(packed: Packed, logits: Tensor) -> dict[str, float]:
+    """Share of right first answer tokens per question type."""
+    asked = packed.labels != IGNORE
+    right = torch.zeros_like(packed.labels, dtype=torch.bool)
+    right[asked] = logits.argmax(-1) == packed.labels[asked]
+    end = packed.input_ids == packed.end
+    totals: dict[str, list[float]] = {}
+    for row, kinds in enumerate(packed.kinds):
+        for kind, ok in zip(kinds, right[row][end[row]].tolist(), strict=True):
+            totals.setdefault(kind, []).append(ok)
+    return {kind: sum(v) / len(v) for kind, v in sorted(totals.items())}
+
+
+class LanguageStage:
+    """Language modelling on the scene language alone: captions, then questions about them."""
+
+    name = "language"
+    learning_rate = 2e-3
+    batch = 32
+
+    def __init__(self, cell: Cell, packer: Packer):
+        self.steps, self.seed, self.packer = cell.steps.language, cell.seed, packer
+        self.module = language_model(cell, packer)
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        return self.module.parameters()
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = random.Random(f"{self.name}/questions/{self.seed}/{step}")
+        scenes = [sample_scene(s) for s in scene_seeds(self.name, self.seed, step, self.batch)]
+        packed = self.packer.pack(
+            scenes, rng, patches=None, describe=False, questions=QUESTIONS_PER_SCENE, learn_all=True
+        )
+        return answer_loss(self.module, packed, None)
+
+    def after_step(self, step: int) -> None:
+        pass
+
+
+class FusionStage:
+    """LLaVA's recipe (Liu et al. 2023, arXiv:2304.08485 and 2310.03744) with a frozen encoder.
+
+    "connector": captions, only the connector learns. "joint": captions and questions, connector
+    and language model learn together.
+    """
+
+    batch = 32
+
+    def __init__(self, cell: Cell, packer: Packer, encoder: nn.Module, connector: Connector, language: GemmaForCausalLM, *, joint: bool):
+        self.name = "joint" if joint else "connector"
+        self.steps = cell.steps.joint if joint else cell.steps.connector
+        self.learning_rate = 2e-3
+        self.seed, self.packer, self.joint = cell.seed, packer, joint
+        self.encoder = encoder.eval().requires_grad_(False)
+        language.requires_grad_(joint)
+        self.module = nn.ModuleDict({"connector": connector, "language": language})
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        return (self.module if self.joint else self.module["connector"]).parameters()
+
+    def features(self, scenes: list[Scene]) -> Tensor:
+        """[batch, patch, d_vision]: what the connector receives (second to last layer, no CLS)."""
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden = self.encoder(pixels(scenes), output_hidden_states=True).hidden_states
+        return hidden[-2][:, 1:]
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = random.Random(f"{self.name}/questions/{self.seed}/{step}")
+        scenes = [sample_scene(s) for s in scene_seeds(self.name, self.seed, step, self.batch)]
+        packed = self.packer.pack(
+            scenes, rng, patches=PATCHES, describe=True,
+            questions=QUESTIONS_PER_SCENE if self.joint else 0, learn_all=False,
+        )  # fmt: skip
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            features = self.module["connector"](self.features(scenes))
+        return answer_loss(self.module["language"], packed, features)
+
+    def after_step(self, step: int) -> None:
+        pass

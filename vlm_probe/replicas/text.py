@@ -1,0 +1,171 @@
+"""The text side of the recipe: the tokenizer, and scenes packed into token sequences.
+
+One sequence carries one scene: a prefix (image placeholders, or the caption in words) and several
+segments (question and answer). A segment sees the prefix and itself, never another segment, and
+its positions go on from the prefix: every question is learned exactly as it is asked alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from vlm_probe.scenes import COLORS, SHAPES, Scene, ask, sample_scene
+
+PAD, EOS, BOS, UNK, IMAGE, START, END = (
+    "<pad>", "<eos>", "<bos>", "<unk>", "<image>", "<start_of_turn>", "<end_of_turn>",
+)  # fmt: skip
+SPECIAL = (PAD, EOS, BOS, UNK, IMAGE, START, END)
+DESCRIBE = "Describe the image."
+IGNORE = -100
+QUESTIONS_PER_SCENE = 8
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'user' %}<start_of_turn>{{ message['content'] }}<end_of_turn>"
+    "{% else %}{{ message['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+
+
+def _corpus() -> Iterator[str]:
+    for seed in range(2000):
+        scene = sample_scene(seed)
+        rng = random.Random(f"corpus/{seed}")
+        yield scene.caption
+        yield DESCRIBE
+        for _ in range(4):
+            question = ask(scene, rng)
+            yield f"{question.text} {question.answer}"
+    # A word must not be missing because the corpus is small.
+    yield from COLORS
+    yield from SHAPES
+
+
+def build_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-fallback BPE like Gemma's, in miniature: any text encodes, scene words are one token."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token=UNK))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(prepend_scheme="always"),
+            pre_tokenizers.Split(Regex(r"[^\w▁]"), behavior="isolated"),
+        ]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always"), decoders.Fuse()]
+    )
+    byte_tokens = [f"<0x{b:02X}>" for b in range(256)]  # the 256 values of a byte
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=[*SPECIAL, *byte_tokens], show_progress=False
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    # Byte tokens are ordinary vocabulary, not specials: decoding must turn them back into text.
+    state = __import__("json").loads(tokenizer.to_str())
+    state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] in SPECIAL]
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(__import__("json").dumps(state)),
+        bos_token=BOS, eos_token=EOS, pad_token=PAD, unk_token=UNK,
+        additional_special_tokens=[IMAGE, START, END],
+        padding_side="left", clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+@dataclass
+class Packed:
+    """A batch of sequences: ids, positions, mask and labels."""
+
+    input_ids: Tensor
+    """[batch, position]"""
+    position_ids: Tensor
+    """[batch, position]; a segment's positions go on from the prefix."""
+    mask: Tensor
+    """[batch, 1, query, key] bool, True where a query may look."""
+    labels: Tensor
+    """[batch, position], shifted: the token that comes next, or IGNORE."""
+    answers: Tensor
+    """[batch, position] bool: labels that belong to an answer."""
+    end: int
+    """Id of the token that ends a question: the answer is predicted there."""
+    kinds: list[list[str]]
+    """Question type of every segment."""
+
+
+class Packer:
+    """Encodes prefixes and segments; remembers encodings, since the scene language is small."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+        self.tokenizer = tokenizer
+        self._known: dict[str, list[int]] = {}
+        self.id = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
+
+    def encode(self, text: str) -> list[int]:
+        ids = self._known.get(text)
+        if ids is None:
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            self._known[text] = ids
+        return ids
+
+    def caption(self, scene: Scene) -> list[int]:
+        """The caption's ids, object by object (so that the memory of encodings stays small)."""
+        return [i for o in scene.objects for i in self.encode(f"a {o.name} at the {o.place}.")]
+
+    def pack(
+        self,
+        scenes: list[Scene],
+        rng: random.Random,
+        *,
+        patches: int | None,
+        describe: bool,
+        questions: int,
+        learn_all: bool,
+    ) -> Packed:
+        """Pack scenes into one batch.
+
+        patches: number of image placeholders in the prefix; None puts the caption there instead.
+        describe: let the first segment ask for the caption.
+        questions: how many question segments follow.
+        learn_all: labels on every token (language modelling) rather than on answers only.
+        """
+        end, eos = self.id[END], self.id[EOS]
+        rows: list[tuple[list[int], ...]] = []
+        kinds: list[list[str]] = []
+        for scene in scenes:
+            prefix = [self.id[BOS], self.id[START]]
+            prefix += [self.id[IMAGE]] * patches if patches is not None else self.caption(scene)
+            asked: list[tuple[str, list[int], list[int]]] = []
+            if describe:
+                asked.append(("caption", self.encode(DESCRIBE), self.caption(scene)))
+            for _ in range(questions):
+                q = ask(scene, rng)
+                asked.append((q.kind, self.encode(q.text), self.encode(q.answer)))
+            ids, segment = list(prefix), [0] * len(prefix)
+            labels = [*prefix[1:], IGNORE] if learn_all and patches is None else [IGNORE] * len(prefix)
+            positions, answers = list(range(len(prefix))), [0] * len(prefix)
+            for number, (_, question, answer) in enumerate(asked, start=1):
+                piece = [*question, end, *answer, eos]
+                following = [*piece[1:], IGNORE]
+                if not learn_all:
+                    following[: len(question)] = [IGNORE] * len(question)
+                ids += piece
+                labels += following
+                answers += [0] * len(question) + [1] * (len(answer) + 1) + [0]
+                segment += [number] * len(piece)
+                positions += range(len(prefix), len(prefix) + len(piece))
+            rows.append((ids, labels, segment, positions, answers))
+            kinds.append([kind for kind, _, _ in asked])
+        length = max(len(ids) for ids, *_ in rows)
+        ids, labels, segment, positions, answers = (
+            torch.tensor([row[i] + [fill] * (length - len(row[i])) for row in rows])
+            for i, fill in enumerate((self.id[PAD], IGNORE, -1, 0, 0))
+        )
+        same = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0)
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        return Packed(ids, positions, (same & causal)[:, None], labels, answers.bool(), end, kinds)

@@ -1,0 +1,140 @@
+"""The training loop shared by all stages: resumable, and deterministic by seed.
+
+A stage's loss is a function of its weights and the step number alone (data and augmentations are
+drawn from the seed and the step), so weights, optimiser and step are the whole state.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Stage(Protocol):
+    """What the loop needs to know of a stage."""
+
+    name: str
+    steps: int
+    learning_rate: float
+    module: nn.Module
+    """Everything whose weights change, saved whole."""
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """What the optimiser updates."""
+        ...
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss at this step, and figures for the log."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Called once the weights have moved (a moving average, say)."""
+        ...
+
+
+@dataclass
+class Progress:
+    """What `run_stage` reports after every step."""
+
+    stage: str
+    step: int
+    steps: int
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+Listener = Callable[[Progress], None]
+
+
+def schedule(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up over the first 3 %, then a cosine down to 1 % of the peak."""
+    warm = max(1, round(0.03 * steps))
+    if step < warm:
+        return peak * (step + 1) / warm
+    along = (step - warm) / max(1, steps - warm)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * along)))
+
+
+def _write_atomically(path: Path, state: object) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def _optimizer(stage: Stage) -> torch.optim.AdamW:
+    parameters = [p for p in stage.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if p.ndim >= 2]
+    plain = [p for p in parameters if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+def run_stage(
+    stage: Stage,
+    folder: Path,
+    *,
+    resume: bool,
+    listen: Listener | None = None,
+    save_every_s: float = 60.0,
+    stop_after: int | None = None,
+) -> None:
+    """Train a stage to its end, writing `<stage>.pt` (state) and `<stage>.jsonl` (log) to `folder`.
+
+    With `resume`, goes on from the state found there; without, starts afresh. A stage that is
+    finished is loaded, not trained again. `stop_after` ends early after so many steps, saved.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, log = folder / f"{stage.name}.pt", folder / f"{stage.name}.jsonl"
+    optimizer = _optimizer(stage)
+    start, seconds = 0, 0.0
+    if resume and path.exists():
+        state = torch.load(path, weights_only=True)
+        stage.module.load_state_dict(state["module"])
+        start, seconds = state["step"], state["seconds"]
+        if start < stage.steps:
+            optimizer.load_state_dict(state["optimizer"])
+        kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] < start]
+        log.write_text("".join(line + "\n" for line in kept))
+    else:
+        log.write_text("")
+
+    def save(step: int) -> None:
+        state = {"module": stage.module.state_dict(), "step": step, "seconds": seconds + time.time() - began}
+        if step < stage.steps:  # a finished stage needs no optimiser
+            state["optimizer"] = optimizer.state_dict()
+        _write_atomically(path, state)
+
+    began = saved = time.time()
+    last = stage.steps if stop_after is None else min(stage.steps, start + stop_after)
+    stage.module.train()
+    with log.open("a") as lines:
+        for step in range(start, last):
+            for group in optimizer.param_groups:
+                group["lr"] = schedule(step, stage.steps, stage.learning_rate)
+            loss, figures = stage.loss(step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_((p for g in optimizer.param_groups for p in g["params"]), 1.0)
+            optimizer.step()
+            stage.after_step(step)
+            figures = {"loss": loss.item(), **figures}
+            if step % 20 == 0 or step == stage.steps - 1:
+                rounded = {name: round(value, 5) for name, value in figures.items()}
+                lines.write(json.dumps({"step": step, **rounded}) + "\n")
+                lines.flush()
+            if listen is not None:
+                listen(Progress(stage.name, step + 1, stage.steps, figures))
+            if time.time() - saved > save_every_s:
+                save(step + 1)
+                saved = time.time()
+    if start < last:
+        save(last)
+    stage.module.eval()
