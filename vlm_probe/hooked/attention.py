@@ -64,12 +64,13 @@ def _scores(
 
 
 def _softmax(scores: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query key"]:
-    """Softmax rows in float32, cast back. A row that may look nowhere (padding) is zero.
+    """Softmax rows in float32 or better, cast back. A row that may look nowhere (padding) is zero.
 
     Such rows are filled before the softmax, not after: a NaN there would poison every gradient.
     """
     nowhere = scores.isneginf().all(dim=-1, keepdim=True)
-    pattern = torch.softmax(scores.masked_fill(nowhere, 0.0), dim=-1, dtype=torch.float32)
+    exact = torch.promote_types(scores.dtype, torch.float32)
+    pattern = torch.softmax(scores.masked_fill(nowhere, 0.0), dim=-1, dtype=exact)
     return pattern.masked_fill(nowhere, 0.0).to(scores.dtype)
 
 

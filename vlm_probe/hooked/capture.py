@@ -88,6 +88,7 @@ def capture(model: HookedVLM, inputs: ModelInputs, names: list[str]) -> Trace:
         **model.provenance(),
         "prompt": inputs.prompts[0] if inputs.prompts else None,
         "images": [image_digest(image) for image in images],
+        "vision_layers_read": model.vision_layers_read,
         "layers": {"vision": len(model.vision.blocks), "language": len(model.language.blocks)},
     }
     dims = {name: dimensions(name) for name in cache}

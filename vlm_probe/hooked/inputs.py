@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,19 +52,27 @@ class ModelInputs:
     def __len__(self) -> int:
         return len(self.layouts)
 
-    def with_answer(self, token_ids: list[int]) -> ModelInputs:
-        """The same batch of one with answer tokens appended; the layout still describes the prompt.
+    def with_answer(self, token_ids: list[int], tokens: tuple[str, ...] = ()) -> ModelInputs:
+        """The same batch of one with the first answer tokens appended.
 
-        Position `layout.answer_position + i` then predicts answer token i.
+        Its `layout.answer_position` is the new last position, which predicts the next answer token.
         """
-        if len(self) != 1:
-            raise VlmProbeError(f"answer tokens are appended to a batch of one, not of {len(self)}")
+        layout, length = self.layout, self.input_ids.shape[1]
         ids = self.input_ids.new_tensor([token_ids])
-        return ModelInputs(
-            torch.cat([self.input_ids, ids], dim=1),
-            torch.cat([self.attention_mask, torch.ones_like(ids)], dim=1),
-            self.pixel_values, self.layouts, self.images, self.prompts,
-        )  # fmt: skip
+        added = np.arange(length, length + len(token_ids))
+        longer = replace(
+            layout,
+            length=length + len(token_ids),
+            text_positions=np.concatenate([layout.text_positions, added]),
+            answer_position=length + len(token_ids) - 1,
+            tokens=layout.tokens + tokens,
+        )
+        return replace(
+            self,
+            input_ids=torch.cat([self.input_ids, ids], dim=1),
+            attention_mask=torch.cat([self.attention_mask, torch.ones_like(ids)], dim=1),
+            layouts=[longer],
+        )
 
 
 def grid_of(model: HookedVLM, pixel_values: Tensor) -> tuple[tuple[int, int], int]:

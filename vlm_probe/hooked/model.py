@@ -202,15 +202,17 @@ class HookedVLM(HookedRootModule):
         finally:
             self._inside = before
 
-    def _last_vision_layer(self) -> int | None:
-        """Index of the last vision layer whose output the connector reads; None outside our own run."""
-        if not self._inside:
-            return None
+    @property
+    def vision_layers_read(self) -> int:
+        """How many vision layers feed the connector; those behind them change nothing."""
         selected = self.hf.config.vision_feature_layer
         n = len(self.vision.blocks)
-        # Hidden state 0 is the embedding, so hidden state i is the output of layer i - 1.
-        states = [s if s >= 0 else n + 1 + s for s in (selected if isinstance(selected, list) else [selected])]
-        return max(states) - 1
+        # Hidden state 0 is the embedding, so hidden state i is what i layers made.
+        return max(s if s >= 0 else n + 1 + s for s in (selected if isinstance(selected, list) else [selected]))
+
+    def _last_vision_layer(self) -> int | None:
+        """Index of the last vision layer that is read; None outside our own run."""
+        return self.vision_layers_read - 1 if self._inside else None
 
     # --- hooks --------------------------------------------------------------------------------
 

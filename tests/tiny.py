@@ -1,0 +1,82 @@
+"""Tiny random LLaVA models whose sizes are different primes wherever the architecture lets them."""
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    Dinov2Config,
+    Dinov2WithRegistersConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+
+SHARED = Path(__file__).parents[2] / "shared"
+REFERENCE = SHARED / "reference"
+
+PATCH, GRID = 3, 5
+PATCHES = GRID * GRID
+IMAGE_TOKEN = 96
+_VISION = {"hidden_size": 39, "num_hidden_layers": 5, "num_attention_heads": 3, "image_size": PATCH * GRID, "patch_size": PATCH}
+_TEXT = {
+    "vocab_size": 97, "hidden_size": 42, "intermediate_size": 53, "num_hidden_layers": 3, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "head_dim": 10, "max_position_embeddings": 211, "pad_token_id": 0, "bos_token_id": 2,
+    "eos_token_id": 1,
+}  # fmt: skip
+WINDOW = 7
+"""Sliding window of the Gemma 2 and 3 miniatures: shorter than the prompt, so that it matters."""
+
+TOWERS = {
+    "clip": lambda: CLIPVisionConfig(**_VISION, intermediate_size=47),
+    "dinov2": lambda: Dinov2Config(**_VISION, mlp_ratio=2),
+    "registers": lambda: Dinov2WithRegistersConfig(**_VISION, mlp_ratio=2, num_register_tokens=2),
+}
+LANGUAGES = {
+    "gemma": lambda: GemmaConfig(**_TEXT),
+    "gemma2": lambda: Gemma2Config(**_TEXT, query_pre_attn_scalar=10, sliding_window=WINDOW),
+    "gemma3": lambda: Gemma3TextConfig(**_TEXT, query_pre_attn_scalar=10, sliding_window=WINDOW),
+    "llama": lambda: LlamaConfig(**_TEXT),
+}
+
+
+def tiny_llava(tower: str = "clip", language: str = "gemma", **changes) -> LlavaForConditionalGeneration:
+    """A model with weights large enough that every part matters to the output."""
+    config = LlavaConfig(
+        vision_config=TOWERS[tower](), text_config=LANGUAGES[language](), image_token_index=IMAGE_TOKEN, **changes
+    )
+    torch.manual_seed(7)
+    model = LlavaForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(0, 0.15)
+            else:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.tie_weights()
+    return model
+
+
+def image_tokens(model) -> int:
+    extra = getattr(model.config.vision_config, "num_register_tokens", 0)
+    return PATCHES + extra
+
+
+def tiny_batch(model, *, batch: int = 2, pad: bool = False) -> dict[str, torch.Tensor]:
+    """Prompts of three tokens, an image, and four tokens; `pad` shortens all rows but the first."""
+    generator = torch.Generator().manual_seed(11)
+    n = image_tokens(model)
+    rows, masks = [], []
+    for i in range(batch):
+        cut = 2 * i if pad else 0
+        text = torch.randint(3, IMAGE_TOKEN, (7,), generator=generator).tolist()
+        row = [*text[: 3 - min(cut, 2)], *[IMAGE_TOKEN] * n, *text[3:]]
+        missing = 7 + n - len(row)
+        rows.append([0] * missing + row)
+        masks.append([0] * missing + [1] * len(row))
+    side = PATCH * GRID
+    pixels = torch.randn(batch, 3, side, side, generator=generator)
+    return {"input_ids": torch.tensor(rows), "pixel_values": pixels, "attention_mask": torch.tensor(masks)}

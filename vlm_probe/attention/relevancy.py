@@ -1,0 +1,184 @@
+"""Relevancy of input tokens to an output token (Chefer et al. 2021, arXiv:2103.15679).
+
+The rules for self-attention, equations 5 and 6: A^ = E_heads[(grad A * A)+] and R <- R + A^ R,
+from R = I at the input, with the gradient of the asked token's logit. We only ever read one row of
+R, so only that row is propagated: r <- r + r A^, from the last layer to the first. That is the
+order of the backward pass, so each layer's gradient is used as it appears and never stored.
+
+Deviation: equation 6's R is read at the position that predicts the asked token, and its own
+identity part is left in the row of tokens and out of every image map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked.inputs import ModelInputs
+from vlm_probe.hooked.model import HookedVLM
+
+
+@dataclass
+class _Rows:
+    """The rows being propagated, updated by the backward pass."""
+
+    language: Float[Tensor, " position"]
+    vision: Float[Tensor, "image token"] | None = None
+    """Starts when the backward pass has left the language model."""
+
+
+def _attended(pattern: Tensor, gradient: Tensor) -> Float[Tensor, "batch query key"]:
+    """Equation 5: the positive part of gradient times attention, mean over heads."""
+    return (pattern.float() * gradient.float()).clamp_min(0).mean(dim=1)
+
+
+@contextmanager
+def _frozen(model: HookedVLM) -> Iterator[None]:
+    """No parameter asks for a gradient meanwhile: less is kept, and nothing is left in `.grad`."""
+    learning = [p for p in model.hf.parameters() if p.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def _leaf(x: Tensor, hook: HookPoint) -> Tensor:
+    """The graph begins here: what comes before needs no gradient."""
+    return x.detach().requires_grad_()
+
+
+def _watch(update: object, pattern: Tensor, hook: HookPoint) -> None:
+    pattern.register_hook(partial(update, pattern.detach()))  # type: ignore[arg-type]
+
+
+def _token_id(model: HookedVLM, target: int | str | None, logits: Tensor) -> int:
+    if target is None:
+        return int(logits.argmax())
+    if isinstance(target, str):
+        if model.tokenizer is None:
+            raise VlmProbeError(f"{model.name} has no tokenizer; give the target as a token id")
+        return model.tokenizer(target, add_special_tokens=False)["input_ids"][0]
+    if not 0 <= target < logits.shape[-1]:
+        raise VlmProbeError(f"target token {target} is outside the vocabulary of {logits.shape[-1]}")
+    return target
+
+
+def _propagate(
+    model: HookedVLM, inputs: ModelInputs, target: int | str | None, *, through_encoder: bool
+) -> tuple[_Rows, int]:
+    """Run forward and backward once; returns the propagated rows and the token asked for."""
+    layout = inputs.layout
+    if through_encoder and not layout.images:
+        raise VlmProbeError("through_encoder=True needs an image in the prompt")
+    device = model.device
+    rows = _Rows(torch.zeros(layout.length, device=device))
+    rows.language[layout.answer_position] = 1.0
+
+    def through_language(pattern: Tensor, gradient: Tensor) -> None:
+        rows.language += rows.language @ _attended(pattern, gradient)[0]
+
+    def through_vision(pattern: Tensor, gradient: Tensor) -> None:
+        if rows.vision is None:
+            # The backward pass has just come out of the connector: its patches stand at the end.
+            rows.vision = torch.zeros(pattern.shape[0], pattern.shape[-1], device=device)
+            for number, span in enumerate(layout.images):
+                kept = torch.as_tensor([*span.extra_positions, *span.positions], device=device)
+                rows.vision[number, -len(kept) :] = rows.language[kept]
+        rows.vision += torch.einsum("bq,bqk->bk", rows.vision, _attended(pattern, gradient))
+
+    start = "vision.hook_embed" if through_encoder else "language.hook_embed"
+    hooks = [(start, _leaf), ("language.blocks.*.attn.hook_pattern", partial(_watch, through_language))]
+    if through_encoder:
+        read = range(model.vision_layers_read)
+        hooks += [(f"vision.blocks.{i}.attn.hook_pattern", partial(_watch, through_vision)) for i in read]
+    with _frozen(model), torch.enable_grad(), model.hooks(fwd_hooks=hooks):
+        logits = model(inputs, logits_to_keep=layout.length - layout.answer_position).logits[0, 0]
+        token = _token_id(model, target, logits)
+        logits[token].backward()
+    return rows, token
+
+
+def _attrs(model: HookedVLM, inputs: ModelInputs, token: int, units: str, through_encoder: bool) -> dict[str, object]:
+    name = model.token_strings([token])
+    return {
+        "title": f"Relevancy for {name[0].strip()!r}" if name else f"Relevancy for token {token}",
+        "units": units,
+        "method": "generic attention relevancy" + (", composed with the encoder's" if through_encoder else ""),
+        "citation": "Chefer et al. 2021, arXiv:2103.15679",
+        "target": token,
+        "prompt": inputs.prompts[0] if inputs.prompts else None,
+        **model.provenance(),
+    }
+
+
+def token_relevancy(model: HookedVLM, inputs: ModelInputs, *, target: int | str | None = None) -> xr.DataArray:
+    """Relevancy of every position of the sequence to an output token.
+
+    Parameters
+    ----------
+    inputs: one example; for a later answer token, `inputs.with_answer(the tokens before it)`.
+    target: token id, or text (its first token); None takes the most probable token.
+
+    Returns
+    -------
+    DataArray(position), float32, no unit; the asking position holds its own identity (one) as well.
+    """
+    rows, token = _propagate(model, inputs, target, through_encoder=False)
+    return xr.DataArray(
+        rows.language.cpu().numpy(), dims=("position",), name="relevancy",
+        attrs=_attrs(model, inputs, token, "relevancy", False),
+    )  # fmt: skip
+
+
+def relevancy(
+    model: HookedVLM,
+    inputs: ModelInputs,
+    *,
+    target: int | str | None = None,
+    through_encoder: bool = False,
+    image: int = 0,
+) -> xr.DataArray:
+    """Relevancy of every patch of an image to an output token.
+
+    Every call runs the model forward and backward for the asked token alone: nothing is left over
+    from a token asked before, and no parameter's `.grad` is touched.
+
+    Parameters
+    ----------
+    inputs: one example; for a later answer token, `inputs.with_answer(the tokens before it)`.
+    target: token id, or text (its first token); None takes the most probable token.
+    through_encoder: False gives the relevancy of the rows the language model received. True
+        composes it with the encoder's own relevancy, over the layers the connector reads: where in
+        the image those rows came from. What flows to CLS or registers is not displayed.
+    image: which image of the prompt.
+
+    Returns
+    -------
+    DataArray(row, col), float32, no unit.
+
+    Raises VlmProbeError for a batch of several examples, an unknown target, and where there is no
+    image.
+    """
+    span = inputs.layout.image(image)
+    rows, token = _propagate(model, inputs, target, through_encoder=through_encoder)
+    if through_encoder:
+        assert rows.vision is not None
+        values = rows.vision[image, -len(span.positions) :]
+    else:
+        values = rows.language[torch.as_tensor(span.positions, device=rows.language.device)]
+    return xr.DataArray(
+        values.unflatten(0, span.grid).cpu().numpy(), dims=("row", "col"), name="relevancy",
+        attrs=_attrs(model, inputs, token, "relevancy", through_encoder),
+    )  # fmt: skip
