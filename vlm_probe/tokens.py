@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 
 from vlm_probe.errors import VlmProbeError
 
-Box = tuple[float, float, float, float]
+Number = float | int
+Box = tuple[Number, Number, Number, Number]
 """Left, top, right, bottom in pixels; right and bottom are exclusive edges."""
 
 

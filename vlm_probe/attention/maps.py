@@ -8,7 +8,6 @@ whatever is asked (Xiao et al. 2024, arXiv:2309.17453), are named and reported a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,7 @@ from torch import Tensor
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.trace import Trace
 
-Query = Literal["answer", "question"] | int | Sequence[int]
+Query = str | int | Sequence[int]
 _PATTERN = "attn.hook_pattern"
 
 
@@ -94,7 +93,7 @@ def _rows(trace: Trace, query: Query) -> Float[Tensor, "layer head key"]:
     return _stack(trace, "language")[:, 0, :, query_positions(trace, query)].mean(dim=2)
 
 
-def encoder_attention(trace: Trace, query: Literal["cls", "mean"] = "cls", *, image: int = 0) -> xr.DataArray:
+def encoder_attention(trace: Trace, query: str = "cls", *, image: int = 0) -> xr.DataArray:
     """Attention inside the vision encoder, from its CLS token or as the mean over patch queries.
 
     Returns
@@ -119,7 +118,7 @@ def encoder_attention(trace: Trace, query: Literal["cls", "mean"] = "cls", *, im
     )  # fmt: skip
 
 
-def sinks(trace: Trace, *, factor: float = 5.0) -> pd.DataFrame:
+def sinks(trace: Trace, *, factor: float | int = 5.0) -> pd.DataFrame:
     """The language model's attention sinks: positions that collect attention from everywhere.
 
     A position is a sink of a layer if the attention it receives, averaged over heads and over all
@@ -158,7 +157,7 @@ def sinks(trace: Trace, *, factor: float = 5.0) -> pd.DataFrame:
     return table
 
 
-def head_summary(trace: Trace, query: Query = "answer", *, sink_factor: float = 5.0) -> xr.Dataset:
+def head_summary(trace: Trace, query: Query = "answer", *, sink_factor: float | int = 5.0) -> xr.Dataset:
     """What every head of the language model does from a query.
 
     Returns

@@ -6,7 +6,6 @@ to one and W the mean over heads. Only the asked row is multiplied through, O(la
 
 from __future__ import annotations
 
-from typing import Literal
 
 import torch
 import xarray as xr
@@ -30,8 +29,8 @@ def roll(
 
 def rollout(
     trace: Trace,
-    part: Literal["language", "vision"] = "language",
-    query: Query | Literal["cls", "mean"] | None = None,
+    part: str = "language",
+    query: Query | None = None,
     *,
     image: int = 0,
 ) -> xr.DataArray:

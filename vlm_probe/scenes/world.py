@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Split = Literal["train", "heldout"]
-Box = tuple[float, float, float, float]
+Number = float | int
+Box = tuple[Number, Number, Number, Number]
 """Left, top, right, bottom; right and bottom are exclusive edges."""
 
 COLORS: dict[str, tuple[int, int, int]] = {

@@ -1,0 +1,121 @@
+"""Relevancy against an independent dense implementation, on plain transformers."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_batch, tiny_llava
+
+from vlm_probe import VlmProbeError
+from vlm_probe.attention import relevancy, token_relevancy
+from vlm_probe.hooked import HookedVLM
+
+
+def dense_relevancy(hf, batch, target: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """R of the language model and of the encoder's read layers, as whole matrices (Chefer et al. 2021)."""
+    hf.set_attn_implementation("eager")
+    kept = {}
+
+    def keep(name):
+        def hook(module, args, output):
+            output[1].retain_grad()
+            kept[name] = output[1]
+
+        return hook
+
+    for i, layer in enumerate(hf.model.language_model.layers):
+        layer.self_attn.register_forward_hook(keep(("language", i)))
+    encoder = hf.model.vision_tower.encoder
+    for i, layer in enumerate(encoder.layers if hasattr(encoder, "layers") else encoder.layer):
+        module = layer.self_attn if hasattr(layer, "self_attn") else layer.attention
+        module.register_forward_hook(keep(("vision", i)))
+    logits = hf(**batch).logits[0, -1]
+    logits[int(logits.argmax()) if target is None else target].backward()
+    result = []
+    for part, layers in (("language", 3), ("vision", 4)):
+        n = kept[part, 0].shape[-1]
+        r = torch.eye(n)
+        for i in range(layers):
+            a = kept[part, i]
+            r = r + (a.grad * a).clamp(min=0).mean(1)[0].detach() @ r
+        result.append(r)
+    return result[0], result[1]
+
+
+@pytest.mark.parametrize("target", [None, 17])
+def test_equals_the_dense_product(any_llava, target):
+    batch = tiny_batch(any_llava, batch=1)
+    language, vision = dense_relevancy(copy.deepcopy(any_llava), batch, target)
+    model = HookedVLM(any_llava, embed_scale="text")
+    inputs = model.prepare_tensors(batch["input_ids"], batch["pixel_values"])
+    span = inputs.layout.image()
+    row = language[-1]
+    np.testing.assert_allclose(token_relevancy(model, inputs, target=target), row, atol=1e-5)
+    np.testing.assert_allclose(
+        relevancy(model, inputs, target=target), row[span.positions].reshape(5, 5), atol=1e-5
+    )
+    received = torch.zeros(vision.shape[0])
+    kept = [*span.extra_positions, *span.positions]
+    received[-len(kept) :] = row[kept]
+    expected = (received @ vision)[-25:].reshape(5, 5)
+    np.testing.assert_allclose(relevancy(model, inputs, target=target, through_encoder=True), expected, atol=1e-5)
+
+
+def test_does_not_depend_on_what_was_asked_before():
+    model = HookedVLM(tiny_llava())
+    batch = tiny_batch(model.hf, batch=1)
+    inputs = model.prepare_tensors(batch["input_ids"], batch["pixel_values"])
+    forwards = [relevancy(model, inputs, target=t).values for t in (5, 17, 60)]
+    backwards = [relevancy(model, inputs, target=t).values for t in (60, 17, 5)][::-1]
+    for a, b in zip(forwards, backwards, strict=True):
+        assert np.array_equal(a, b)
+    assert not np.allclose(forwards[0], forwards[1])
+
+
+def test_leaves_no_gradient_no_hook_and_parameters_as_they_were():
+    model = HookedVLM(tiny_llava())
+    frozen = next(model.hf.parameters())
+    frozen.requires_grad_(False)
+    batch = tiny_batch(model.hf, batch=1)
+    inputs = model.prepare_tensors(batch["input_ids"], batch["pixel_values"])
+    relevancy(model, inputs, through_encoder=True)
+    with pytest.raises(VlmProbeError, match="target token 97 is outside the vocabulary of 97"):
+        relevancy(model, inputs, target=97)
+    assert all(p.grad is None for p in model.hf.parameters())
+    assert not frozen.requires_grad
+    assert sum(not p.requires_grad for p in model.hf.parameters()) == 1
+    assert not any(p._forward_hooks or p._backward_hooks for p in model.hook_points())
+
+
+def test_later_answer_tokens_are_asked_at_their_own_position():
+    model = HookedVLM(tiny_llava())
+    batch = tiny_batch(model.hf, batch=1)
+    inputs = model.prepare_tensors(batch["input_ids"], batch["pixel_values"])
+    longer = inputs.with_answer([9, 8])
+    assert longer.layout.answer_position == inputs.layout.answer_position + 2
+    row = token_relevancy(model, longer, target=3)
+    assert row.sizes["position"] == inputs.layout.length + 2
+    assert row.values[-1] >= 1
+    assert token_relevancy(model, inputs, target=3).sizes["position"] == inputs.layout.length
+
+
+def test_each_image_of_a_prompt_has_its_own_map(any_llava):
+    model = HookedVLM(any_llava)
+    batch = tiny_batch(any_llava, batch=2)
+    ids = batch["input_ids"].flatten()[None]
+    inputs = model.prepare_tensors(ids, batch["pixel_values"])
+    maps = [relevancy(model, inputs, image=i, through_encoder=t).values for i in (0, 1) for t in (False, True)]
+    assert all(m.shape == (5, 5) for m in maps)
+    assert not np.allclose(maps[0], maps[2])
+    whole = token_relevancy(model, inputs).values
+    assert np.array_equal(maps[2].ravel(), whole[inputs.layout.image(1).positions])
+    with pytest.raises(VlmProbeError, match="image 2 was asked for, the prompt has 2"):
+        relevancy(model, inputs, image=2)
+
+
+def test_a_batch_is_refused():
+    model = HookedVLM(tiny_llava())
+    batch = tiny_batch(model.hf)
+    with pytest.raises(VlmProbeError, match="this batch has 2 layouts"):
+        relevancy(model, model.prepare_tensors(batch["input_ids"], batch["pixel_values"]))
