@@ -21,7 +21,13 @@ REFERENCE = SHARED / "reference"
 PATCH, GRID = 3, 5
 PATCHES = GRID * GRID
 IMAGE_TOKEN = 96
-_VISION = {"hidden_size": 39, "num_hidden_layers": 5, "num_attention_heads": 3, "image_size": PATCH * GRID, "patch_size": PATCH}
+_VISION = {
+    "hidden_size": 39,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 3,
+    "image_size": PATCH * GRID,
+    "patch_size": PATCH,
+}
 _TEXT = {
     "vocab_size": 97, "hidden_size": 42, "intermediate_size": 53, "num_hidden_layers": 3, "num_attention_heads": 6,
     "num_key_value_heads": 2, "head_dim": 10, "max_position_embeddings": 211, "pad_token_id": 0, "bos_token_id": 2,

@@ -76,11 +76,11 @@ class ImageTransform:
 class ImageSpan:
     """One image of a prompt: which positions hold its patches, and their grid."""
 
-    positions: Int[np.ndarray, "patch"]
+    positions: Int[np.ndarray, " patch"]
     """Sequence position of every patch, row by row."""
     grid: tuple[int, int]
     """(rows, columns) of patches."""
-    extra_positions: Int[np.ndarray, "extra"]
+    extra_positions: Int[np.ndarray, " extra"]
     """Positions the image takes that are no patch: CLS or registers, where the model keeps them."""
     transform: ImageTransform | None = None
     """None for tensors made elsewhere, whose original image is not known."""
@@ -135,9 +135,9 @@ class TokenLayout:
     length: int
     """Length of the sequence, padding included."""
     images: tuple[ImageSpan, ...]
-    text_positions: Int[np.ndarray, "text"]
+    text_positions: Int[np.ndarray, " text"]
     """Every unpadded position that is not of an image."""
-    question_positions: Int[np.ndarray, "question"]
+    question_positions: Int[np.ndarray, " question"]
     """The tokens of the question itself, without the chat template around it."""
     answer_position: int
     """The last position of the prompt: its logits are those of the first answer token."""
@@ -145,7 +145,7 @@ class TokenLayout:
     """The token at every position as text, where a tokenizer is at hand."""
 
     @property
-    def image_positions(self) -> Int[np.ndarray, "patch"]:
+    def image_positions(self) -> Int[np.ndarray, " patch"]:
         """Positions of all patches of all images, in order; empty without an image."""
         if not self.images:
             return np.zeros(0, dtype=np.int64)
@@ -176,8 +176,8 @@ class TokenLayout:
 
 
 def lay_out(
-    input_ids: Int[np.ndarray, "position"],
-    attention_mask: Int[np.ndarray, "position"],
+    input_ids: Int[np.ndarray, " position"],
+    attention_mask: Int[np.ndarray, " position"],
     *,
     image_token_id: int,
     grids: list[tuple[int, int]],

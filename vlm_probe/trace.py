@@ -14,6 +14,7 @@ from torch import Tensor
 from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.tokens import TokenLayout
 
+
 @dataclass
 class Trace:
     """What one example did to a model.
@@ -65,8 +66,7 @@ class Trace:
         expected = self.provenance["layers"][part]
         if len(layers) != expected:
             raise VlmProbeError(
-                f"the trace holds {point} for {len(layers)} of {expected} {part} layers; "
-                f"capture {prefix}*.{point!s}"
+                f"the trace holds {point} for {len(layers)} of {expected} {part} layers; capture {prefix}*.{point!s}"
             )
         return torch.stack([self.activations[name] for name in layers])
 

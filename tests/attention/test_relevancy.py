@@ -52,9 +52,7 @@ def test_equals_the_dense_product(any_llava, target):
     span = inputs.layout.image()
     row = language[-1]
     np.testing.assert_allclose(token_relevancy(model, inputs, target=target), row, atol=1e-5)
-    np.testing.assert_allclose(
-        relevancy(model, inputs, target=target), row[span.positions].reshape(5, 5), atol=1e-5
-    )
+    np.testing.assert_allclose(relevancy(model, inputs, target=target), row[span.positions].reshape(5, 5), atol=1e-5)
     received = torch.zeros(vision.shape[0])
     kept = [*span.extra_positions, *span.positions]
     received[-len(kept) :] = row[kept]

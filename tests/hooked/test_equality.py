@@ -120,7 +120,9 @@ def test_generation_with_cache_and_hooks_equals_plain(language):
     hooked = HookedVLM(model, embed_scale="text")
     assert torch.equal(hooked.generate(**batch, **options), expected)
     lengths = []
-    with hooked.hooks(fwd_hooks=[("language.blocks.*.attn.hook_pattern", lambda p, hook: lengths.append(p.shape[-2:]))]):
+    with hooked.hooks(
+        fwd_hooks=[("language.blocks.*.attn.hook_pattern", lambda p, hook: lengths.append(p.shape[-2:]))]
+    ):
         assert torch.equal(hooked.generate(**batch, **options), expected)
     prompt = batch["input_ids"].shape[1]
     assert lengths[0] == (prompt, prompt)

@@ -51,7 +51,7 @@ def test_every_declared_hook_fires_once_with_its_declared_dimensions(any_llava):
         for dim, size in zip(dimensions(name), x.shape, strict=True):
             wanted = sizes.get((part, dim), sizes.get(dim))
             if part == "language" and dim == "head":
-                wanted = 2 if name.endswith(("hook_k", "hook_v")) and "rot" not in name or "rot_k" in name else 6
+                wanted = 2 if (name.endswith(("hook_k", "hook_v")) and "rot" not in name) or "rot_k" in name else 6
             assert wanted in (None, size), (name, dim, x.shape)
 
 
@@ -195,7 +195,9 @@ def test_a_wrong_name_is_refused_before_any_hook_is_added(model):
 
 
 def test_hooks_may_be_named_by_globs(model):
-    _, cache = model.run_with_cache(**tiny_batch(model.hf), names_filter=["vision.blocks.*.hook_resid_post", "connector.*"])
+    _, cache = model.run_with_cache(
+        **tiny_batch(model.hf), names_filter=["vision.blocks.*.hook_resid_post", "connector.*"]
+    )
     assert len(cache) == 5 + 4
 
 

@@ -194,7 +194,9 @@ def head_summary(trace: Trace, query: Query = "answer", *, sink_factor: float | 
             for name, v in values.items()
         },
         coords={"layer": layers},
-        attrs=_attrs(trace, f"Heads, seen from {_name(query)}", "mixed", "Vaswani et al. 2017", sink_factor=sink_factor),
+        attrs=_attrs(
+            trace, f"Heads, seen from {_name(query)}", "mixed", "Vaswani et al. 2017", sink_factor=sink_factor
+        ),
     )
 
 

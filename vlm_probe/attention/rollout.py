@@ -6,7 +6,6 @@ to one and W the mean over heads. Only the asked row is multiplied through, O(la
 
 from __future__ import annotations
 
-
 import torch
 import xarray as xr
 from jaxtyping import Float

@@ -103,9 +103,7 @@ LANGUAGE: dict[str, BlockPaths] = {
 def family(table: dict[str, BlockPaths], model_type: str, part: str) -> BlockPaths:
     """The row of a model type; VlmProbeError names the supported ones."""
     if model_type not in table:
-        raise VlmProbeError(
-            f"{part} of type {model_type!r} is not supported; supported are {', '.join(sorted(table))}"
-        )
+        raise VlmProbeError(f"{part} of type {model_type!r} is not supported; supported are {', '.join(sorted(table))}")
     return table[model_type]
 
 

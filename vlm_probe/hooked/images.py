@@ -46,9 +46,7 @@ def open_image(image: ImageLike) -> Image.Image:
                 )
             return ImageOps.exif_transpose(opened).convert("RGB")
     except Image.DecompressionBombError as error:
-        raise VlmProbeError(
-            f"{path.name!r} is too large; at most {MAX_PIXELS // 10**6} megapixels are read"
-        ) from error
+        raise VlmProbeError(f"{path.name!r} is too large; at most {MAX_PIXELS // 10**6} megapixels are read") from error
     except UnidentifiedImageError as error:
         raise VlmProbeError(f"{path.name!r} is not an image that can be decoded") from error
     except (OSError, SyntaxError, ValueError) as error:

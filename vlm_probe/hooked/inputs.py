@@ -95,9 +95,7 @@ def prepare_tensors(
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
     if attention_mask.shape != input_ids.shape:
-        raise VlmProbeError(
-            f"attention_mask has shape {list(attention_mask.shape)}, input_ids {list(input_ids.shape)}"
-        )
+        raise VlmProbeError(f"attention_mask has shape {list(attention_mask.shape)}, input_ids {list(input_ids.shape)}")
     image_token = model.hf.config.image_token_id
     count = 0 if pixel_values is None else len(pixel_values)
     layouts = []
@@ -122,7 +120,7 @@ def prepare_tensors(
 
 def prepare(
     model: HookedVLM,
-    image: ImageLike | None | list[ImageLike] | list[list[ImageLike]],
+    image: ImageLike | list[ImageLike] | list[list[ImageLike]] | None,
     question: str | list[str],
 ) -> ModelInputs:
     """See `HookedVLM.prepare`."""

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BitsAndBytesConfig, LlavaForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    LlavaForConditionalGeneration,
+)
 from transformers.utils import logging as transformers_logging
 
 from vlm_probe.errors import VlmProbeError, nearest
@@ -17,7 +23,10 @@ from vlm_probe.hooked.model import EmbedScale, HookedVLM
 from vlm_probe.hooked.original import is_original, read_original, weight_files
 from vlm_probe.replicas.shipped import folder_of, shipped
 
-_QUANTIZATION = {"8bit": {"load_in_8bit": True}, "4bit": {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.bfloat16}}
+_QUANTIZATION = {
+    "8bit": {"load_in_8bit": True},
+    "4bit": {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.bfloat16},
+}
 
 
 def load(

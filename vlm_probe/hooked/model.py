@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib.metadata import version
@@ -71,8 +71,9 @@ class HookedVLM(HookedRootModule):
     ):
         super().__init__()
         text, sight = hf.config.text_config, hf.config.vision_config
-        vision, language = family(VISION, sight.model_type, "a vision encoder"), family(
-            LANGUAGE, text.model_type, "a language model"
+        vision, language = (
+            family(VISION, sight.model_type, "a vision encoder"),
+            family(LANGUAGE, text.model_type, "a language model"),
         )
         vision_tower, language_tower = hf.model.vision_tower, hf.model.language_model
         self.vision = TowerPoints(len(layers_of(vision_tower, vision)))
@@ -125,7 +126,7 @@ class HookedVLM(HookedRootModule):
         with torch.no_grad():
             embedded = embedding(torch.tensor([row], device=weight.device))[0].float()
             ratio = float(embedded.norm() / weight[row].float().norm())
-        full = self.hf.config.text_config.hidden_size ** 0.5
+        full = self.hf.config.text_config.hidden_size**0.5
         return full if abs(ratio / full - 1) < 0.02 else 1.0
 
     @property
@@ -149,6 +150,11 @@ class HookedVLM(HookedRootModule):
                 "python": platform.python_version(),
             },
         }
+
+    @property
+    def image_size(self) -> int:
+        """Side, in pixels, of the square images the encoder was made for."""
+        return self.hf.config.vision_config.image_size
 
     def __repr__(self) -> str:
         text, sight = self.hf.config.text_config, self.hf.config.vision_config
@@ -231,8 +237,7 @@ class HookedVLM(HookedRootModule):
             hits = [n for n in self.hook_dict if n == pattern or fnmatchcase(n, pattern)]
             if not hits:
                 raise VlmProbeError(
-                    f"no hook point {pattern!r}; nearest are {nearest(pattern, self.hook_dict)} "
-                    "(all: model.hook_dict)"
+                    f"no hook point {pattern!r}; nearest are {nearest(pattern, self.hook_dict)} (all: model.hook_dict)"
                 )
             chosen.update(hits)
         return [name for name in self.hook_dict if name in chosen]
@@ -263,7 +268,7 @@ class HookedVLM(HookedRootModule):
     # --- inputs and plain verbs ---------------------------------------------------------------
 
     def prepare(
-        self, image: ImageLike | None | list[ImageLike] | list[list[ImageLike]], question: str | list[str]
+        self, image: ImageLike | list[ImageLike] | list[list[ImageLike]] | None, question: str | list[str]
     ) -> ModelInputs:
         """Make tensors and layouts from an image and a question.
 
@@ -289,7 +294,7 @@ class HookedVLM(HookedRootModule):
         """
         return prepare_tensors(self, input_ids, pixel_values, attention_mask)
 
-    def token_strings(self, ids: Int[np.ndarray, "position"] | list[int]) -> tuple[str, ...]:
+    def token_strings(self, ids: Int[np.ndarray, " position"] | list[int]) -> tuple[str, ...]:
         """Tokens as readable text, or nothing where the model has no tokenizer."""
         if self.tokenizer is None:
             return ()
@@ -302,7 +307,7 @@ class HookedVLM(HookedRootModule):
 
     def trace(
         self,
-        image: ImageLike | None | list[ImageLike] | ModelInputs,
+        image: ImageLike | list[ImageLike] | ModelInputs | None,
         question: str | None = None,
         *,
         capture: NamesFilter = ("*.hook_pattern",),
@@ -333,16 +338,16 @@ class HookedVLM(HookedRootModule):
         new = out[:, inputs.input_ids.shape[1] :].tolist()
         return [row[: next((i for i, t in enumerate(row) if t in ends), len(row))] for row in new]
 
-    def answer(
-        self, image: ImageLike | None | list[ImageLike], question: str | list[str], *, max_new_tokens: int = 16
-    ) -> str | list[str]:
-        """Answer by greedy decoding: a string, or a list of them for a list of questions.
+    def answer_all(self, images: Sequence[ImageLike], questions: list[str], *, max_new_tokens: int = 16) -> list[str]:
+        """Answer several questions, each about its own image, in one left-padded batch."""
+        if max_new_tokens < 1:
+            raise VlmProbeError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        tokens = self.answer_tokens(self.prepare(list(images), questions), max_new_tokens=max_new_tokens)
+        return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]
+
+    def answer(self, image: ImageLike, question: str, *, max_new_tokens: int = 16) -> str:
+        """Answer a question by greedy decoding.
 
         Raises as `prepare` does.
         """
-        if max_new_tokens < 1:
-            raise VlmProbeError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        tokens = self.answer_tokens(self.prepare(image, question), max_new_tokens=max_new_tokens)
-        texts = [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]
-        return texts[0] if isinstance(question, str) else texts
-
+        return self.answer_all([image], [question], max_new_tokens=max_new_tokens)[0]

@@ -30,9 +30,7 @@ class EncodedPrompt:
     text: str
 
 
-def encode_prompt(
-    tokenizer: Any, template: str, question: str, *, images: int, image_token_id: int
-) -> EncodedPrompt:
+def encode_prompt(tokenizer: Any, template: str, question: str, *, images: int, image_token_id: int) -> EncodedPrompt:
     """Fill a prompt template and tokenize it.
 
     Raises VlmProbeError for an empty question and for one that spells a special token, which the

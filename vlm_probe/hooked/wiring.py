@@ -85,7 +85,9 @@ def _in_place(point: HookPoint, x: Tensor) -> None:
         x.copy_(edited)
 
 
-def wire_block(layer: nn.Module, points: BlockPoints, paths: BlockPaths, *, d_head: int, first: HookPoint | None) -> None:
+def wire_block(
+    layer: nn.Module, points: BlockPoints, paths: BlockPaths, *, d_head: int, first: HookPoint | None
+) -> None:
     """Connect one layer; `first` is the tower's `hook_embed`, for its first layer."""
     entry = (points.hook_resid_pre,) if first is None else (first, points.hook_resid_pre)
     _on_input(layer, partial(_through, entry))
@@ -166,7 +168,9 @@ def wire_connector(projector: nn.Module, points: ConnectorPoints, factor: Callab
     projector.register_forward_hook(hook, prepend=True)
 
 
-def wire_skipping(tower: nn.Module, points: TowerPoints, paths: BlockPaths, last_used: Callable[[], int | None]) -> None:
+def wire_skipping(
+    tower: nn.Module, points: TowerPoints, paths: BlockPaths, last_used: Callable[[], int | None]
+) -> None:
     """Spare the vision layers behind the selected one: nobody reads what they compute.
 
     `last_used` gives the last layer whose output is read, None where nothing may be spared (a

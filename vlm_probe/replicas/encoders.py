@@ -52,7 +52,9 @@ class ClipStage:
             vocab_size=cell.vocabulary, hidden_size=96, intermediate_size=384, num_hidden_layers=2,
             num_attention_heads=4, max_position_embeddings=64, eos_token_id=packer.id[EOS],
         )  # fmt: skip
-        self.module = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=96))
+        self.module = CLIPModel(
+            CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=96)
+        )
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return self.module.parameters()
@@ -144,9 +146,7 @@ class DinoStage:
         rng = np.random.default_rng([self.seed, step])
         images = pixels([sample_scene(s) for s in scene_seeds(self.name, self.seed, step, self.images)])
         globals_ = torch.cat([self._crops(images, IMAGE_SIZE, (0.5, 1.0), rng) for _ in range(2)])
-        locals_ = torch.cat(
-            [self._crops(images, self.local_size, (0.1, 0.4), rng) for _ in range(self.local_crops)]
-        )
+        locals_ = torch.cat([self._crops(images, self.local_size, (0.1, 0.4), rng) for _ in range(self.local_crops)])
         patches = (IMAGE_SIZE // self.module["student"]["encoder"].config.patch_size) ** 2
         share = torch.from_numpy(rng.uniform(0.1, 0.5, len(globals_)).astype(np.float32))
         masked = torch.from_numpy(rng.random((len(globals_), patches)).astype(np.float32)) < share[:, None]

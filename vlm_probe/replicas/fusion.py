@@ -43,9 +43,7 @@ def language_model(cell: Cell, packer: Packer) -> GemmaForCausalLM:
     return GemmaForCausalLM(config)
 
 
-def answer_loss(
-    model: GemmaForCausalLM, packed: Packed, features: Tensor | None
-) -> tuple[Tensor, dict[str, float]]:
+def answer_loss(model: GemmaForCausalLM, packed: Packed, features: Tensor | None) -> tuple[Tensor, dict[str, float]]:
     """Next-token cross-entropy over the labelled positions, and accuracy by question type.
 
     features: [batch, patch, d_model] rows for the image placeholders, or None for text alone.
@@ -84,7 +82,10 @@ def _by_kind(packed: Packed, logits: Tensor) -> dict[str, float]:
 
 
 class LanguageStage:
-    """Language modelling on the scene language alone: captions, then questions about them."""
+    """Language modelling on the scene language alone: captions, then questions about them.
+
+    Text names every kind, novel ones too: a language model knows its words before it sees.
+    """
 
     name = "language"
     learning_rate = 2e-3
@@ -99,9 +100,9 @@ class LanguageStage:
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = random.Random(f"{self.name}/questions/{self.seed}/{step}")
-        scenes = [sample_scene(s) for s in scene_seeds(self.name, self.seed, step, self.batch)]
+        scenes = [sample_scene(s, "any") for s in scene_seeds(self.name, self.seed, step, self.batch)]
         packed = self.packer.pack(
-            scenes, rng, patches=None, describe=False, questions=QUESTIONS_PER_SCENE, learn_all=True
+            scenes, rng, patches=None, describe=True, questions=QUESTIONS_PER_SCENE, learn_all=True
         )
         return answer_loss(self.module, packed, None)
 
@@ -121,7 +122,16 @@ class FusionStage:
     caption_share = 0.4
     """The part of the joint steps that sees captions alone (of twice as many scenes a step)."""
 
-    def __init__(self, cell: Cell, packer: Packer, encoder: nn.Module, connector: Connector, language: GemmaForCausalLM, *, joint: bool):
+    def __init__(
+        self,
+        cell: Cell,
+        packer: Packer,
+        encoder: nn.Module,
+        connector: Connector,
+        language: GemmaForCausalLM,
+        *,
+        joint: bool,
+    ):
         self.name = "joint" if joint else "connector"
         self.steps = cell.steps.joint if joint else cell.steps.connector
         self.learning_rate = 2e-3

@@ -69,8 +69,7 @@ class Cell:
 CELLS: dict[str, Cell] = {
     cell.name: cell
     for cell in (
-        Cell("small", "clip", Steps(encoder=1500, language=2000, connector=600, joint=5000)),
-        Cell("small", "dino", Steps(encoder=1500, language=2000, connector=600, joint=5000)),
+        Cell("small", "clip", Steps(encoder=1200, language=1500, connector=300, joint=3400)),
+        Cell("small", "dino", Steps(encoder=1200, language=1500, connector=300, joint=3400)),
     )
 }
-DEFAULT = "small-clip"

@@ -7,6 +7,7 @@ its positions go on from the prefix: every question is learned exactly as it is 
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,16 +27,13 @@ DESCRIBE = "Describe the image."
 IGNORE = -100
 QUESTIONS_PER_SCENE = 8
 
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'user' %}<start_of_turn>{{ message['content'] }}<end_of_turn>"
-    "{% else %}{{ message['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
-)
+PROMPT = "{bos}" + START + "{images}{question}" + END
+"""What `Packer` spells out, as a template for `HookedVLM`."""
 
 
 def _corpus() -> Iterator[str]:
     for seed in range(2000):
-        scene = sample_scene(seed)
+        scene = sample_scene(seed, "any")
         rng = random.Random(f"corpus/{seed}")
         yield scene.caption
         yield DESCRIBE
@@ -61,21 +59,17 @@ def build_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
         [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always"), decoders.Fuse()]
     )
     byte_tokens = [f"<0x{b:02X}>" for b in range(256)]  # the 256 values of a byte
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=[*SPECIAL, *byte_tokens], show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[*SPECIAL, *byte_tokens], show_progress=False)
     tokenizer.train_from_iterator(_corpus(), trainer)
     # Byte tokens are ordinary vocabulary, not specials: decoding must turn them back into text.
-    state = __import__("json").loads(tokenizer.to_str())
+    state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] in SPECIAL]
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(__import__("json").dumps(state)),
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)),
         bos_token=BOS, eos_token=EOS, pad_token=PAD, unk_token=UNK,
         additional_special_tokens=[IMAGE, START, END],
         padding_side="left", clean_up_tokenization_spaces=False,
     )  # fmt: skip
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
 
 
 @dataclass
@@ -91,7 +85,7 @@ class Packed:
     labels: Tensor
     """[batch, position], shifted: the token that comes next, or IGNORE."""
     answers: Tensor
-    """[batch, position] bool: labels that belong to an answer."""
+    """[batch, position] bool: labels that belong to an answer, which takes reading."""
     end: int
     """Id of the token that ends a question: the answer is predicted there."""
     kinds: list[list[str]]
@@ -149,14 +143,16 @@ class Packer:
             ids, segment = list(prefix), [0] * len(prefix)
             labels = [*prefix[1:], IGNORE] if learn_all and patches is None else [IGNORE] * len(prefix)
             positions, answers = list(range(len(prefix))), [0] * len(prefix)
-            for number, (_, question, answer) in enumerate(asked, start=1):
+            for number, (kind, question, answer) in enumerate(asked, start=1):
                 piece = [*question, end, *answer, eos]
                 following = [*piece[1:], IGNORE]
                 if not learn_all:
                     following[: len(question)] = [IGNORE] * len(question)
                 ids += piece
                 labels += following
-                answers += [0] * len(question) + [1] * (len(answer) + 1) + [0]
+                # Repeating a caption that stands in the prefix is no answer to weigh like the others.
+                weighs = 0 if kind == "caption" and patches is None else 1
+                answers += [0] * len(question) + [weighs] * (len(answer) + 1) + [0]
                 segment += [number] * len(piece)
                 positions += range(len(prefix), len(prefix) + len(piece))
             rows.append((ids, labels, segment, positions, answers))

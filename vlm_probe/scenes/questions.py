@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from vlm_probe.scenes.world import COLORS, COLUMNS, SHAPES, Box, Scene, SceneObject, Split, kinds, sample_scene
+from vlm_probe.scenes.world import COLORS, COLUMNS, SHAPES, Box, Scene, SceneObject, Split, askable_kinds, sample_scene
 
 NUMBERS = ("zero", "one", "two", "three")
 
@@ -52,7 +52,7 @@ def _existence(scene: Scene, rng: random.Random) -> Question:
         o = rng.choice(scene.objects)
         return Question("existence", f"Is there a {o.name}?", "yes", ("yes", "no"), (o,))
     # Adversarial half: an absent kind that shares its colour or its shape with something present.
-    absent = [k for k in kinds(scene.split) if k not in present]
+    absent = [k for k in askable_kinds(scene.split) if k not in present]
     near = [k for k in absent if any(k[0] == o.color or k[1] == o.shape for o in scene.objects)]
     color, shape = rng.choice(near if near and rng.random() < 0.5 else absent)
     return Question("existence", f"Is there a {color} {shape}?", "no", ("yes", "no"), ())

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
-Split = Literal["train", "heldout"]
+Split = Literal["train", "heldout", "novel", "any"]
+"""What scenes of a split show: "train" no held-out pair and no novel kind; "heldout" a combination of
+coloured shapes that never stands in a training scene; "novel" a kind that no training scene shows;
+"any" is not restricted."""
 Number = float | int
 Box = tuple[Number, Number, Number, Number]
 """Left, top, right, bottom; right and bottom are exclusive edges."""
@@ -50,16 +55,26 @@ OUTLINES: dict[str, list[tuple[float, float]]] = {
 
 SHAPES = tuple(OUTLINES)
 
-HELD_OUT: frozenset[tuple[str, str]] = frozenset(
-    (color, SHAPES[i % len(SHAPES)]) for i, color in enumerate(COLORS)
-)
-"""(colour, shape) pairs no training scene shows and no training question names.
+Kind = tuple[str, str]
+"""A colour and a shape."""
+KINDS: tuple[Kind, ...] = tuple((color, shape) for color in COLORS for shape in SHAPES)
+NOVEL_KINDS: frozenset[Kind] = frozenset({("green", "cross"), ("blue", "triangle"), ("yellow", "circle")})
+"""Kinds that only scenes of the split "novel" show; their colours and shapes are seen elsewhere."""
+_KNOWN = tuple(kind for kind in KINDS if kind not in NOVEL_KINDS)
 
-Every colour and every shape is also seen in training, so that a held-out pair asks for a new
-combination of known parts. Naming one in a training question would teach "no" by elimination.
-"""
-_ALL = tuple((color, shape) for color in COLORS for shape in SHAPES)
-_TRAIN = tuple(kind for kind in _ALL if kind not in HELD_OUT)
+
+def is_held_out(first: Kind, second: Kind) -> bool:
+    """Whether two kinds stand together in held-out scenes only: one pair in five, by a fixed hash."""
+    name = "|".join(sorted(" ".join(kind) for kind in (first, second)))
+    return zlib.crc32(name.encode()) % 5 == 0
+
+
+def _splits(kinds: Sequence[Kind]) -> set[Split]:
+    """The splits that may show these kinds together."""
+    if any(kind in NOVEL_KINDS for kind in kinds):
+        return {"novel", "any"}
+    held_out = any(is_held_out(a, b) for a, b in combinations(kinds, 2))
+    return {"heldout", "any"} if held_out else {"train", "any"}
 
 
 @dataclass(frozen=True)
@@ -156,7 +171,8 @@ def sample_scene(seed: int, split: Split = "train", objects: int | None = None) 
     Parameters
     ----------
     seed: any integer; scenes of different splits differ for the same seed.
-    split: "train" shows only kinds outside `HELD_OUT`; "heldout" shows at least one of those.
+    split: which combinations of colour and shape it shows, see `Split`. Held-out scenes have two
+        objects or more.
     objects: how many objects, 1 to `MAX_OBJECTS`; drawn at random if None.
     """
     rng = random.Random(f"scene/{split}/{seed}")
@@ -164,12 +180,12 @@ def sample_scene(seed: int, split: Split = "train", objects: int | None = None) 
     n = objects if objects is not None else rng.choice((1, 2, 2, 3, 3))
     if not 1 <= n <= MAX_OBJECTS:
         raise ValueError(f"objects must be 1 to {MAX_OBJECTS}, got {n}")
-    if split == "train":
-        kinds = rng.sample(_TRAIN, n)
-    else:
-        first = rng.choice(sorted(HELD_OUT))
-        kinds = [first, *rng.sample([kind for kind in _ALL if kind != first], n - 1)]
-        rng.shuffle(kinds)
+    if split == "heldout":
+        n = max(n, 2)
+    while True:
+        kinds = rng.sample(_KNOWN if split in ("train", "heldout") else KINDS, n)
+        if split in _splits(kinds):
+            break
     cells = sorted(rng.sample(range(len(ROWS) * len(COLUMNS)), n))
     placed = tuple(_place(rng, *kind, cell) for kind, cell in zip(kinds, cells, strict=True))
     return Scene(seed, split, placed, _background(rng))
@@ -180,18 +196,19 @@ def edit_scene(scene: Scene, rng: random.Random) -> Scene:
     index = rng.randrange(len(scene.objects))
     old = scene.objects[index]
     others = [o for i, o in enumerate(scene.objects) if i != index]
-    taken_kinds = {(o.color, o.shape) for o in scene.objects}
-    allowed = _TRAIN if scene.split == "train" else _ALL
-    recolored = [k for k in allowed if k[1] == old.shape and k not in taken_kinds]
-    reshaped = [k for k in allowed if k[0] == old.color and k not in taken_kinds]
-    taken_cells = {o.row * len(COLUMNS) + o.column for o in scene.objects}
-    free = [c for c in range(len(ROWS) * len(COLUMNS)) if c not in taken_cells]
+    rest = [(o.color, o.shape) for o in others]
+    allowed = [k for k in KINDS if k not in rest and k != (old.color, old.shape) and scene.split in _splits([*rest, k])]
+    recolored = [k for k in allowed if k[1] == old.shape]
+    reshaped = [k for k in allowed if k[0] == old.color]
+    taken = {o.row * len(COLUMNS) + o.column for o in scene.objects}
+    free = [c for c in range(len(ROWS) * len(COLUMNS)) if c not in taken]
     cell = old.row * len(COLUMNS) + old.column
     change = rng.choice(("color", "shape", "place"))
     color, shape = old.color, old.shape
-    if change == "color":
+    # Where the split leaves no other colour or shape, the place changes.
+    if change == "color" and recolored:
         color, shape = rng.choice(recolored)
-    elif change == "shape":
+    elif change == "shape" and reshaped:
         color, shape = rng.choice(reshaped)
     else:
         cell = rng.choice(free)
@@ -199,6 +216,10 @@ def edit_scene(scene: Scene, rng: random.Random) -> Scene:
     return Scene(scene.seed, scene.split, tuple(objects), scene.background)
 
 
-def kinds(split: Split) -> Iterator[tuple[str, str]]:
-    """The (colour, shape) pairs that questions of a split may name."""
-    yield from _TRAIN if split == "train" else _ALL
+def askable_kinds(split: Split) -> tuple[Kind, ...]:
+    """The kinds that questions of a split may name.
+
+    Questions about training scenes never name a novel kind: it would always be absent, and naming
+    it would teach to deny it.
+    """
+    return _KNOWN if split in ("train", "heldout") else KINDS

@@ -1,0 +1,3 @@
+from vlm_probe.cli import main
+
+main()

@@ -1,0 +1,17 @@
+"""Plotting functions: small, over named arrays and tables; they never see a model."""
+
+from vlm_probe.figures.maps import case_panels, head_grid, layer_strip, overlay
+from vlm_probe.figures.measures import accuracy_by_type, box_share_by_layer, image_mass_by_layer, pointing_game
+from vlm_probe.figures.style import save
+
+__all__ = [
+    "accuracy_by_type",
+    "box_share_by_layer",
+    "case_panels",
+    "head_grid",
+    "image_mass_by_layer",
+    "layer_strip",
+    "overlay",
+    "pointing_game",
+    "save",
+]

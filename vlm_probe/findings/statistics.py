@@ -1,0 +1,41 @@
+"""Intervals and controls that all findings share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+
+def bootstrap_mean(values: np.ndarray, *, seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
+    """Mean over items with a 95 % percentile bootstrap interval (Efron 1979); NaNs are left out.
+
+    Returns (mean, low, high); three NaNs without values.
+    """
+    values = np.asarray(values, dtype=float)
+    values = values[~np.isnan(values)]
+    if len(values) == 0:
+        return (float("nan"),) * 3
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(0, len(values), (draws, len(values)))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)
+
+
+def summarize(table: pd.DataFrame, measures: list[str], by: list[str]) -> pd.DataFrame:
+    """Mean and interval of every measure per group: columns by..., measure, mean, low, high, n."""
+    rows = []
+    for keys, group in table.groupby(by, sort=False):
+        for measure in measures:
+            values = group[measure].to_numpy(dtype=float)
+            mean, low, high = bootstrap_mean(values)
+            rows.append((*keys, measure, mean, low, high, int((~np.isnan(values)).sum())))
+    return pd.DataFrame(rows, columns=[*by, "measure", "mean", "low", "high", "n"])
+
+
+def verdict(mean: float, low: float, high: float) -> str:
+    """The verdict on a difference that the hypothesis says is positive."""
+    if np.isnan(mean):
+        return "undecided (no items)"
+    if low <= 0 <= high:
+        return "undecided (interval includes 0)"
+    return "supported" if mean > 0 else "not supported"

@@ -1,0 +1,91 @@
+"""The recipe of LLaVA in miniature: encoder, language model, connector, then both together.
+
+Stages that cells share (an encoder, a language model) are trained once in a runs folder and found
+there by the next cell. Everything is deterministic by the cell's seed, and a killed run goes on
+from its last checkpoint to the same weights (on the same machine and number of threads).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CLIPImageProcessor, GemmaForCausalLM, LlavaConfig, LlavaForConditionalGeneration
+
+from vlm_probe.errors import VlmProbeError, nearest
+from vlm_probe.replicas.encoders import ENCODERS, MEAN, STD
+from vlm_probe.replicas.fusion import PATCHES, Connector, FusionStage, LanguageStage
+from vlm_probe.replicas.grid import CELLS, IMAGE_SIZE, Cell
+from vlm_probe.replicas.text import IMAGE, PROMPT, Packer, build_tokenizer
+from vlm_probe.replicas.training import Listener, run_stage
+
+
+@dataclass
+class Trained:
+    """The parts of a finished cell."""
+
+    cell: Cell
+    packer: Packer
+    encoder: nn.Module
+    connector: Connector
+    language: GemmaForCausalLM
+
+
+def find_cell(name: str) -> Cell:
+    """A cell of the grid by its name, with or without `replica/`; VlmProbeError lists the nearest."""
+    short = name.removeprefix("replica/")
+    if short not in CELLS:
+        raise VlmProbeError(f"no replica cell {short!r} in the grid; nearest are {nearest(short, CELLS)}")
+    return CELLS[short]
+
+
+def train(cell: Cell, runs: Path, *, resume: bool = False, listen: Listener | None = None) -> Trained:
+    """Train a cell, stage by stage, in a runs folder.
+
+    With `resume`, finished stages are loaded and an unfinished one goes on; without, the cell's own
+    stages start afresh, and so do the shared ones it needs.
+    """
+    packer = Packer(build_tokenizer(cell.vocabulary))
+    encoder = ENCODERS[cell.encoder](cell, packer)
+    run_stage(encoder, runs / "encoders", resume=resume, listen=listen)
+    language = LanguageStage(cell, packer)
+    run_stage(language, runs / f"language-{cell.size}", resume=resume, listen=listen)
+    torch.manual_seed(cell.seed + 2)
+    connector = Connector(cell.vision["hidden_size"], cell.language.hidden_size)
+    for joint in (False, True):
+        stage = FusionStage(cell, packer, encoder.encoder, connector, language.module, joint=joint)
+        run_stage(stage, runs / cell.name, resume=resume, listen=listen)
+    return Trained(cell, packer, encoder.encoder, connector, language.module)
+
+
+def assemble(trained: Trained) -> LlavaForConditionalGeneration:
+    """The parts as one Hugging Face LLaVA model, half precision."""
+    vision: Any = trained.encoder.config
+    config = LlavaConfig(
+        vision_config=vision.to_dict(),
+        text_config=trained.language.config.to_dict(),
+        image_token_index=trained.packer.id[IMAGE],
+        image_seq_length=PATCHES,
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.model.vision_tower.load_state_dict(trained.encoder.state_dict())
+    model.model.language_model.load_state_dict(trained.language.model.state_dict())
+    model.model.multi_modal_projector.load_state_dict(trained.connector.state_dict())
+    model.tie_weights()
+    # Read by vlm_probe.load: image rows are not scaled (as current transformers trains), and how to ask.
+    model.config.vlm_probe = {"embed_scale": "text", "prompt": PROMPT, "pad": True}
+    return model.half().eval()
+
+
+def export(trained: Trained, folder: Path) -> None:
+    """Write a checkpoint that `vlm_probe.load` and plain transformers open: weights, tokenizer, processor."""
+    folder.mkdir(parents=True, exist_ok=True)
+    assemble(trained).save_pretrained(folder)
+    trained.packer.tokenizer.save_pretrained(folder)
+    CLIPImageProcessor(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_center_crop=False,
+        image_mean=[MEAN] * 3, image_std=[STD] * 3,
+    ).save_pretrained(folder)  # fmt: skip

@@ -1,0 +1,204 @@
+"""`vlm-probe report`: accuracy and where the model looks, over held-out scenes, with controls."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vlm_probe import figures
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.figures.style import axes
+from vlm_probe.findings import Looking, where_it_looks
+from vlm_probe.findings.where_it_looks import SHUFFLES
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.report.inspect import provenance_table
+from vlm_probe.report.page import figure_uri, rows_of, write_page
+from vlm_probe.scenes import SceneItem, accuracy_table, pixel_box, scene_image, scene_items
+
+CASES = 8
+"""Best and worst cases shown of each model."""
+_MARK = "results.json"
+
+
+@dataclass
+class Measured:
+    """All models on the same items."""
+
+    items: list[SceneItem]
+    looking: dict[str, Looking]
+    provenance: dict[str, dict[str, Any]]
+    seed: int
+    seconds: float
+
+    def table(self, of: Callable[[Looking], pd.DataFrame]) -> pd.DataFrame:
+        return pd.concat([of(looking) for looking in self.looking.values()], ignore_index=True)
+
+    @property
+    def accuracy(self) -> pd.DataFrame:
+        tables = [accuracy_table(one.items).assign(model=name) for name, one in self.looking.items()]
+        table = pd.concat(tables, ignore_index=True)
+        return table[["model", *[c for c in table.columns if c != "model"]]]
+
+
+def measure(
+    load: Callable[[str], HookedVLM], names: Sequence[str], *, items: int, seed: int, progress: Callable[[int], None]
+) -> Measured:
+    """Load each model in turn and measure it on the same held-out scenes."""
+    began = time.time()
+    chosen = list(scene_items(items, split="heldout", seed=seed))
+    looking, provenance = {}, {}
+    for name in names:
+        model = load(name)
+        if model.tokenizer is None or model.preparer is None:
+            raise VlmProbeError(f"{name} has no tokenizer or image processor, which a report needs")
+        looking[name] = where_it_looks(model, chosen, progress=progress, seed=seed)
+        provenance[name] = model.provenance()
+    return Measured(chosen, looking, provenance, seed, time.time() - began)
+
+
+def draw(measured: Measured) -> dict[str, Figure]:
+    """The report's figures by name."""
+    layers = measured.table(Looking.layer_means)
+    plots = {
+        "accuracy": (figures.accuracy_by_type, measured.accuracy),
+        "box_share": (figures.box_share_by_layer, layers),
+        "image_mass": (figures.image_mass_by_layer, layers[layers["layer"] >= 0]),
+        "pointing": (figures.pointing_game, measured.table(Looking.pointing)),
+    }
+    drawn: dict[str, Figure] = {}
+    for name, (plot, table) in plots.items():
+        ax = plot(table, axes(None, (5.6, 3.4)))
+        drawn[name] = ax.figure  # type: ignore[assignment]
+    return drawn
+
+
+def draw_cases(measured: Measured, name: str, *, best: bool) -> Figure:
+    """The items whose relevancy lies most (or least) inside their box, as pictures."""
+    looking = measured.looking[name]
+    boxed = looking.items[looking.items["area"] > 0]
+    chosen = boxed.sort_values("relevancy_in_box", ascending=not best, kind="stable").head(CASES)
+    by_id = {item.id: item for item in measured.items}
+    size = looking.render_size
+    cases = []
+    for row in chosen.to_dict("records"):
+        item = by_id[row["id"]]
+        mark = "right" if row["correct"] else f"wrong, it is {row['answer']}"
+        cases.append(
+            {
+                "image": scene_image(item.scene, size),
+                "map": looking.maps[row["id"]],
+                "span": None,
+                "boxes": [pixel_box(box, size, size) for box in item.question.boxes],
+                "text": f"{row['question']}\n{row['predicted'] or '(nothing)'} ({mark})\n{row['relevancy_in_box']:.2f} in the box, area {row['area']:.2f}",
+            }
+        )
+    kind = "most" if best else "least"
+    return figures.case_panels(cases, title=f"{name}: relevancy {kind} inside the box")
+
+
+def _methods(measured: Measured) -> list[str]:
+    split = "every scene shows a combination of colour and shape that no training scene of the replicas shows"
+    return [
+        f"Items: {len(measured.items)} generated scenes, split “heldout” ({split}), seed {measured.seed}; one question each, types in turn; greedy decoding, exact match after lower-casing.",
+        "Accuracy: 95 % Wilson intervals. All other intervals: percentile bootstrap over items, 2,000 draws.",
+        "Attention: exact softmax rows of the last prompt position, mean over heads. Sinks: positions that receive more than five times an even share from all later positions (Xiao et al. 2024, arXiv:2309.17453; deviation: found by attention, not assumed to be first).",
+        "Relevancy: Chefer et al. 2021, arXiv:2103.15679, equations 5 and 6, for the first token of the model's own answer, over the image rows the language model received.",
+        "Pointing game: Zhang et al. 2018, arXiv:1608.00507, at patch resolution: the most relevant patch touches the box.",
+        f"Controls: the box's share of the area, and the boxes of {SHUFFLES} other items (seed {measured.seed}).",
+        "Items without an object to look at (an absent object, a count of zero) count for accuracy and attention on the image only.",
+    ]
+
+
+def _summary(measured: Measured) -> list[str]:
+    lines = []
+    for name, one in measured.looking.items():
+        overall = measured.accuracy.query("model == @name and kind == 'all'").iloc[0]
+        pointing = one.pointing().set_index("measure")
+        hit, shuffled = pointing.loc["points"], pointing.loc["points_shuffled"]
+        lines.append(
+            f"{name} answers {overall['accuracy']:.1%} of {overall['n']} questions right "
+            f"[{overall['low']:.1%}, {overall['high']:.1%}]; its most relevant patch is in the right box for "
+            f"{hit['mean']:.1%} [{hit['low']:.1%}, {hit['high']:.1%}] of {int(hit['n'])} items with one, in "
+            f"another item's box for {shuffled['mean']:.1%}."
+        )
+    return lines
+
+
+def _scope(names: Sequence[str]) -> str:
+    if any(name.startswith("replica") for name in names):
+        return "Replicas are miniatures: nothing here is a statement about the 2B or the 7B."
+    return ""
+
+
+def write_report(measured: Measured, out: Path) -> Path:
+    """Write index.html, figures/, tables/ and results.json to a folder, all or nothing.
+
+    Raises VlmProbeError where the folder holds something that is no earlier report.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _MARK).exists())):
+        raise VlmProbeError(f"{out} exists and is no earlier report; name another folder with --out")
+    names = list(measured.looking)
+    verdicts, pointing = measured.table(Looking.verdicts), measured.table(Looking.pointing)
+    tables = {
+        "accuracy": measured.accuracy,
+        "layers": measured.table(Looking.layer_means),
+        "pointing": pointing,
+        "verdicts": verdicts,
+        "items": measured.table(lambda one: one.items),
+    }
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise VlmProbeError(f"cannot write to {out.parent}: {error.strerror}") from error
+    try:
+        (partial / "tables").mkdir()
+        for name, table in tables.items():
+            table.to_csv(partial / "tables" / f"{name}.csv", index=False)
+        uris = {}
+        for name, figure in draw(measured).items():
+            uris[name] = figure_uri(figure, close=False)
+            figures.save(figure, partial / "figures", name)
+        cases = []
+        for number, name in enumerate(names):
+            pair = {"model": name}
+            for kind in ("best", "worst"):
+                figure = draw_cases(measured, name, best=kind == "best")
+                pair[kind] = figure_uri(figure, close=False)
+                figures.save(figure, partial / "figures", f"cases_{number}_{kind}")
+            cases.append(pair)
+        provenance = pd.concat(
+            [provenance_table(p).assign(model=name) for name, p in measured.provenance.items()], ignore_index=True
+        )[["model", "what", "value"]]
+        write_page(
+            partial / "index.html", "report.html",
+            title="vlm_probe: where does it look?", models=names, n=len(measured.items), scope=_scope(names),
+            summary=_summary(measured), verdicts=rows_of(verdicts), accuracy=rows_of(measured.accuracy),
+            pointing=rows_of(pointing), figures=uris, cases=cases, methods=_methods(measured),
+            provenance=rows_of(provenance[provenance["what"] != "model"]),
+        )  # fmt: skip
+        results = {
+            "models": measured.provenance,
+            "items": len(measured.items),
+            "seed": measured.seed,
+            "seconds": round(measured.seconds, 1),
+            **{name: json.loads(tables[name].to_json(orient="records")) for name in ("accuracy", "layers", "pointing", "verdicts")},
+        }
+        (partial / _MARK).write_text(json.dumps(results, indent=1) + "\n")
+        partial.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return out / "index.html"

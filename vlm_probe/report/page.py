@@ -1,0 +1,60 @@
+"""Self-contained HTML pages: figures inside, everything else escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+from PIL import Image
+
+_environment = Environment(
+    loader=PackageLoader("vlm_probe.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def figure_uri(figure: Figure, *, close: bool = True) -> str:
+    """A figure as a data URI (PNG)."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
+    if close:
+        plt.close(figure)
+    return _data_uri(buffer.getvalue())
+
+
+def image_uri(image: Image.Image, *, longest: int = 480) -> str:
+    """A picture as a data URI (PNG): large ones made smaller, small ones enlarged without blur."""
+    factor = longest / max(image.size)
+    if factor >= 2:
+        shown = image.resize((image.width * int(factor), image.height * int(factor)), Image.Resampling.NEAREST)
+    else:
+        shown = image.copy()
+        shown.thumbnail((longest, longest))
+    buffer = io.BytesIO()
+    shown.save(buffer, format="PNG")
+    return _data_uri(buffer.getvalue())
+
+
+def rows_of(table: pd.DataFrame) -> dict[str, list[Any]]:
+    """A table for the template: header and formatted cells."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return "–" if pd.isna(value) else f"{value:.3f}"
+        return str(value)
+
+    return {"header": [str(c) for c in table.columns], "rows": [[cell(v) for v in row] for row in table.to_numpy(dtype=object)]}
+
+
+def write_page(path: Path, template: str, **context: Any) -> None:
+    """Render a template to a file; every value is escaped."""
+    path.write_text(_environment.get_template(template).render(**context), encoding="utf-8")
