@@ -55,7 +55,7 @@ def _load(name: str, device: str | None, dtype: str | None, embed_scale: str | N
     with _err.status(f"loading {name}"):
         from vlm_probe.hooked import load
 
-        return load(name, device=device, dtype=dtype, embed_scale=embed_scale)  # type: ignore[arg-type]
+        return load(name, device=device, dtype=dtype, embed_scale=embed_scale)
 
 
 @app.command()
@@ -138,7 +138,7 @@ def _load_quietly(name: str, device: str | None, dtype: str | None, embed_scale:
     """As `_load`, where a progress bar already owns the terminal."""
     from vlm_probe.hooked import load
 
-    return load(name, device=device, dtype=dtype, embed_scale=embed_scale)  # type: ignore[arg-type]
+    return load(name, device=device, dtype=dtype, embed_scale=embed_scale)
 
 
 @app.command()
@@ -195,7 +195,7 @@ def train(
         def listen(progress: Progress) -> None:
             if progress.stage not in tasks:
                 tasks[progress.stage] = bars.add_task(progress.stage, total=progress.steps, loss="")
-            bars.update(tasks[progress.stage], completed=progress.step, loss=f"loss {progress.figures['loss']:.3f}")  # type: ignore[arg-type]
+            bars.update(tasks[progress.stage], completed=progress.step, loss=f"loss {progress.figures['loss']:.3f}")
 
         trained = recipe.train(chosen, runs, resume=resume, listen=listen)
     folder = out if out is not None else runs / chosen.name / "model"

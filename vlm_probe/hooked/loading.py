@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.hooked.images import ImagePreparer
-from vlm_probe.hooked.model import EmbedScale, HookedVLM
+from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.original import is_original, read_original, weight_files
 from vlm_probe.replicas.shipped import folder_of, shipped
 
@@ -34,7 +36,7 @@ def load(
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
-    embed_scale: EmbedScale | None = None,
+    embed_scale: str | None = None,
     quantization: str | None = None,
     revision: str | None = None,
 ) -> HookedVLM:
@@ -58,7 +60,32 @@ def load(
     VlmProbeError: for an unknown name, a directory that is no LLaVA checkpoint, missing or
         misshapen weights, a missing shard, a missing encoder.
     """
-    name = str(name_or_path)
+    with _quiet():
+        return _load(str(name_or_path), device, dtype, embed_scale, quantization, revision)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers silenced: what it would warn about is an error here, and its bars would tear up ours."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _load(
+    name: str,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    embed_scale: str | None,
+    quantization: str | None,
+    revision: str | None,
+) -> HookedVLM:
     folder = _locate(name)
     raw = _raw_config(name, folder, revision)
     own = raw.get("vlm_probe") or {}
@@ -74,11 +101,12 @@ def load(
     extra: str | Path = source
     if folder is not None and is_original(raw):
         config, state, extra = read_original(folder, raw)
+        _apply_activation_rule(config, raw)
         hf = _from_pretrained(name, None, config=config, state_dict=state, **kwargs)
         hf.generation_config.suppress_tokens = [config.image_token_id]
         pad = True
     else:
-        if raw.get("model_type") != "llava":
+        if raw.get("model_type") != "llava" or "text_config" not in raw:
             raise VlmProbeError(
                 f"{name} is a {raw.get('model_type')!r} checkpoint, expected a LLaVA one (model_type 'llava', or "
                 "the original layout with 'mm_vision_tower')"
@@ -87,7 +115,7 @@ def load(
         if folder is not None:
             weight_files(folder)
         pad = own.get("pad", raw["text_config"].get("model_type") in ("gemma", "gemma2"))
-        _apply_activation_rule(config, raw)
+        _apply_activation_rule(config, raw["text_config"])
         hf = _from_pretrained(name, source, config=config, revision=revision, **kwargs)
     hf.eval()
     if quantization is None:
@@ -157,30 +185,21 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
     return resolved
 
 
-def _apply_activation_rule(config: Any, raw: dict[str, Any]) -> None:
+def _apply_activation_rule(config: Any, text: dict[str, Any]) -> None:
     """Gemma 1 ran `hidden_activation` until transformers 4.48; since then `hidden_act` decides.
 
     A checkpoint that says both means the former ("gelu" there is the exact one, not tanh).
     """
-    text = raw.get("text_config") or {}
-    if text.get("model_type") == "gemma" and text.get("hidden_activation"):
+    if config.text_config.model_type == "gemma" and text.get("hidden_activation"):
         config.text_config.hidden_act = text["hidden_activation"]
 
 
 def _from_pretrained(name: str, source: str | Path | None, **kwargs: Any) -> LlavaForConditionalGeneration:
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    # What transformers would only warn about is an error below; its bars would tear up ours.
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     try:
         model, info = LlavaForConditionalGeneration.from_pretrained(source, output_loading_info=True, **kwargs)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise VlmProbeError(f"{name} could not be loaded: {first}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
     missing = sorted(info["missing_keys"])
     if missing:
         shown = ", ".join(missing[:4]) + (" ..." if len(missing) > 4 else "")

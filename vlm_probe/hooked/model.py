@@ -27,7 +27,6 @@ from vlm_probe.hooked.prompts import PROMPTS
 from vlm_probe.hooked.wiring import layers_of, wire_connector, wire_language, wire_skipping, wire_tower
 from vlm_probe.trace import Trace
 
-EmbedScale = Literal["all", "text"]
 NamesFilter = str | Iterable[str] | Callable[[str], bool] | None
 
 
@@ -62,7 +61,7 @@ class HookedVLM(HookedRootModule):
         self,
         hf: Any,
         *,
-        embed_scale: EmbedScale | None = None,
+        embed_scale: str | None = None,
         tokenizer: Any = None,
         preparer: ImagePreparer | None = None,
         name: str = "model",
@@ -99,12 +98,12 @@ class HookedVLM(HookedRootModule):
     # --- what the model is -------------------------------------------------------------------
 
     @property
-    def embed_scale(self) -> EmbedScale:
+    def embed_scale(self) -> str:
         """Which rows the embedding scale reaches: "all" or "text"."""
         return self._embed_scale
 
     @embed_scale.setter
-    def embed_scale(self, value: EmbedScale) -> None:
+    def embed_scale(self, value: str) -> None:
         if value not in ("all", "text"):
             raise VlmProbeError(f"embed_scale must be 'all' or 'text', got {value!r}")
         self._embed_scale = value

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 
+@runtime_checkable
 class Stage(Protocol):
     """What the loop needs to know of a stage."""
 
@@ -52,6 +53,8 @@ class Progress:
 
 
 Listener = Callable[[Progress], None]
+SAVE_EVERY_S = 60.0
+"""A killed run loses at most so many seconds of work."""
 
 
 def schedule(step: int, steps: int, peak: float) -> float:
@@ -83,13 +86,11 @@ def run_stage(
     *,
     resume: bool,
     listen: Listener | None = None,
-    save_every_s: float = 60.0,
-    stop_after: int | None = None,
 ) -> None:
     """Train a stage to its end, writing `<stage>.pt` (state) and `<stage>.jsonl` (log) to `folder`.
 
     With `resume`, goes on from the state found there; without, starts afresh. A stage that is
-    finished is loaded, not trained again. `stop_after` ends early after so many steps, saved.
+    finished is loaded, not trained again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, log = folder / f"{stage.name}.pt", folder / f"{stage.name}.jsonl"
@@ -113,10 +114,9 @@ def run_stage(
         _write_atomically(path, state)
 
     began = saved = time.time()
-    last = stage.steps if stop_after is None else min(stage.steps, start + stop_after)
     stage.module.train()
     with log.open("a") as lines:
-        for step in range(start, last):
+        for step in range(start, stage.steps):
             for group in optimizer.param_groups:
                 group["lr"] = schedule(step, stage.steps, stage.learning_rate)
             loss, figures = stage.loss(step)
@@ -132,9 +132,9 @@ def run_stage(
                 lines.flush()
             if listen is not None:
                 listen(Progress(stage.name, step + 1, stage.steps, figures))
-            if time.time() - saved > save_every_s:
+            if time.time() - saved > SAVE_EVERY_S:
                 save(step + 1)
                 saved = time.time()
-    if start < last:
-        save(last)
+    if start < stage.steps:
+        save(stage.steps)
     stage.module.eval()

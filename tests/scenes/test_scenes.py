@@ -1,0 +1,181 @@
+"""Scenes: deterministic, boxes exact at any resolution, answers true, splits apart."""
+
+import random
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlm_probe.scenes import (
+    COLORS,
+    NOVEL_KINDS,
+    QUESTION_TYPES,
+    SHAPES,
+    accuracy_table,
+    answer_items,
+    ask,
+    edit_scene,
+    is_held_out,
+    normalize_answer,
+    pixel_box,
+    render,
+    sample_scene,
+    scene_items,
+)
+
+SEEDS = st.integers(0, 2**48)
+SPLITS = st.sampled_from(["train", "heldout", "novel", "any"])
+
+
+def kinds_of(scene):
+    return [(o.color, o.shape) for o in scene.objects]
+
+
+@given(SEEDS)
+def test_splits_differ_in_combinations_of_shape_and_colour(seed):
+    def pairs(scene):
+        return [is_held_out(a, b) for a, b in combinations(kinds_of(scene), 2)]
+
+    train, heldout, novel = (sample_scene(seed, split) for split in ("train", "heldout", "novel"))
+    assert not any(pairs(train))
+    assert not NOVEL_KINDS & {*kinds_of(train), *kinds_of(heldout)}
+    assert any(pairs(heldout))
+    assert NOVEL_KINDS & set(kinds_of(novel))
+
+
+def test_every_known_colour_and_shape_is_seen_in_training_and_one_pair_in_five_is_held_out():
+    seen = {kind for seed in range(2000) for kind in kinds_of(sample_scene(seed))}
+    assert seen == {(c, s) for c in COLORS for s in SHAPES} - NOVEL_KINDS
+    share = np.mean([is_held_out(a, b) for a, b in combinations(sorted(seen), 2)])
+    assert 0.13 < share < 0.27
+
+
+@given(SEEDS, SPLITS)
+def test_the_same_seed_is_the_same_scene_and_picture(seed, split):
+    scene = sample_scene(seed, split)
+    assert scene == sample_scene(seed, split)
+    assert np.array_equal(render(scene, 31), render(scene, 31))
+
+
+@settings(deadline=None, max_examples=50)
+@given(SEEDS, st.sampled_from([53, 64, 97, 211]))
+def test_boxes_are_tight_at_any_resolution(seed, size):
+    """What differs from the bare background lies inside the boxes, and reaches all their sides."""
+    scene = sample_scene(seed, "any")
+    empty = type(scene)(scene.seed, scene.split, (), scene.background)
+    drawn = (render(scene, size).astype(int) - render(empty, size)) != 0
+    for o in scene.objects:
+        left, top, right, bottom = pixel_box(o.box, size, size)
+        rows, columns = np.nonzero(drawn.any(-1)[max(int(top) - 2, 0) : int(bottom) + 3, max(int(left) - 2, 0) : int(right) + 3])
+        rows, columns = rows + max(int(top) - 2, 0), columns + max(int(left) - 2, 0)
+        # A pixel of slack on each side: a star's tip can cover next to nothing of its last pixel.
+        assert top - 1 <= rows.min() <= max(top, 0) + 2
+        assert bottom - 3 <= rows.max() <= bottom + 1
+        assert left - 1 <= columns.min() <= max(left, 0) + 2
+        assert right - 3 <= columns.max() <= right + 1
+        drawn[max(int(top) - 1, 0) : int(bottom) + 2, max(int(left) - 1, 0) : int(right) + 2] = False
+    assert not drawn.any()
+
+
+@settings(deadline=None)
+@given(SEEDS)
+def test_objects_do_not_overlap(seed):
+    boxes = [o.box for o in sample_scene(seed, "any", objects=3).objects]
+    for a, b in combinations(boxes, 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+
+
+def true_answer(scene, question) -> str:
+    """The answer worked out anew from the text of the question."""
+    words = question.text.rstrip("?").split()
+    objects = scene.objects
+    if question.kind == "color":
+        return next(o.color for o in objects if o.shape == words[-1])
+    if question.kind == "shape":
+        return next(o.shape for o in objects if o.color == words[-2])
+    if question.kind == "existence":
+        return "yes" if any((o.color, o.shape) == (words[3], words[4]) for o in objects) else "no"
+    if question.kind == "count":
+        word = words[2]
+        shape = {"crosses": "cross"}.get(word, word.removesuffix("s"))
+        n = sum(word == "objects" or o.color == word or o.shape == shape for o in objects)
+        return ("zero", "one", "two", "three")[n]
+    named = {o.name: o for o in objects}
+    first = named[f"{words[2]} {words[3]}"]
+    if question.kind == "side":
+        return "left" if first.center[0] < 0.5 else "right"
+    second = named[f"{words[-2]} {words[-1]}"]
+    (ax, ay), (bx, by) = first.center, second.center
+    holds = {"left": ax < bx, "right": ax > bx, "above": ay < by, "below": ay > by}
+    return "yes" if holds[words[4]] else "no"
+
+
+@given(SEEDS, SPLITS, st.sampled_from(sorted(QUESTION_TYPES)))
+def test_answers_are_true_and_boxes_are_of_what_is_asked(seed, split, kind):
+    scene = sample_scene(seed, split)
+    rng = random.Random(seed)
+    question = QUESTION_TYPES[kind](scene, rng)
+    if question is None:
+        with pytest.raises(ValueError, match="this scene has no"):
+            ask(scene, rng, kind)
+        return
+    assert question.kind == kind
+    assert question.answer in question.choices
+    assert true_answer(scene, question) == question.answer
+    assert set(question.objects) <= set(scene.objects)
+    if kind in ("color", "shape", "side"):
+        assert len(question.boxes) == 1
+    if kind == "relation":
+        assert len(question.boxes) == 2
+    if split == "train" and kind == "existence":
+        assert not any(f"{c} {s}" in question.text for c, s in NOVEL_KINDS)
+
+
+def test_yes_and_no_are_balanced():
+    answers = [i.question.answer for i in scene_items(3000) if i.question.kind in ("existence", "relation")]
+    assert 0.45 < np.mean([a == "yes" for a in answers]) < 0.55
+
+
+@given(SEEDS, SPLITS)
+def test_an_edited_twin_differs_in_one_fact_and_stays_in_its_split(seed, split):
+    scene = sample_scene(seed, split)
+    twin = edit_scene(scene, random.Random(seed))
+    facts = [{(o.color, o.shape, o.row, o.column) for o in s.objects} for s in (scene, twin)]
+    (old,), (new,) = facts[0] - facts[1], facts[1] - facts[0]
+    changed = [old[0] != new[0], old[1] != new[1], old[2:] != new[2:]]
+    assert sum(changed) == 1
+    if split == "train":
+        assert not NOVEL_KINDS & set(kinds_of(twin))
+        assert not any(is_held_out(a, b) for a, b in combinations(kinds_of(twin), 2))
+
+
+def test_items_are_deterministic_and_take_types_in_turn():
+    first, again = list(scene_items(13)), list(scene_items(13))
+    assert first == again
+    assert [i.question.kind for i in first] == [*QUESTION_TYPES, *QUESTION_TYPES, "color"]
+    assert len({i.id for i in first}) == 13
+    assert list(scene_items(13, seed=1)) != first
+
+
+def test_scoring_by_hand():
+    items = list(scene_items(12))
+    right = {i.question.text: i.question.answer for i in items}
+
+    def answer(images, questions):
+        assert images[0].size == (23, 23)
+        return [f" {right[q].title()}. " if items[0].question.text != q else "nothing" for q in questions]
+
+    table = answer_items(answer, items, size=23, batch_size=5)
+    assert table["correct"].tolist() == [False] + [True] * 11
+    scores = accuracy_table(table).set_index("kind")
+    assert scores.loc["color", "accuracy"] == 0.5
+    assert scores.loc["color", "n"] == 2
+    assert scores.loc["all", "accuracy"] == pytest.approx(11 / 12)
+    # Wilson's interval for 1 of 2, worked by hand with z = 1.95996.
+    z2 = 1.959964**2
+    center, half = (0.5 + z2 / 4) / (1 + z2 / 2), (z2**0.5) * ((0.125 + z2 / 16) ** 0.5) / (1 + z2 / 2)
+    assert scores.loc["color", "low"] == pytest.approx(center - half, abs=1e-5)
+    assert scores.loc["color", "high"] == pytest.approx(center + half, abs=1e-5)
+    assert normalize_answer(" 'Red'. ") == "red"
