@@ -68,8 +68,11 @@ def _softmax(scores: Float[Tensor, "batch head query key"]) -> Float[Tensor, "ba
 
     Such rows are filled before the softmax, not after: a NaN there would poison every gradient.
     """
-    nowhere = scores.isneginf().all(dim=-1, keepdim=True)
     exact = torch.promote_types(scores.dtype, torch.float32)
+    nowhere = scores.isneginf().all(dim=-1, keepdim=True)
+    # Asked first, since filling keeps another tensor of this size for the backward pass.
+    if not nowhere.any():
+        return torch.softmax(scores, dim=-1, dtype=exact).to(scores.dtype)
     pattern = torch.softmax(scores.masked_fill(nowhere, 0.0), dim=-1, dtype=exact)
     return pattern.masked_fill(nowhere, 0.0).to(scores.dtype)
 

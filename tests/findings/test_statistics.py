@@ -1,0 +1,40 @@
+"""Intervals and verdicts."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vlm_probe.findings import bootstrap_mean, summarize
+from vlm_probe.findings.statistics import verdict
+
+
+def test_bootstrap_covers_the_truth():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for case in range(400):
+        mean, low, high = bootstrap_mean(rng.exponential(1.0, 60), seed=case, draws=400)
+        assert low <= mean <= high
+        inside += low <= 1.0 <= high
+    # The percentile bootstrap of a skewed mean at n = 60 is known to be a little short of 95 %.
+    assert 0.90 <= inside / 400 <= 0.97
+
+
+def test_missing_values_are_left_out_and_counted():
+    table = pd.DataFrame({"model": ["a", "a", "b", "b"], "x": [1.0, 3.0, np.nan, 5.0]})
+    out = summarize(table, ["x"], ["model"]).set_index("model")
+    assert out["mean"].to_dict() == {"a": 2.0, "b": 5.0}
+    assert out["n"].to_dict() == {"a": 2, "b": 1}
+    assert np.isnan(bootstrap_mean(np.array([np.nan]))[0])
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((0.2, 0.1, 0.3), "supported"),
+        ((-0.2, -0.3, -0.1), "not supported"),
+        ((0.1, -0.1, 0.3), "undecided (interval includes 0)"),
+        ((float("nan"),) * 3, "undecided (no items)"),
+    ],
+)
+def test_verdicts(values, said):
+    assert verdict(*values) == said
