@@ -22,7 +22,7 @@ from vlm_probe.report import draw, measure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Where do models look?")
     parser.add_argument("--models", nargs="+", default=["replica/small-clip", "replica/small-dino"])
     parser.add_argument("--items", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from measure import interleaved, peak_bytes, ratio, record
@@ -25,7 +26,12 @@ SIDE, PATCH, IMAGE_TOKEN = 224, 14, 7999
 
 def build() -> LlavaForConditionalGeneration:
     vision = CLIPVisionConfig(
-        hidden_size=512, intermediate_size=2048, num_hidden_layers=8, num_attention_heads=8, image_size=SIDE, patch_size=PATCH
+        hidden_size=512,
+        intermediate_size=2048,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        image_size=SIDE,
+        patch_size=PATCH,
     )
     text = LlamaConfig(
         vocab_size=8000, hidden_size=1024, intermediate_size=2816, num_hidden_layers=8, num_attention_heads=16,
@@ -37,7 +43,7 @@ def build() -> LlavaForConditionalGeneration:
     return LlavaForConditionalGeneration(config).eval()
 
 
-def inputs() -> dict[str, torch.Tensor]:
+def inputs() -> dict[str, Any]:
     generator = torch.Generator().manual_seed(1)
     patches = (SIDE // PATCH) ** 2
     text = torch.randint(1, IMAGE_TOKEN, (24,), generator=generator).tolist()
@@ -46,7 +52,7 @@ def inputs() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "pixel_values": pixels, "attention_mask": torch.ones_like(ids)}
 
 
-def peers(model: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor]) -> dict[str, Callable[[], object]]:
+def peers(model: LlavaForConditionalGeneration, batch: dict[str, Any]) -> dict[str, Callable[[], object]]:
     """TransformerLens's bridge and nnsight, where they are installed."""
     found: dict[str, Callable[[], object]] = {}
     ids, rest = batch["input_ids"], {k: v for k, v in batch.items() if k != "input_ids"}
@@ -54,7 +60,9 @@ def peers(model: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor]) 
         from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
         twin = copy.deepcopy(model)
-        bridge = build_bridge_from_module(twin, "LlavaForConditionalGeneration", hf_config=twin.config, tokenizer=None)
+        bridge: Any = build_bridge_from_module(
+            twin, "LlavaForConditionalGeneration", hf_config=twin.config, tokenizer=None
+        )
         found["bridge idle"] = lambda: bridge(ids, **rest)
         names = [f"blocks.{i}.hook_resid_post" for i in range(8)]
         names += [f"vision_encoder.encoder_layers.{i}.hook_resid_post" for i in range(8)]
@@ -64,7 +72,7 @@ def peers(model: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor]) 
     try:
         from nnsight import NNsight
 
-        wrapped = NNsight(copy.deepcopy(model))
+        wrapped: Any = NNsight(copy.deepcopy(model))
 
         def traced(save: bool) -> object:
             kept = []
@@ -108,12 +116,17 @@ def main() -> None:
     }
     times = interleaved(variants, arguments.repeats)
     length = batch["input_ids"].shape[1]
-    one_pattern = plain.config.text_config.num_attention_heads * length * length * 4
+    heads = hooked.hf.config.text_config.num_attention_heads
+    one_pattern = heads * length * length * 4
     added = peak_bytes(variants["hooked one pattern"]) - peak_bytes(variants["hooked idle"])
     record(
         arguments.out,
         {
-            "model": {"parameters": sum(p.numel() for p in plain.parameters()), "image_tokens": (SIDE // PATCH) ** 2, "positions": length},
+            "model": {
+                "parameters": sum(p.numel() for p in plain.parameters()),
+                "image_tokens": (SIDE // PATCH) ** 2,
+                "positions": length,
+            },
             "repeats": arguments.repeats,
             "seconds_plain": round(sorted(times["plain"])[len(times["plain"]) // 2], 4),
             "ratio_to_plain": {name: ratio(times, name, "plain") for name in variants if name != "plain"},

@@ -27,7 +27,14 @@ _CLIP_L: dict[str, Any] = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "image_size": 336, "patch_size": 14,
 }  # fmt: skip
-_TINY = {**_CLIP_L, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 56}
+_TINY = {
+    **_CLIP_L,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 56,
+}
 SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "2b": (_CLIP_L, {
         "vocab_size": 256_064, "hidden_size": 2048, "intermediate_size": 16_384, "num_hidden_layers": 18,
@@ -44,7 +51,9 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def build(shape: str, device: str) -> HookedVLM:
     vision, text = SHAPES[shape]
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**vision), text_config=GemmaConfig(**text), image_token_index=text["vocab_size"] - 64
+        vision_config=CLIPVisionConfig(**vision),
+        text_config=GemmaConfig(**text),
+        image_token_index=text["vocab_size"] - 64,
     )
     torch.manual_seed(0)
     before = torch.get_default_dtype()
@@ -84,10 +93,6 @@ def measure(shape: str, device: str, repeats: int) -> dict[str, Any]:
             peaks[name] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     parameters = sum(p.numel() for p in model.hf.parameters())
     result = {"parameters": parameters, "positions": inputs.layout.length, "seconds": seconds, "peak_gib": peaks}
-    del model, inputs, variants
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.empty_cache()
     return result
 
 
@@ -100,7 +105,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no CUDA device here: run this where there is one, or try --shapes tiny --device cpu")
-    record(arguments.out, {s: measure(s, arguments.device, arguments.repeats) for s in arguments.shapes})
+    results = {}
+    for shape in arguments.shapes:
+        results[shape] = measure(shape, arguments.device, arguments.repeats)
+        # The model is gone with its function; its memory must be, too, before the next one.
+        gc.collect()
+        torch.cuda.empty_cache()
+    record(arguments.out, results)
 
 
 if __name__ == "__main__":

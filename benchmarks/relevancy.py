@@ -22,7 +22,12 @@ LAYERS, HEADS, GRID, PATCH, IMAGE_TOKEN = 18, 8, 24, 2, 499
 
 def build() -> HookedVLM:
     vision = CLIPVisionConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, image_size=GRID * PATCH, patch_size=PATCH
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=GRID * PATCH,
+        patch_size=PATCH,
     )
     text = GemmaConfig(
         vocab_size=500, hidden_size=256, intermediate_size=1024, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
@@ -67,7 +72,11 @@ def main() -> None:
         with torch.no_grad():
             return model(inputs)
 
-    variants = {"forward": forward, "relevancy": lambda: token_relevancy(model, inputs), "dense": lambda: dense(model, inputs)}
+    variants = {
+        "forward": forward,
+        "relevancy": lambda: token_relevancy(model, inputs),
+        "dense": lambda: dense(model, inputs),
+    }
     times = interleaved(variants, arguments.repeats)
     length = inputs.layout.length
     all_patterns = LAYERS * HEADS * length * length * 4
@@ -77,7 +86,10 @@ def main() -> None:
             "sequence": {"patches": GRID**2, "positions": length, "layers": LAYERS, "heads": HEADS},
             "max_abs_difference_to_dense": difference,
             "seconds": {name: round(sorted(t)[len(t) // 2], 3) for name, t in times.items()},
-            "ratio": {"relevancy / forward": ratio(times, "relevancy", "forward"), "relevancy / dense": ratio(times, "relevancy", "dense")},
+            "ratio": {
+                "relevancy / forward": ratio(times, "relevancy", "forward"),
+                "relevancy / dense": ratio(times, "relevancy", "dense"),
+            },
             "all_patterns_mib": round(all_patterns / 2**20, 1),
             "peak_mib": {name: round(peak_bytes(run) / 2**20, 1) for name, run in variants.items()},
         },

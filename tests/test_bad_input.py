@@ -41,7 +41,9 @@ def bomb(path) -> None:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    )
 
 
 def test_images_that_cannot_be_used(tmp_path, capsys, monkeypatch, picture):
@@ -175,7 +177,9 @@ def test_a_capture_that_does_not_fit_is_refused_before_running(monkeypatch):
     batch = tiny_batch(model.hf, batch=1)
     inputs = model.prepare_tensors(batch["input_ids"], batch["pixel_values"])
     monkeypatch.setattr("vlm_probe.hooked.capture.free_memory", lambda device: 100_000)
-    with pytest.raises(VlmProbeError, match=r"capturing \d+ activations needs .* GiB are free on cpu; the \d+ smallest"):
+    with pytest.raises(
+        VlmProbeError, match=r"capturing \d+ activations needs .* GiB are free on cpu; the \d+ smallest"
+    ):
         model.trace(inputs, capture=["*"])
     small = model.trace(inputs, capture=["language.blocks.0.attn.hook_pattern"])
     assert len(small.activations) == 1

@@ -22,7 +22,12 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_loading_the_command_line_loads_nothing_heavy():
-    code = "import sys; sys.argv = ['vlm-probe', '--help']\nimport vlm_probe.cli\ntry: vlm_probe.cli.main()\nexcept SystemExit: pass"
+    code = (
+        "import sys; sys.argv = ['vlm-probe', '--help']\n"
+        "import vlm_probe.cli\n"
+        "try: vlm_probe.cli.main()\n"
+        "except SystemExit: pass"
+    )
     assert not HEAVY & loaded_by(f"exec({code!r})")
 
 

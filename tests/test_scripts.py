@@ -11,13 +11,26 @@ ROOT = Path(__file__).parents[1]
 
 def run(*argv: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *argv], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, *argv], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_where_it_looks_draws_the_figures_for_a_list_of_models(tmp_path):
-    done = run("analyses/where_it_looks.py", "--models", "replica/small-clip", "replica/small-dino", "--items", "12", "--out", str(tmp_path))
+    done = run(
+        "analyses/where_it_looks.py",
+        "--models",
+        "replica/small-clip",
+        "replica/small-dino",
+        "--items",
+        "12",
+        "--out",
+        str(tmp_path),
+    )
     assert done.returncode == 0, done.stderr
-    assert {p.stem for p in tmp_path.glob("*.png")} == {f"where_it_looks_{n}" for n in ("accuracy", "box_share", "image_mass", "pointing")}
+    assert {p.stem for p in tmp_path.glob("*.png")} == {
+        f"where_it_looks_{n}" for n in ("accuracy", "box_share", "image_mass", "pointing")
+    }
     assert "relevancy peaks inside the box" in done.stdout
     assert "nothing here is a statement about the 2B or the 7B" in done.stdout
     wrong = run("analyses/where_it_looks.py", "--models", "replica/none")
@@ -30,7 +43,12 @@ def test_the_gpu_benchmark_runs_with_one_command(tmp_path):
     done = run("benchmarks/real_size.py", "--shapes", "tiny", "--device", "cpu", "--repeats", "2", "--out", str(out))
     assert done.returncode == 0, done.stderr
     result = json.loads(out.with_suffix(".json").read_text())
-    assert set(result["tiny"]["seconds"]) >= {"forward", "residual streams", "relevancy", "relevancy through the encoder"}
+    assert set(result["tiny"]["seconds"]) >= {
+        "forward",
+        "residual streams",
+        "relevancy",
+        "relevancy through the encoder",
+    }
     assert set(result) == {"hardware", "versions", "tiny"}
 
 

@@ -23,6 +23,8 @@ _HOMES = {
     "Trace": "vlm_probe.trace",
 }
 
+_PARTS = ("attention", "figures", "findings", "hooked", "replicas", "report", "scenes", "tokens", "trace")
+
 __all__ = ["HookedVLM", "ImageTransform", "ModelInputs", "TokenLayout", "Trace", "VlmProbeError", "load"]
 
 
@@ -31,4 +33,6 @@ def __getattr__(name: str) -> object:
 
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name in _PARTS:
+        return import_module(f"vlm_probe.{name}")
     raise AttributeError(f"module 'vlm_probe' has no attribute {name!r}")

@@ -121,14 +121,15 @@ def report(
     with _err.status("drawing"):
         page = write_report(measured, out)
     table = Table("model", "question type", "n", "accuracy", "95 % interval", "chance")
-    for row in measured.accuracy.itertuples(index=False):
+    for row in measured.accuracy.to_dict("records"):
+        interval = f"{row['low']:.3f} to {row['high']:.3f}"
         table.add_row(
-            row.model,
-            row.kind,
-            str(row.n),
-            f"{row.accuracy:.3f}",
-            f"{row.low:.3f} to {row.high:.3f}",
-            f"{row.chance:.2f}",
+            str(row["model"]),
+            str(row["kind"]),
+            str(row["n"]),
+            f"{row['accuracy']:.3f}",
+            interval,
+            f"{row['chance']:.2f}",
         )
     _out.print(table)
     _out.print(str(page), soft_wrap=True, highlight=False)
@@ -179,7 +180,7 @@ def train(
         from vlm_probe.replicas import card, recipe
 
     chosen = recipe.find_cell(cell)
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     columns = (
@@ -190,7 +191,7 @@ def train(
         TextColumn("{task.fields[loss]}"),
     )
     with Bars(*columns, console=_err) as bars:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
         def listen(progress: Progress) -> None:
             if progress.stage not in tasks:

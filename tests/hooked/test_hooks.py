@@ -106,10 +106,10 @@ def test_patching_with_its_own_activation_changes_nothing_and_with_anothers_move
         clean_logits, clean_cache = hooked.run_with_cache(**clean, names_filter=name)
         other_logits, other_cache = hooked.run_with_cache(**other, names_filter=name)
         assert not torch.allclose(clean_logits.logits, other_logits.logits)
-        same = hooked.run_with_hooks(**clean, fwd_hooks=[(name, lambda x, hook: clean_cache[hook.name])])
+        same = hooked.run_with_hooks(**clean, fwd_hooks=[(name, lambda x, hook, c=clean_cache: c[hook.name])])
         torch.testing.assert_close(same.logits, clean_logits.logits, atol=0, rtol=0)
         if not name.endswith("mid") or name.startswith("language"):
-            moved = hooked.run_with_hooks(**clean, fwd_hooks=[(name, lambda x, hook: other_cache[hook.name])])
+            moved = hooked.run_with_hooks(**clean, fwd_hooks=[(name, lambda x, hook, c=other_cache: c[hook.name])])
             image = slice(3, 28)
             if name.startswith(("vision", "connector")):
                 torch.testing.assert_close(moved.logits[:, image], other_logits.logits[:, image])
@@ -128,11 +128,17 @@ def test_the_cache_holds_what_was_seen_before_a_later_edit(model):
 def test_backward_hooks_see_the_gradient_of_their_activation(any_llava):
     hooked = HookedVLM(any_llava)
     batch = tiny_batch(any_llava)
-    names = ["vision.blocks.1.hook_resid_mid", "connector.hook_out", "language.blocks.1.hook_resid_mid",
-             "language.blocks.2.attn.hook_pattern", "language.blocks.0.attn.hook_q", "language.ln_final.hook_normalized"]  # fmt: skip
+    names = [
+        "vision.blocks.1.hook_resid_mid",
+        "connector.hook_out",
+        "language.blocks.1.hook_resid_mid",
+        "language.blocks.2.attn.hook_pattern",
+        "language.blocks.0.attn.hook_q",
+        "language.ln_final.hook_normalized",
+    ]
     for name in names:
         gradient = {}
-        with hooked.hooks(bwd_hooks=[(name, lambda g, hook: gradient.update({hook.name: g.clone()}))]):
+        with hooked.hooks(bwd_hooks=[(name, lambda g, hook, out=gradient: out.update({hook.name: g.clone()}))]):
             logits = hooked(**batch).logits
             logits[0, -1, 5].backward()
         # The same value as a leaf of the graph, in the activation's place: autograd's own answer.

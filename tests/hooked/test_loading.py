@@ -60,12 +60,20 @@ def to_original(hf, folder, *, tower: str) -> None:
         else:
             name = name.removeprefix("language_model.")
             # The image token is the last row, which the original does not have.
-            original[name] = tensor[:-1].contiguous() if name.endswith(("embed_tokens.weight", "lm_head.weight")) else tensor
-    config = hf.config.text_config.to_dict() | {
-        "architectures": [{"gemma": "LlavaGemmaForCausalLM", "llama": "LlavaLlamaForCausalLM"}[hf.config.text_config.model_type]],
-        "model_type": "llava_gemma", "vocab_size": hf.config.text_config.vocab_size - 1, "mm_projector_type": "mlp2x_gelu",
-        "mm_vision_tower": "encoder", "mm_vision_select_layer": -2, "mm_vision_select_feature": "patch",
-    }  # fmt: skip
+            original[name] = (
+                tensor[:-1].contiguous() if name.endswith(("embed_tokens.weight", "lm_head.weight")) else tensor
+            )
+    text = hf.config.text_config
+    architecture = {"gemma": "LlavaGemmaForCausalLM", "llama": "LlavaLlamaForCausalLM"}[text.model_type]
+    config = text.to_dict() | {
+        "architectures": [architecture],
+        "model_type": "llava_gemma",
+        "vocab_size": text.vocab_size - 1,
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_tower": "encoder",
+        "mm_vision_select_layer": -2,
+        "mm_vision_select_feature": "patch",
+    }
     where = folder / "encoder" if tower == "inside" else folder.parent / "encoder"
     where.mkdir()
     (where / "config.json").write_text(json.dumps(hf.config.vision_config.to_dict()))

@@ -26,7 +26,14 @@ def test_patterns_and_residuals_equal_the_bridge():
     hooked = HookedVLM(model)
     ours_output, ours = hooked.run_with_cache(**batch)
     torch.testing.assert_close(ours_output.logits, theirs_logits, atol=1e-5, rtol=1e-5)
-    names = ["attn.hook_pattern", "hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out"]
+    names = [
+        "attn.hook_pattern",
+        "hook_resid_pre",
+        "hook_resid_mid",
+        "hook_resid_post",
+        "hook_attn_out",
+        "hook_mlp_out",
+    ]
     names += ["attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z", "attn.hook_rot_q"]
     for layer in range(3):
         for name in names:

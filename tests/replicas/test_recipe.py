@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -110,7 +111,7 @@ def test_a_segment_sees_the_prefix_and_itself_only():
     starts = [i for i in range(1, len(positions)) if positions[i] == 9]
     assert len(starts) == 4
     bounds = [*starts, len(positions)]
-    for start, end in zip(starts, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         for query in range(start, end):
             allowed = mask[query].nonzero().flatten().tolist()
             assert allowed == [*range(9), *range(start, query + 1)]
@@ -124,7 +125,7 @@ def test_the_schedule_warms_up_and_cools_down():
     assert values[0] == pytest.approx(2.0 / 3)
     assert max(values) == pytest.approx(2.0)
     assert values[-1] < 0.03
-    assert all(a >= b for a, b in zip(values[3:], values[4:], strict=False))
+    assert all(a >= b for a, b in pairwise(values[3:]))
 
 
 @pytest.mark.parametrize("cell", ["small-clip", "small-dino"])

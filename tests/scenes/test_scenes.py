@@ -68,7 +68,9 @@ def test_boxes_are_tight_at_any_resolution(seed, size):
     drawn = (render(scene, size).astype(int) - render(empty, size)) != 0
     for o in scene.objects:
         left, top, right, bottom = pixel_box(o.box, size, size)
-        rows, columns = np.nonzero(drawn.any(-1)[max(int(top) - 2, 0) : int(bottom) + 3, max(int(left) - 2, 0) : int(right) + 3])
+        rows, columns = np.nonzero(
+            drawn.any(-1)[max(int(top) - 2, 0) : int(bottom) + 3, max(int(left) - 2, 0) : int(right) + 3]
+        )
         rows, columns = rows + max(int(top) - 2, 0), columns + max(int(left) - 2, 0)
         # A pixel of slack on each side: a star's tip can cover next to nothing of its last pixel.
         assert top - 1 <= rows.min() <= max(top, 0) + 2

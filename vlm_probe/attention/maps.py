@@ -153,7 +153,7 @@ def sinks(trace: Trace, *, factor: float | int = 5.0) -> pd.DataFrame:
             kind = "image" if position in image else "text"
             records.append((layer, position, token, kind, float(received[i]), float(ratio[i])))
     table = pd.DataFrame(records, columns=["layer", "position", "token", "kind", "received", "times_even"])
-    table.attrs = _attrs(trace, "Attention sinks", "attention probability", "Xiao et al. 2024, arXiv:2309.17453")
+    table.attrs.update(_attrs(trace, "Attention sinks", "attention probability", "Xiao et al. 2024, arXiv:2309.17453"))
     return table
 
 

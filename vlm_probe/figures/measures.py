@@ -1,6 +1,6 @@
 """Figures of measured tables: accuracy by question type, where layers look, the pointing game.
 
-Every function takes the tables of `vlm_probe.findings` and an axes, and returns the axes.
+Every function takes a table of `vlm_probe.findings` and an axes, and returns the axes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,16 @@ from matplotlib.axes import Axes
 from vlm_probe.figures.style import CONTROL, PALETTE, axes, styled
 
 
+def _models(table: pd.DataFrame) -> dict[str, str]:
+    """Each model of a table with its colour."""
+    names = dict.fromkeys(table["model"].tolist())
+    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
+
+
+def _note(ax: Axes, text: str) -> None:
+    ax.text(0.0, -0.23, text, transform=ax.transAxes, fontsize=7.5, color=CONTROL, va="top")
+
+
 def accuracy_by_type(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Accuracy per question type, one dot a model, 95 % interval, and the chance level.
 
@@ -19,22 +29,21 @@ def accuracy_by_type(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     with styled():
         ax = axes(ax, (5.6, 3.4))
-        kinds, models = list(dict.fromkeys(table["kind"])), list(dict.fromkeys(table["model"]))
+        models = _models(table)
+        by_kind = table.drop_duplicates("kind").set_index("kind")
+        kinds = by_kind.index.tolist()
         step = 0.7 / max(len(models), 1)
-        for m, model in enumerate(models):
-            rows = table[table["model"] == model].set_index("kind").loc[kinds]
+        for m, (model, color) in enumerate(models.items()):
+            rows = table.query("model == @model").set_index("kind").loc[kinds]
             y = np.arange(len(kinds)) + (m - (len(models) - 1) / 2) * step
-            error = np.abs(rows[["low", "high"]].to_numpy().T - rows["accuracy"].to_numpy())
-            ax.errorbar(
-                rows["accuracy"], y, xerr=error, fmt="o", ms=4.5, lw=1.4, color=PALETTE[m % len(PALETTE)], label=model
-            )
-        chance = table.drop_duplicates("kind").set_index("kind").loc[kinds, "chance"]
-        for i, (kind, value) in enumerate(chance.items()):
-            ax.plot(
-                [value, value], [i - 0.4, i + 0.4], color=CONTROL, lw=1.6, ls=":", label="chance" if i == 0 else None
-            )
-        counts = table.groupby("kind")["n"].max()
-        ax.set_yticks(range(len(kinds)), [f"{kind} (n={counts[kind]})" for kind in kinds])
+            accuracy = rows["accuracy"].to_numpy()
+            error = np.abs(rows[["low", "high"]].to_numpy().T - accuracy)
+            ax.errorbar(accuracy, y, xerr=error, fmt="o", ms=4.5, lw=1.4, color=color, label=model)
+        for i, value in enumerate(by_kind["chance"].tolist()):
+            label = "chance" if i == 0 else None
+            ax.plot([value, value], [i - 0.4, i + 0.4], color=CONTROL, lw=1.6, ls=":", label=label)
+        counts = by_kind["n"].tolist()
+        ax.set_yticks(range(len(kinds)), [f"{kind} (n={n})" for kind, n in zip(kinds, counts, strict=True)])
         ax.set(xlim=(-0.02, 1.02), xlabel="accuracy (share right, 95 % Wilson interval)")
         ax.set_title("Accuracy by question type, held-out scenes")
         ax.invert_yaxis()
@@ -43,32 +52,38 @@ def accuracy_by_type(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def _by_layer(table: pd.DataFrame, ax: Axes, lines: dict[str, tuple[str, str, str]]) -> None:
+    """One line with its interval per model and measure; lines: measure -> (style, marker, words)."""
+    for model, color in _models(table).items():
+        for name, (style, marker, words) in lines.items():
+            rows = table.query("model == @model").query(f"measure == '{name}'").sort_values("layer")
+            layer = rows["layer"].to_numpy()
+            ax.plot(
+                layer, rows["mean"].to_numpy(), ls=style, marker=marker, ms=4, color=color, label=f"{model}: {words}"
+            )
+            ax.fill_between(layer, rows["low"].to_numpy(), rows["high"].to_numpy(), color=color, alpha=0.15, lw=0)
+    layers = sorted({int(layer) for layer in table["layer"].tolist() if layer >= 0})
+    ax.set_xticks(layers[:: max(1, len(layers) // 12)])
+    ax.set_xlabel("language-model layer")
+
+
 def box_share_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Per layer: the share of the answer position's image attention inside the box, and its controls.
 
     table: columns model, layer, measure ("in_box", "in_shuffled_box", "area"), mean, low, high, n.
     """
     with styled():
-        ax = axes(ax, (5.4, 3.5))
-        models = list(dict.fromkeys(table["model"]))
-        styles = {"in_box": ("-", "o", "inside the box"), "in_shuffled_box": ("--", "s", "inside another item's box")}
-        for m, model in enumerate(models):
-            color = PALETTE[m % len(PALETTE)]
-            for measure, (line, marker, text) in styles.items():
-                rows = table[(table["model"] == model) & (table["measure"] == measure)].sort_values("layer")
-                ax.plot(
-                    rows["layer"], rows["mean"], ls=line, marker=marker, ms=4, color=color, label=f"{model}: {text}"
-                )
-                ax.fill_between(rows["layer"], rows["low"], rows["high"], color=color, alpha=0.15, lw=0)
-        area = table[table["measure"] == "area"]
-        ax.axhline(float(area["mean"].mean()), color=CONTROL, ls=":", lw=1.6, label="the box's share of the area")
-        ax.set_title("Does the answer position look into the right box?")
-        ax.set(xlabel="language-model layer", ylabel="share of image attention", ylim=(0, None))
-        ax.set_xticks(
-            sorted(table.loc[table["layer"] >= 0, "layer"].unique())[:: max(1, table["layer"].nunique() // 12)]
+        ax = axes(ax, (5.6, 3.4))
+        lines = {"in_box": ("-", "o", "inside the box"), "in_shuffled_box": ("--", "s", "inside another item's box")}
+        _by_layer(table, ax, lines)
+        area = table.query("measure == 'area'")
+        ax.axhline(
+            float(area["mean"].to_numpy().mean()), color=CONTROL, ls=":", lw=1.6, label="the box's share of the area"
         )
-        ax.text(0.0, -0.22, f"n = {int(table['n'].max())} items with a box; bands: 95 % bootstrap intervals",
-                transform=ax.transAxes, fontsize=7.5, color=CONTROL)  # fmt: skip
+        ax.set_title("Does the answer position look into the right box?")
+        ax.set(ylabel="share of image attention", ylim=(0, None))
+        n = table.query("measure == 'in_box'")["n"].to_numpy().max()
+        _note(ax, f"n = {n} items with a box; bands: 95 % bootstrap intervals")
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return ax
 
@@ -79,21 +94,12 @@ def image_mass_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     table: columns model, layer, measure ("image_mass", "sink_mass"), mean, low, high, n.
     """
     with styled():
-        ax = axes(ax, (5.4, 3.3))
-        styles = {"image_mass": ("-", "o", "on the image"), "sink_mass": (":", "^", "on attention sinks")}
-        for m, model in enumerate(dict.fromkeys(table["model"])):
-            color = PALETTE[m % len(PALETTE)]
-            for measure, (line, marker, text) in styles.items():
-                rows = table[(table["model"] == model) & (table["measure"] == measure)].sort_values("layer")
-                ax.plot(
-                    rows["layer"], rows["mean"], ls=line, marker=marker, ms=4, color=color, label=f"{model}: {text}"
-                )
-                ax.fill_between(rows["layer"], rows["low"], rows["high"], color=color, alpha=0.15, lw=0)
+        ax = axes(ax, (5.6, 3.4))
+        lines = {"image_mass": ("-", "o", "on the image"), "sink_mass": (":", "^", "on attention sinks")}
+        _by_layer(table, ax, lines)
         ax.set_title("How much of the answer position's attention is on the image?")
-        ax.set(xlabel="language-model layer", ylabel="attention probability", ylim=(0, 1))
-        ax.set_xticks(sorted(table["layer"].unique())[:: max(1, table["layer"].nunique() // 12)])
-        ax.text(0.0, -0.24, f"n = {int(table['n'].max())} items; bands: 95 % bootstrap intervals",
-                transform=ax.transAxes, fontsize=7.5, color=CONTROL)  # fmt: skip
+        ax.set(ylabel="attention probability", ylim=(0, 1))
+        _note(ax, f"n = {table['n'].to_numpy().max()} items; bands: 95 % bootstrap intervals")
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return ax
 
@@ -104,19 +110,19 @@ def pointing_game(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     table: columns model, measure ("points", "points_shuffled"), mean, low, high, n.
     """
     with styled():
-        ax = axes(ax, (4.4, 3.3))
-        models = list(dict.fromkeys(table["model"]))
-        for m, model in enumerate(models):
-            for offset, measure, color in (
-                (-0.18, "points", PALETTE[m % len(PALETTE)]),
-                (0.18, "points_shuffled", CONTROL),
-            ):
-                row = table[(table["model"] == model) & (table["measure"] == measure)].iloc[0]
+        ax = axes(ax, (5.6, 3.4))
+        names = []
+        for m, (model, color) in enumerate(_models(table).items()):
+            bars = ((-0.18, "points", color), (0.18, "points_shuffled", CONTROL))
+            for offset, measure, shade in bars:
+                row = table.query("model == @model and measure == @measure").to_dict("records")[0]
                 error = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
-                label = "another item's box" if measure == "points_shuffled" and m == 0 else None
-                ax.bar(m + offset, row["mean"], width=0.34, color=color, yerr=error, capsize=3, label=label)
-        ax.set_xticks(range(len(models)), [f"{m}\n(n={int(table[table['model'] == m]['n'].max())})" for m in models])
-        ax.set(ylim=(0, 1), ylabel="share of items (95 % interval)")
+                words = {"points": f"{model}: the right box", "points_shuffled": "another item's box"}[measure]
+                label = words if measure == "points" or m == 0 else None
+                ax.bar(m + offset, row["mean"], width=0.34, color=shade, yerr=error, capsize=3, label=label)
+            names.append(f"{model}\n(n={row['n']})")
+        ax.set_xticks(range(len(names)), names)
+        ax.set(ylim=(0, 1), xlim=(-0.6, len(names) - 0.4), ylabel="share of items (95 % interval)")
         ax.set_title("Pointing game: is the most relevant patch in the box?")
-        ax.legend(loc="upper right")
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return ax

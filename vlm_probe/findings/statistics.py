@@ -14,7 +14,7 @@ def bootstrap_mean(values: np.ndarray, *, seed: int = 0, draws: int = 2000) -> t
     values = np.asarray(values, dtype=float)
     values = values[~np.isnan(values)]
     if len(values) == 0:
-        return (float("nan"),) * 3
+        return float("nan"), float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     means = values[rng.integers(0, len(values), (draws, len(values)))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
@@ -25,10 +25,11 @@ def summarize(table: pd.DataFrame, measures: list[str], by: list[str]) -> pd.Dat
     """Mean and interval of every measure per group: columns by..., measure, mean, low, high, n."""
     rows = []
     for keys, group in table.groupby(by, sort=False):
+        named = keys if isinstance(keys, tuple) else (keys,)
         for measure in measures:
             values = group[measure].to_numpy(dtype=float)
             mean, low, high = bootstrap_mean(values)
-            rows.append((*keys, measure, mean, low, high, int((~np.isnan(values)).sum())))
+            rows.append((*named, measure, mean, low, high, int((~np.isnan(values)).sum())))
     return pd.DataFrame(rows, columns=[*by, "measure", "mean", "low", "high", "n"])
 
 

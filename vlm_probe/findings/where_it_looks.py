@@ -52,21 +52,23 @@ class Looking:
         """Mean and 95 % interval of every measure per layer, and of the box's area (layer -1)."""
         measures = ["image_mass", "sink_mass", "in_box", "in_box_without_sinks", "in_shuffled_box"]
         table = summarize(self.layers, measures, ["model", "layer"])
-        area = summarize(self.items[self.items["area"] > 0], ["area"], ["model"])
+        area = summarize(self.items.query("area > 0"), ["area"], ["model"])
         return pd.concat([table, area.assign(layer=-1)], ignore_index=True)
 
     def pointing(self) -> pd.DataFrame:
         """Mean and 95 % interval of the relevancy measures over items with a box."""
         measures = ["points", "points_shuffled", "relevancy_in_box", "relevancy_in_shuffled_box", "area"]
-        return summarize(self.items[self.items["area"] > 0], measures, ["model"])
+        return summarize(self.items.query("area > 0"), measures, ["model"])
 
     def verdicts(self) -> pd.DataFrame:
         """Each claim with value, control, paired difference, its interval and the verdict.
 
         Columns model, claim, n, value, control, difference, low, high, verdict.
         """
-        boxed = self.items[self.items["area"] > 0]
-        by_item = self.layers.groupby("id")[["in_box", "in_shuffled_box"]].mean().reindex(boxed["id"])
+        boxed = self.items.query("area > 0")
+        by_item = self.layers.pivot_table(index="id", values=["in_box", "in_shuffled_box"]).reindex(
+            boxed["id"].tolist()
+        )
         pairs = [
             ("relevancy peaks inside the box", boxed["points"], boxed["points_shuffled"]),
             ("relevancy lies inside the box", boxed["relevancy_in_box"], boxed["relevancy_in_shuffled_box"]),
@@ -78,21 +80,12 @@ class Looking:
         ]
         rows = []
         for claim, value, control in pairs:
-            difference = value.to_numpy(dtype=float) - control.to_numpy(dtype=float)
-            mean, low, high = bootstrap_mean(difference)
-            n = int((~np.isnan(difference)).sum())
+            values, controls = value.to_numpy(dtype=float), control.to_numpy(dtype=float)
+            mean, low, high = bootstrap_mean(values - controls)
+            n = int((~np.isnan(values - controls)).sum())
+            name = self.items["model"].iloc[0]
             rows.append(
-                (
-                    self.items["model"].iloc[0],
-                    claim,
-                    n,
-                    value.mean(),
-                    control.mean(),
-                    mean,
-                    low,
-                    high,
-                    verdict(mean, low, high),
-                )
+                (name, claim, n, np.nanmean(values), np.nanmean(controls), mean, low, high, verdict(mean, low, high))
             )
         columns = ["model", "claim", "n", "value", "control", "difference", "low", "high", "verdict"]
         return pd.DataFrame(rows, columns=columns)
@@ -205,6 +198,6 @@ def _add_shuffled(
         shares = np.mean([share_in_box(attentions[one], c).values for c in shuffled], axis=0)
         per_layer |= {(one, int(layer)): share for layer, share in zip(attentions[one].layer, shares, strict=True)}
     for name, values in columns.items():
-        table[name] = table["id"].map(values).astype(float)
+        table[name] = [values.get(one, np.nan) for one in table["id"]]
     keys = zip(layers["id"], layers["layer"], strict=True)
     layers["in_shuffled_box"] = [per_layer.get(key, np.nan) for key in keys]

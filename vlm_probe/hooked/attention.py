@@ -127,15 +127,13 @@ def attention(
         groups = query.shape[1] // key.shape[1]
         if groups > 1:
             key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
-        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        scores_watched = points is not None and is_active(points.hook_attn_scores)
-        if scores_watched or torch.is_grad_enabled():
-            scores = _scores(query, key, scaling, softcap, allowed, added)
-            if scores_watched:
-                scores = points.hook_attn_scores(scores)
-            pattern = _softmax(scores)
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        on_scores = points.hook_attn_scores if points is not None and is_active(points.hook_attn_scores) else None
+        if on_scores is not None or torch.is_grad_enabled():
+            scores = _scores(query, key, scale, softcap, allowed, added)
+            pattern = _softmax(scores if on_scores is None else on_scores(scores))
         else:
-            pattern = _pattern_by_head(query, key, scaling, softcap, allowed, added)
+            pattern = _pattern_by_head(query, key, scale, softcap, allowed, added)
         if points is not None and is_active(points.hook_pattern):
             pattern = points.hook_pattern(pattern)
         weights = nn.functional.dropout(pattern, p=dropout, training=module.training)

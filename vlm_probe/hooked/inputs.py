@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -138,9 +138,10 @@ def prepare(
         per_example = list(image) if isinstance(image, list) else [image] * len(questions)
     if len(questions) != len(per_example):
         raise VlmProbeError(f"{len(per_example)} images for {len(questions)} questions; lists must pair up")
-    pictures = [
-        [open_image(i) for i in (one if isinstance(one, list) else [one]) if i is not None] for one in per_example
-    ]
+    pictures = []
+    for one in per_example:
+        several: list[Any] = one if isinstance(one, list) else [one]
+        pictures.append([open_image(each) for each in several if each is not None])
     token_id = model.hf.config.image_token_id
     pixels: list[Tensor] = []
     rows: list[list[int]] = []

@@ -194,12 +194,13 @@ def _apply_activation_rule(config: Any, text: dict[str, Any]) -> None:
         config.text_config.hidden_act = text["hidden_activation"]
 
 
-def _from_pretrained(name: str, source: str | Path | None, **kwargs: Any) -> LlavaForConditionalGeneration:
+def _from_pretrained(name: str, source: str | Path | None, **kwargs: Any) -> Any:
     try:
-        model, info = LlavaForConditionalGeneration.from_pretrained(source, output_loading_info=True, **kwargs)
+        loaded: Any = LlavaForConditionalGeneration.from_pretrained(source, output_loading_info=True, **kwargs)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise VlmProbeError(f"{name} could not be loaded: {first}") from error
+    model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:
         shown = ", ".join(missing[:4]) + (" ..." if len(missing) > 4 else "")

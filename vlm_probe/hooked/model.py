@@ -241,22 +241,22 @@ class HookedVLM(HookedRootModule):
             chosen.update(hits)
         return [name for name in self.hook_dict if name in chosen]
 
-    def _each(self, hooks: Iterable[tuple[Any, Callable]]) -> list[tuple[str, Callable]]:
+    def _each(self, hooks: Iterable[tuple[Any, Callable]]) -> list[tuple[Any, Callable]]:
         return [(name, hook) for names, hook in hooks for name in self.match(names)]
 
     @contextmanager
-    def hooks(self, fwd_hooks=(), bwd_hooks=(), reset_hooks_end=True, clear_contexts=False):  # type: ignore[override]
+    def hooks(self, fwd_hooks=(), bwd_hooks=(), reset_hooks_end=True, clear_contexts=False):
         """As in TransformerLens; names may be globs, and every name is checked before any hook is added."""
         fwd, bwd = self._each(fwd_hooks), self._each(bwd_hooks)
         with super().hooks(fwd, bwd, reset_hooks_end, clear_contexts):
             yield self
 
-    def add_hook(self, name: Any, hook: Callable, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def add_hook(self, name: Any, hook: Callable, *args: Any, **kwargs: Any) -> None:
         """As in TransformerLens; the name may be a glob and is checked."""
         for one in self.match(name):
             super().add_hook(one, hook, *args, **kwargs)
 
-    def get_caching_hooks(self, names_filter: NamesFilter = None, *args: Any, **kwargs: Any):  # type: ignore[override]
+    def get_caching_hooks(self, names_filter: NamesFilter = None, *args: Any, **kwargs: Any):
         """As in TransformerLens; names may be globs and are checked."""
         return super().get_caching_hooks(self.match(names_filter), *args, **kwargs)
 

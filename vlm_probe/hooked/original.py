@@ -40,7 +40,8 @@ def weight_files(folder: Path) -> list[Path]:
         missing = [s for s in shards if not (folder / s).is_file()]
         if missing:
             raise VlmProbeError(
-                f"{folder} lacks {len(missing)} of the {len(shards)} shards that {index.name} names: {', '.join(missing)}"
+                f"{folder} lacks {len(missing)} of the {len(shards)} shards that {index.name} names: "
+                + ", ".join(missing)
             )
         return [folder / s for s in shards]
     found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))

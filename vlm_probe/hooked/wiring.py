@@ -124,7 +124,7 @@ def wire_norm(norm: nn.Module, points: NormPoints, offset: float) -> None:
     The output is computed anew only where a hook changed something.
     """
 
-    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+    def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         if not (is_active(points.hook_scale) or is_active(points.hook_normalized)):
             return None
         x = args[0].float()
@@ -183,7 +183,8 @@ def wire_skipping(
         last = last_used()
         if last is None or index <= last:
             return None
-        if any(block.any_active() for block in points.blocks[index:]):  # type: ignore[operator]
+        behind = [block for block in points.blocks[index:] if isinstance(block, BlockPoints)]
+        if any(block.any_active() for block in behind):
             return None
         return x[:1, :1]
 

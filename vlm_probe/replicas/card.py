@@ -64,15 +64,18 @@ def write_card(cell: Cell, runs: Path, folder: Path, scores: pd.DataFrame, *, it
         for name, log in logs.items()
     )
     total = sum(log["seconds"] for log in logs.values()) / 60
-    shape = cell.language
+    shape, sight = cell.language, cell.vision
+    how = "contrast with captions" if cell.encoder == "clip" else "self-distillation without labels"
     (folder / "README.md").write_text(f"""# replica/{cell.name}
 
 A LLaVA-Gemma in miniature, trained by `vlm-probe train replica/{cell.name}` on generated scenes, seed {cell.seed}.
 It says nothing about the 2B or the 7B; it is for trying methods where the truth is known.
 
-- Encoder: {cell.encoder} ({"contrast with captions" if cell.encoder == "clip" else "self-distillation without labels"}), {cell.vision["num_hidden_layers"]} layers x {cell.vision["hidden_size"]}, {cell.vision["image_size"]} px, patch {cell.vision["patch_size"]}; frozen once trained.
+- Encoder: {cell.encoder} ({how}), {sight["num_hidden_layers"]} layers x {sight["hidden_size"]},
+  {sight["image_size"]} px, patch {sight["patch_size"]}; frozen once trained.
 - Connector: two-layer MLP on the second to last layer, CLS dropped.
-- Language model: Gemma, {shape.num_hidden_layers} layers x {shape.hidden_size}, {shape.num_attention_heads} heads, {shape.num_key_value_heads} key-value head, vocabulary {cell.vocabulary}.
+- Language model: Gemma, {shape.num_hidden_layers} layers x {shape.hidden_size}, {shape.num_attention_heads} heads,
+  {shape.num_key_value_heads} key-value head, vocabulary {cell.vocabulary}.
 - Image rows are not multiplied by sqrt(d_model) (`embed_scale="text"`).
 
 ## Held-out scenes

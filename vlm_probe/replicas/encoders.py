@@ -95,6 +95,30 @@ class _Head(nn.Module):
         return F.normalize(self.mlp(x), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
 
 
+class _Network(nn.Module):
+    """An encoder with the two heads it is distilled through."""
+
+    def __init__(self, config: Dinov2Config, prototypes: int):
+        super().__init__()
+        self.encoder = Dinov2Model(config)
+        self.cls = _Head(config.hidden_size, 256, prototypes)
+        self.patch = _Head(config.hidden_size, 256, prototypes)
+
+
+class _Distillation(nn.Module):
+    """Student, teacher, and the centres that keep the teacher from collapsing."""
+
+    cls_center: Tensor
+    patch_center: Tensor
+
+    def __init__(self, config: Dinov2Config, prototypes: int):
+        super().__init__()
+        self.student = _Network(config, prototypes)
+        self.teacher = deepcopy(self.student).requires_grad_(False)
+        for name in ("cls_center", "patch_center"):
+            self.register_buffer(name, torch.zeros(prototypes))
+
+
 class DinoStage:
     """DINO (Caron et al. 2021, arXiv:2104.14294) with the patch loss of iBOT (Zhou et al. 2022,
     arXiv:2111.07832), as in DINOv2: a student matches a moving-average teacher, between crops (CLS)
@@ -113,23 +137,13 @@ class DinoStage:
 
     def __init__(self, cell: Cell, packer: Packer):
         self.steps, self.seed = cell.steps.encoder, cell.seed
+        self.patches = (cell.vision["image_size"] // cell.vision["patch_size"]) ** 2
         torch.manual_seed(cell.seed)
         config = Dinov2Config(**cell.vision, mlp_ratio=4, layerscale_value=1.0, drop_path_rate=0.0)
-        width = cell.vision["hidden_size"]
-        student = nn.ModuleDict(
-            {
-                "encoder": Dinov2Model(config),
-                "cls": _Head(width, 256, self.prototypes),
-                "patch": _Head(width, 256, self.prototypes),
-            }
-        )
-        teacher = deepcopy(student).requires_grad_(False)
-        self.module = nn.ModuleDict({"student": student, "teacher": teacher})
-        for name in ("cls_center", "patch_center"):
-            self.module.register_buffer(name, torch.zeros(self.prototypes))
+        self.module = _Distillation(config, self.prototypes)
 
     def parameters(self) -> Iterable[nn.Parameter]:
-        return self.module["student"].parameters()
+        return self.module.student.parameters()
 
     def _crops(self, images: Tensor, size: int, scale: tuple[float, float], rng: np.random.Generator) -> Tensor:
         """A random square crop of every image, resized, half of them mirrored."""
@@ -147,19 +161,18 @@ class DinoStage:
         images = pixels([sample_scene(s) for s in scene_seeds(self.name, self.seed, step, self.images)])
         globals_ = torch.cat([self._crops(images, IMAGE_SIZE, (0.5, 1.0), rng) for _ in range(2)])
         locals_ = torch.cat([self._crops(images, self.local_size, (0.1, 0.4), rng) for _ in range(self.local_crops)])
-        patches = (IMAGE_SIZE // self.module["student"]["encoder"].config.patch_size) ** 2
         share = torch.from_numpy(rng.uniform(0.1, 0.5, len(globals_)).astype(np.float32))
-        masked = torch.from_numpy(rng.random((len(globals_), patches)).astype(np.float32)) < share[:, None]
+        masked = torch.from_numpy(rng.random((len(globals_), self.patches)).astype(np.float32)) < share[:, None]
 
-        student, teacher = self.module["student"], self.module["teacher"]
+        student, teacher = self.module.student, self.module.teacher
         with torch.autocast("cpu", dtype=torch.bfloat16):
             with torch.no_grad():
-                seen = teacher["encoder"](globals_).last_hidden_state
-                t_cls, t_patch = teacher["cls"](seen[:, 0]).float(), teacher["patch"](seen[:, 1:][masked]).float()
-            seen = student["encoder"](globals_, bool_masked_pos=masked).last_hidden_state
-            s_patch = student["patch"](seen[:, 1:][masked]).float()
-            s_global = student["cls"](seen[:, 0]).float()
-            s_local = student["cls"](student["encoder"](locals_).last_hidden_state[:, 0]).float()
+                seen = teacher.encoder(globals_).last_hidden_state
+                t_cls, t_patch = teacher.cls(seen[:, 0]).float(), teacher.patch(seen[:, 1:][masked]).float()
+            seen = student.encoder(globals_, bool_masked_pos=masked).last_hidden_state
+            s_patch = student.patch(seen[:, 1:][masked]).float()
+            s_global = student.cls(seen[:, 0]).float()
+            s_local = student.cls(student.encoder(locals_).last_hidden_state[:, 0]).float()
 
         heat = self.teacher_temperature
         p_cls = ((t_cls - self.module.cls_center) / heat).softmax(-1)
@@ -172,7 +185,8 @@ class DinoStage:
         first, second = p_cls.chunk(2)
         views = [*s_local.chunk(self.local_crops)]
         cls = (cross_entropy(first, s_global.chunk(2)[1]) + cross_entropy(second, s_global.chunk(2)[0])) / 2
-        cls = cls + sum(cross_entropy(p, v) for p in (first, second) for v in views) / (2 * len(views))
+        crossed = [cross_entropy(p, view) for p in (first, second) for view in views]
+        cls = cls + torch.stack(crossed).mean()
         patch = cross_entropy(p_patch, s_patch)
         used = p_patch.mean(0)
         entropy = -(used * (used + 1e-9).log()).sum().item()
@@ -181,7 +195,7 @@ class DinoStage:
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         momentum = 1 - (1 - 0.992) * (1 + np.cos(np.pi * step / self.steps)) / 2
-        student, teacher = self.module["student"], self.module["teacher"]
+        student, teacher = self.module.student, self.module.teacher
         for target, source in zip(teacher.parameters(), student.parameters(), strict=True):
             target.lerp_(source, float(1 - momentum))
         for center, batch in zip((self.module.cls_center, self.module.patch_center), self._batch_centers, strict=True):
@@ -189,7 +203,7 @@ class DinoStage:
 
     @property
     def encoder(self) -> nn.Module:
-        return self.module["teacher"]["encoder"]
+        return self.module.teacher.encoder
 
 
 ENCODERS = {"clip": ClipStage, "dino": DinoStage}

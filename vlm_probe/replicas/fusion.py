@@ -138,10 +138,11 @@ class FusionStage:
         self.seed, self.packer, self.joint = cell.seed, packer, joint
         self.encoder = encoder.eval().requires_grad_(False)
         language.requires_grad_(joint)
+        self.connector, self.language = connector, language
         self.module = nn.ModuleDict({"connector": connector, "language": language})
 
     def parameters(self) -> Iterable[nn.Parameter]:
-        return (self.module if self.joint else self.module["connector"]).parameters()
+        return (self.module if self.joint else self.connector).parameters()
 
     def features(self, scenes: list[Scene]) -> Tensor:
         """[batch, patch, d_vision]: what the connector receives (second to last layer, no CLS)."""
@@ -158,8 +159,8 @@ class FusionStage:
             scenes, rng, patches=PATCHES, describe=True, questions=QUESTIONS_PER_SCENE if asking else 0, learn_all=False
         )
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            features = self.module["connector"](self.features(scenes))
-        return answer_loss(self.module["language"], packed, features)
+            features = self.connector(self.features(scenes))
+        return answer_loss(self.language, packed, features)
 
     def after_step(self, step: int) -> None:
         pass

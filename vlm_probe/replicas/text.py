@@ -98,7 +98,7 @@ class Packer:
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         self.tokenizer = tokenizer
         self._known: dict[str, list[int]] = {}
-        self.id = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
+        self.id = {token: int(tokenizer.get_vocab()[token]) for token in SPECIAL}
 
     def encode(self, text: str) -> list[int]:
         ids = self._known.get(text)

@@ -26,8 +26,11 @@ class Stage(Protocol):
     name: str
     steps: int
     learning_rate: float
-    module: nn.Module
-    """Everything whose weights change, saved whole."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Everything whose weights change, saved whole."""
+        ...
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """What the optimiser updates."""

@@ -46,7 +46,7 @@ class Measured:
     def accuracy(self) -> pd.DataFrame:
         tables = [accuracy_table(one.items).assign(model=name) for name, one in self.looking.items()]
         table = pd.concat(tables, ignore_index=True)
-        return table[["model", *[c for c in table.columns if c != "model"]]]
+        return table.reindex(columns=["model", *[c for c in table.columns if c != "model"]])
 
 
 def measure(
@@ -84,7 +84,7 @@ def draw(measured: Measured) -> dict[str, Figure]:
 def draw_cases(measured: Measured, name: str, *, best: bool) -> Figure:
     """The items whose relevancy lies most (or least) inside their box, as pictures."""
     looking = measured.looking[name]
-    boxed = looking.items[looking.items["area"] > 0]
+    boxed = looking.items.query("area > 0")
     chosen = boxed.sort_values("relevancy_in_box", ascending=not best, kind="stable").head(CASES)
     by_id = {item.id: item for item in measured.items}
     size = looking.render_size
@@ -178,20 +178,20 @@ def write_report(measured: Measured, out: Path) -> Path:
             cases.append(pair)
         provenance = pd.concat(
             [provenance_table(p).assign(model=name) for name, p in measured.provenance.items()], ignore_index=True
-        )[["model", "what", "value"]]
+        ).reindex(columns=["model", "what", "value"])
         write_page(
             partial / "index.html", "report.html",
             title="vlm_probe: where does it look?", models=names, n=len(measured.items), scope=_scope(names),
             summary=_summary(measured), verdicts=rows_of(verdicts), accuracy=rows_of(measured.accuracy),
             pointing=rows_of(pointing), figures=uris, cases=cases, methods=_methods(measured),
-            provenance=rows_of(provenance[provenance["what"] != "model"]),
+            provenance=rows_of(provenance.query("what != 'model'")),
         )  # fmt: skip
         results = {
             "models": measured.provenance,
             "items": len(measured.items),
             "seed": measured.seed,
             "seconds": round(measured.seconds, 1),
-            **{name: json.loads(tables[name].to_json(orient="records")) for name in ("accuracy", "layers", "pointing", "verdicts")},
+            **{name: json.loads(tables[name].to_json(orient="records") or "[]") for name in ("accuracy", "layers", "pointing", "verdicts")},
         }
         (partial / _MARK).write_text(json.dumps(results, indent=1) + "\n")
         partial.chmod(0o755)

@@ -89,7 +89,7 @@ def inspect(
     by_layer = maps.mean("head", keep_attrs=True)
     encoder = encoder_attention(trace, "mean").isel(layer=slice(0, model.vision_layers_read))
     encoder_by_layer = encoder.mean("head", keep_attrs=True)
-    found = sinks(trace)[["layer", "position", "token", "kind", "received", "times_even"]]
+    found = sinks(trace)
     context = {
         "title": question,
         "question": question,

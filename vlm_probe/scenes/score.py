@@ -62,7 +62,7 @@ def accuracy_table(answers: pd.DataFrame) -> pd.DataFrame:
     rows = []
     groups = [(str(kind), group) for kind, group in answers.groupby("kind", sort=False)]
     for kind, group in [*groups, ("all", answers)]:
-        right, n = int(group["correct"].sum()), len(group)
+        right, n = int(group["correct"].to_numpy().sum()), len(group)
         interval = binomtest(right, n).proportion_ci(method="wilson")
-        rows.append((kind, n, right / n, interval.low, interval.high, float(group["chance"].mean())))
+        rows.append((kind, n, right / n, interval.low, interval.high, float(group["chance"].to_numpy().mean())))
     return pd.DataFrame(rows, columns=["kind", "n", "accuracy", "low", "high", "chance"])
