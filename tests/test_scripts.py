@@ -56,3 +56,21 @@ def test_the_module_runs_as_a_command():
     done = run("-m", "vlm_probe", "--help")
     assert done.returncode == 0
     assert "inspect" in done.stdout
+
+
+def test_the_sizes_in_the_list_of_models_are_those_of_their_shapes():
+    """Counted on the meta device, which holds no numbers."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import torch
+    from real_size import SHAPES
+    from transformers import CLIPVisionConfig, GemmaConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    from vlm_probe.cli import HUB_MODELS
+
+    llama = LlamaConfig(vocab_size=32_064)
+    texts = [GemmaConfig(**SHAPES["2b"][1]), GemmaConfig(**SHAPES["7b"][1]), llama]
+    for (name, (_, billions)), text in zip(HUB_MODELS.items(), texts, strict=True):
+        with torch.device("meta"):
+            config = LlavaConfig(vision_config=CLIPVisionConfig(**SHAPES["2b"][0]), text_config=text)
+            count = sum(p.numel() for p in LlavaForConditionalGeneration(config).parameters())
+        assert abs(count / 1e9 - billions) < 0.01, (name, count)

@@ -40,6 +40,14 @@ EmbedScale = Annotated[
 ]
 
 
+HUB_MODELS = {
+    "Intel/llava-gemma-2b": ("the paper's 2B, CLIP ViT-L/14-336", 2.82),
+    "Intel/llava-gemma-7b": ("the paper's 7B, original layout", 8.86),
+    "llava-hf/llava-1.5-7b-hf": ("the Llama baseline", 7.06),
+}
+"""What it is, and billions of parameters (a test counts them)."""
+
+
 @contextmanager
 def _bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar on the terminal's error stream; gives the function that advances it."""
@@ -153,13 +161,14 @@ def models() -> None:
         table.add_row(f"replica/{name}", f"trained miniature of LLaVA-Gemma{also}", "nothing: shipped in the package")
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
     hub = "the Hub" + (" (HF_HUB_OFFLINE is set)" if offline else "")
+    for name, (what, billions) in HUB_MODELS.items():
+        table.add_row(name, what, f"{hub}, {2 * billions:.0f} GB of memory in bfloat16")
     table.add_row(
-        "Intel/llava-gemma-2b", "the paper's 2B, CLIP ViT-L/14-336", f"{hub}, a GPU of 8 GB or 16 GB of memory"
+        "PATH",
+        "any LLaVA checkpoint directory: Hugging Face or original layout, CLIP or DINOv2 encoder, "
+        "Gemma, Gemma 2, Gemma 3 or Llama",
+        "its files",
     )
-    table.add_row("Intel/llava-gemma-7b", "the paper's 7B, original layout", f"{hub}, a GPU of 24 GB")
-    table.add_row("llava-hf/llava-1.5-7b-hf", "the Llama baseline", f"{hub}, a GPU of 20 GB")
-    table.add_row("PATH", "any LLaVA checkpoint directory: Hugging Face or original layout, CLIP or DINOv2 encoder, "
-                  "Gemma, Gemma 2, Gemma 3 or Llama", "its files")  # fmt: skip
     _out.print(table)
 
 

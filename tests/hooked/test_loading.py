@@ -101,6 +101,27 @@ def test_original_layout_with_its_tower_inside_or_beside(tmp_path, tower, langua
         torch.testing.assert_close(loaded(**batch).logits[..., :-1], expected(**batch).logits[..., :-1], atol=0, rtol=0)
 
 
+def test_an_original_layout_on_the_hub_is_fetched_whole(reference, monkeypatch):
+    """The Hub's two calls, answered from a folder: `Intel/llava-gemma-7b` is published in this layout."""
+    folder = reference / "clip_gemma_original"
+    asked = []
+
+    def config(name, file, revision=None):
+        asked.append((name, file, revision))
+        return str(folder / file)
+
+    def snapshot(name, revision=None, allow_patterns=None):
+        asked.append((name, revision))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", config)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    model = vlm_probe.load("Intel/llava-gemma-7b", device="cpu", revision="abc")
+    assert asked == [("Intel/llava-gemma-7b", "config.json", "abc"), ("Intel/llava-gemma-7b", "abc")]
+    assert model.name == "Intel/llava-gemma-7b"
+    assert model.embed_scale == "all"
+
+
 def test_original_layout_never_generates_the_image_token(reference):
     model = vlm_probe.load(reference / "clip_gemma_original", device="cpu")
     assert model.hf.generation_config.suppress_tokens == [511]

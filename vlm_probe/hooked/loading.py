@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.hooked.images import ImagePreparer
 from vlm_probe.hooked.model import HookedVLM
-from vlm_probe.hooked.original import is_original, read_original, weight_files
+from vlm_probe.hooked.original import fetch, is_original, read_original, weight_files
 from vlm_probe.replicas.shipped import folder_of, shipped
 
 _QUANTIZATION = {
@@ -97,6 +97,9 @@ def _load(
         if device.type != "cuda":
             raise VlmProbeError(f"quantization {quantization!r} needs a CUDA device, got {device}")
         kwargs |= {"quantization_config": BitsAndBytesConfig(**_QUANTIZATION[quantization]), "device_map": {"": device}}
+    if folder is None and is_original(raw):
+        # transformers cannot read this layout, so it has to be here whole.
+        folder = fetch(name, revision)
     source: str | Path = folder or name
     extra: str | Path = source
     if folder is not None and is_original(raw):

@@ -109,7 +109,7 @@ def read_original(folder: Path, config: dict[str, Any]) -> tuple[LlavaConfig, di
         else:
             weights[f"language_model.{name}"] = tensor
     if not any(name.startswith("vision_tower.") for name in weights):
-        source = tower if isinstance(tower, Path) else _fetch(tower)
+        source = tower if isinstance(tower, Path) else fetch(tower)
         for name, tensor in _read(source):
             # A full CLIP also holds its text part, which nobody asks for.
             if not name.startswith(("text_model.", "text_projection", "visual_projection", "logit_scale")):
@@ -132,12 +132,19 @@ def read_original(folder: Path, config: dict[str, Any]) -> tuple[LlavaConfig, di
     return converted, weights, tower
 
 
-def _fetch(repository: str) -> Path:
-    """A Hub repository's files in the local cache."""
+def fetch(repository: str, revision: str | None = None) -> Path:
+    """A Hub repository's configuration, tokenizer and weights, in the local cache.
+
+    Raises VlmProbeError where the Hub does not give them.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    patterns = ["*.json", "*.safetensors", "*.model"]
     try:
-        return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(repository, revision=revision, allow_patterns=[*patterns, "*.bin"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise VlmProbeError(f"the encoder {repository!r} could not be fetched from the Hub: {error}") from error
+        raise VlmProbeError(f"{repository!r} could not be fetched from the Hub: {error}") from error
+    return folder
