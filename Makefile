@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: report test lint format install notebooks clean
+.PHONY: report test format install clean
 
 report: $(STAMP)
 	$(BIN)/vlm-probe report --out report

@@ -125,3 +125,10 @@ def test_wrong_numbers_of_placeholders_and_patches_are_refused():
     span = span_of(ImageTransform.of((8, 8), (8, 8)), (2, 2))
     with pytest.raises(VlmProbeError, match=r"patch \(2, 0\) is outside the grid of 2 rows x 2 columns"):
         span.patch_to_box(2, 0)
+
+
+def test_pixels_left_over_belong_to_no_patch():
+    transform = ImageTransform.of((17, 17), (17, 17))
+    span = ImageSpan(np.arange(25), (5, 5), np.zeros(0, dtype=np.int64), transform, 3)
+    assert span.patch_to_box(4, 4) == (12.0, 12.0, 15.0, 15.0)
+    assert span.box_coverage((15, 15, 17, 17)).sum() == 0

@@ -26,21 +26,18 @@ def environment(tmp_path_factory):
     """A fresh virtual environment with the wheel in it; dependencies are borrowed from this one."""
     base = tmp_path_factory.mktemp("wheel")
     source = base / "source"
-    tracked = ["vlm_probe", "pyproject.toml", "README.md"]
-    for name in tracked:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        source.mkdir(exist_ok=True)
-        copy(ROOT / name, source / name)
+    # What git tracks, as it is now: a file that was never added must be missed.
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", base, source], check=True)
     (wheel,) = base.glob("vlm_probe-*.whl")
     venv.create(base / "env", with_pip=False)
     python = base / "env" / "bin" / "python"
-    inside = Path(
-        subprocess.run(
-            [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    )
+    where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    inside = Path(subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip())
     # A plain path line: packages are found there, but no editable install of the checkout is.
     (inside / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     subprocess.run([*pip, "--python", python, "install", "--no-deps", "--no-index", wheel], check=True)

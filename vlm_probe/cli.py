@@ -60,7 +60,7 @@ def _bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _load(name: str, device: str | None, dtype: str | None, embed_scale: str | None) -> HookedVLM:
-    with _err.status(f"loading {name}"):
+    with _err.status(f"loading {_plain(name)}"):
         from vlm_probe.hooked import load
 
         return load(name, device=device, dtype=dtype, embed_scale=embed_scale)
@@ -71,7 +71,7 @@ def inspect(
     image: Annotated[str, typer.Argument(help="An image file.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
     model: Model = "replica/default",
-    out: Annotated[Path, typer.Option(help="Folder for inspect.html.")] = Path("report/inspect"),
+    out: Annotated[Path, typer.Option(help="Folder for inspect.html.")] = Path("inspect"),
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the answer at most.")] = 16,
     device: Device = None,
     dtype: Dtype = None,
@@ -95,13 +95,18 @@ def inspect(
     for token, probability in found.top.itertuples(index=False):
         table.add_row(_plain(token), f"{probability:.4f}")
     _out.print(table)
-    _out.print(f"{found.page}", soft_wrap=True, highlight=False)
+    _say(found.page)
 
 
 def _plain(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
+
+
+def _say(path: Path) -> None:
+    """Print a path as it is: a bracket in it is no markup."""
+    _out.print(str(path), soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()
@@ -117,7 +122,8 @@ def report(
     """Measure where models look, on scenes whose boxes are known, and write figures, tables and a page."""
     names = list(dict.fromkeys(model or ["replica/default"]))
     with _err.status("starting"):
-        from vlm_probe.report.build import measure, write_report
+        from vlm_probe.report.build import check_out, measure, write_report
+    check_out(out)
     with _bar("measuring", 2 * items * len(names)) as advance:
         measured = measure(
             lambda name: _load_quietly(name, device, dtype, embed_scale),
@@ -128,7 +134,7 @@ def report(
         )
     with _err.status("drawing"):
         page = write_report(measured, out)
-    table = Table("model", "question type", "n", "accuracy", "95 % interval", "chance")
+    table = Table("model", "question type", "n", "accuracy", "95 % interval", "chance", "blind guess")
     for row in measured.accuracy.to_dict("records"):
         interval = f"{row['low']:.3f} to {row['high']:.3f}"
         table.add_row(
@@ -140,7 +146,7 @@ def report(
             f"{row['chance']:.2f}",
         )
     _out.print(table)
-    _out.print(str(page), soft_wrap=True, highlight=False)
+    _say(page)
 
 
 def _load_quietly(name: str, device: str | None, dtype: str | None, embed_scale: str | None) -> HookedVLM:
@@ -155,21 +161,36 @@ def models() -> None:
     """List what can be loaded, and what each needs."""
     from vlm_probe.replicas.shipped import DEFAULT, shipped
 
-    table = Table("name", "what it is", "needs")
+    table = Table("name", "what it is", "needs", "here")
     for name in shipped():
         also = ", also replica/default" if name == DEFAULT else ""
-        table.add_row(f"replica/{name}", f"trained miniature of LLaVA-Gemma{also}", "nothing: shipped in the package")
-    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
-    hub = "the Hub" + (" (HF_HUB_OFFLINE is set)" if offline else "")
+        table.add_row(
+            f"replica/{name}", f"trained miniature of LLaVA-Gemma{also}", "nothing: shipped in the package", "yes"
+        )
+    hub = "the Hub"
     for name, (what, billions) in HUB_MODELS.items():
-        table.add_row(name, what, f"{hub}, {2 * billions:.0f} GB of memory in bfloat16")
+        need = 2 * billions
+        table.add_row(name, what, f"{hub}, {need:.0f} GB of memory in bfloat16", _here(name, need))
     table.add_row(
         "PATH",
         "any LLaVA checkpoint directory: Hugging Face or original layout, CLIP or DINOv2 encoder, "
         "Gemma, Gemma 2, Gemma 3 or Llama",
         "its files",
+        "",
     )
     _out.print(table)
+
+
+def _here(repository: str, gigabytes: float) -> str:
+    """Whether a Hub model is in the local cache, and whether it fits."""
+    import psutil
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = isinstance(try_to_load_from_cache(repository, "config.json"), str)
+    fits = psutil.virtual_memory().total / 1e9 > gigabytes
+    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+    where = "downloaded" if cached else "not downloaded" + (", HF_HUB_OFFLINE is set" if offline else "")
+    return where + ("" if fits else ", more than this machine's memory")
 
 
 @app.command()
@@ -183,12 +204,18 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run stopped.")] = False,
     items: Annotated[int, typer.Option(min=12, help="Held-out scenes for the scores in the card.")] = 3000,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Train a replica from nothing, by the recipe of LLaVA in miniature."""
     with _err.status("starting"):
         from vlm_probe.replicas import card, recipe
 
     chosen = recipe.find_cell(cell)
+    folder = out if out is not None else runs / chosen.name / "model"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
@@ -207,12 +234,11 @@ def train(
                 tasks[progress.stage] = bars.add_task(progress.stage, total=progress.steps, loss="")
             bars.update(tasks[progress.stage], completed=progress.step, loss=f"loss {progress.figures['loss']:.3f}")
 
-        trained = recipe.train(chosen, runs, resume=resume, listen=listen)
-    folder = out if out is not None else runs / chosen.name / "model"
+        trained = recipe.train(chosen, runs, resume=resume, listen=listen, device=device)
     recipe.export(trained, folder)
-    scores = card.score(folder, items, _bar)
-    card.write_card(chosen, runs, folder, scores, items_seed=card.ITEMS_SEED)
-    _out.print(f"{folder}", soft_wrap=True, highlight=False)
+    scores = {split: card.score(folder, items, split, _bar) for split in card.SPLITS}
+    card.write_card(chosen, runs, folder, scores)
+    _say(folder)
 
 
 def main() -> None:

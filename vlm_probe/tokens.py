@@ -84,13 +84,18 @@ class ImageSpan:
     """Positions the image takes that are no patch: CLS or registers, where the model keeps them."""
     transform: ImageTransform | None = None
     """None for tensors made elsewhere, whose original image is not known."""
+    patch_size: int | None = None
+    """Pixels of the model's input a patch is wide and high. What is left over at the right and bottom
+    belongs to no patch. None: the grid divides the input evenly."""
 
-    def _cell(self) -> tuple[float, float]:
+    def _cell(self) -> tuple[Number, Number]:
         if self.transform is None:
             raise VlmProbeError(
                 "this layout has no image transform, since its tensors were made elsewhere; boxes need "
                 "model.prepare(image, question)"
             )
+        if self.patch_size is not None:
+            return self.patch_size, self.patch_size
         (rows, columns), (width, height) = self.grid, self.transform.size
         return width / columns, height / rows
 
@@ -123,8 +128,9 @@ class ImageSpan:
 
     def visible(self) -> Bool[np.ndarray, "row col"]:
         """The patches that show any of the original image, rather than padding alone."""
-        assert self.transform is not None or self._cell()
-        width, height = self.transform.original  # type: ignore[union-attr]
+        self._cell()
+        assert self.transform is not None
+        width, height = self.transform.original
         return self.box_to_patches((0.0, 0.0, float(width), float(height)))
 
 
@@ -183,6 +189,7 @@ def lay_out(
     grids: list[tuple[int, int]],
     tokens_per_image: list[int],
     transforms: list[ImageTransform | None],
+    patch_size: int | None = None,
     question_positions: Any = None,
     tokens: tuple[str, ...] = (),
 ) -> TokenLayout:
@@ -204,7 +211,7 @@ def lay_out(
         own = placeholders[start : start + count]
         # What is not a patch (CLS, registers) stands before the patches, in every tower.
         extra = count - grid[0] * grid[1]
-        spans.append(ImageSpan(own[extra:], grid, own[:extra], transform))
+        spans.append(ImageSpan(own[extra:], grid, own[:extra], transform, patch_size))
         start += count
     text = live[input_ids[live] != image_token_id]
     if question_positions is None:

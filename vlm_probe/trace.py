@@ -56,19 +56,17 @@ class Trace:
             attrs["units"] = "attention probability"
         return xr.DataArray(values, dims=self.dims[name], name=name, attrs=attrs)
 
-    def stack(self, part: str, point: str) -> Tensor:
+    def stack(self, part: str, point: str, *, first: int | None = None) -> Tensor:
         """One point of every layer of a part, [layer, ...]: `stack("language", "attn.hook_pattern")`.
 
-        Raises VlmProbeError unless every layer was captured.
+        `first` takes only so many layers from the bottom. Raises VlmProbeError unless all of them were
+        captured.
         """
-        prefix = f"{part}.blocks."
-        layers = [name for name in self.activations if name.startswith(prefix) and name.endswith(f".{point}")]
-        expected = self.provenance["layers"][part]
-        if len(layers) != expected:
-            raise VlmProbeError(
-                f"the trace holds {point} for {len(layers)} of {expected} {part} layers; capture {prefix}*.{point!s}"
-            )
-        return torch.stack([self.activations[name] for name in layers])
+        wanted = range(self.provenance["layers"][part] if first is None else first)
+        missing = sorted(set(wanted) - set(self.layers(part, point)))
+        if missing:
+            raise VlmProbeError(f"the trace lacks {point} of {part} layers {missing}; capture {part}.blocks.*.{point}")
+        return torch.stack([self.activations[f"{part}.blocks.{i}.{point}"] for i in wanted])
 
     def layers(self, part: str, point: str) -> list[int]:
         """The layers of a part for which a point was captured."""

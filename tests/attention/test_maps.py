@@ -1,5 +1,7 @@
 """Maps, summaries, sinks and rollout: worked by hand, and against dense computation."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,33 @@ def test_a_planted_sink_is_named_and_set_apart():
     assert sinks(handmade(even_causal())).empty
 
 
+def test_even_attention_in_a_sliding_window_has_no_sinks():
+    window = even_causal()
+    for query in range(LENGTH):
+        window[:, :, query] = 0
+        window[:, :, query, max(0, query - 2) : query + 1] = 1 / min(query + 1, 3)
+    assert sinks(handmade(window), factor=1.01).empty
+
+
+def test_summaries_of_several_queries_are_means_over_them():
+    itself = torch.eye(LENGTH).expand(1, 2, LENGTH, LENGTH).clone()
+    summary = head_summary(handmade(itself), [3, 9])
+    assert (summary.mean_distance == 0).all()
+    assert (summary.entropy == 0).all()
+    np.testing.assert_allclose(summary.image_mass, 0.5)
+
+
+def test_a_kept_register_that_is_a_sink_is_called_one():
+    span = ImageSpan(np.arange(2, 7), (1, 5), np.array([1]))
+    patterns = even_causal()
+    for query in range(2, LENGTH):
+        patterns[0, :, query, : query + 1] = 0.1 / query
+        patterns[0, :, query, 1] = 0.9
+    trace = handmade(patterns)
+    trace.layout = dataclasses.replace(LAYOUT, images=(span,))
+    assert sinks(trace, factor=3)[["position", "kind"]].to_numpy().tolist() == [[1, "register"]]
+
+
 def test_rollout_equals_the_dense_product(any_llava):
     model = HookedVLM(any_llava)
     batch = tiny_batch(any_llava, batch=1)
@@ -140,11 +169,12 @@ def test_share_in_box_and_pointing_game_by_hand():
     coverage = np.array([[0.0, 0.5, 1.0], [0.0, 0.0, 0.0]])
     map_ = xr.DataArray(np.array([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]]), dims=("row", "col"))
     assert float(share_in_box(map_, coverage)) == pytest.approx((1.0 + 3.0) / 10)
-    assert not points_at_box(map_, coverage)
-    assert points_at_box(map_ * [1, 3, 1], coverage)
+    assert points_at_box(map_, coverage) == 0.0
+    assert points_at_box(map_ * [1, 3, 1], coverage) == 1.0
     even = xr.DataArray(np.ones((2, 3)), dims=("row", "col"))
     assert float(share_in_box(even, coverage)) == pytest.approx(coverage.mean())
     assert np.isnan(float(share_in_box(even * 0, coverage)))
+    assert np.isnan(points_at_box(even * 0, coverage)), "a map without mass points nowhere"
     np.testing.assert_array_equal(union_coverage([coverage, coverage]), np.clip(2 * coverage, 0, 1))
     with pytest.raises(VlmProbeError, match="the map has 2 x 3 patches"):
         share_in_box(map_, np.ones((3, 2)))

@@ -87,15 +87,25 @@ def test_leaves_no_gradient_no_hook_and_parameters_as_they_were():
 
 
 def test_later_answer_tokens_are_asked_at_their_own_position():
-    model = HookedVLM(tiny_llava())
-    batch = tiny_batch(model.hf, batch=1)
-    inputs = model.prepare_tensors(batch["input_ids"], batch["pixel_values"])
-    longer = inputs.with_answer([9, 8])
-    assert longer.layout.answer_position == inputs.layout.answer_position + 2
-    row = token_relevancy(model, longer, target=3)
-    assert row.sizes["position"] == inputs.layout.length + 2
-    assert row.values[-1] >= 1
-    assert token_relevancy(model, inputs, target=3).sizes["position"] == inputs.layout.length
+    hf = tiny_llava()
+    batch = tiny_batch(hf, batch=1)
+    longer_batch = {**batch, "input_ids": torch.cat([batch["input_ids"], torch.tensor([[9, 8]])], dim=1)}
+    longer_batch.pop("attention_mask")
+    language, _ = dense_relevancy(copy.deepcopy(hf), longer_batch, 3)
+    model = HookedVLM(hf, embed_scale="text")
+    longer = model.prepare_tensors(batch["input_ids"], batch["pixel_values"]).with_answer([9, 8])
+    assert longer.layout.answer_position == batch["input_ids"].shape[1] + 1
+    np.testing.assert_allclose(token_relevancy(model, longer, target=3), language[-1], atol=1e-5)
+
+
+def test_a_target_that_is_no_token_is_refused(replica):
+    from vlm_probe.scenes import sample_scene, scene_image
+
+    inputs = replica.prepare(scene_image(sample_scene(1), 64), "How many objects are there?")
+    assert relevancy(replica, inputs, target="red").attrs["title"] == "Relevancy for 'red'"
+    for wrong in ("", "xyzzy"):
+        with pytest.raises(VlmProbeError, match="does not begin with a token of this model's vocabulary"):
+            relevancy(replica, inputs, target=wrong)
 
 
 def test_each_image_of_a_prompt_has_its_own_map(any_llava):

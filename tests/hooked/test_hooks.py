@@ -1,5 +1,7 @@
 """Hook points: all fire, edits reach what they should, nothing is left behind."""
 
+import copy
+
 import pytest
 import torch
 from tiny import tiny_batch, tiny_llava
@@ -108,11 +110,54 @@ def test_patching_with_its_own_activation_changes_nothing_and_with_anothers_move
         assert not torch.allclose(clean_logits.logits, other_logits.logits)
         same = hooked.run_with_hooks(**clean, fwd_hooks=[(name, lambda x, hook, c=clean_cache: c[hook.name])])
         torch.testing.assert_close(same.logits, clean_logits.logits, atol=0, rtol=0)
-        if not name.endswith("mid") or name.startswith("language"):
-            moved = hooked.run_with_hooks(**clean, fwd_hooks=[(name, lambda x, hook, c=other_cache: c[hook.name])])
-            image = slice(3, 28)
-            if name.startswith(("vision", "connector")):
-                torch.testing.assert_close(moved.logits[:, image], other_logits.logits[:, image])
+        moved = hooked.run_with_hooks(**clean, fwd_hooks=[(name, lambda x, hook, c=other_cache: c[hook.name])])
+        if name in ("vision.blocks.3.hook_resid_post", "connector.hook_out"):
+            # All that differs between the two runs passes through here.
+            torch.testing.assert_close(moved.logits, other_logits.logits, atol=1e-5, rtol=1e-5)
+        elif name == "language.blocks.2.hook_resid_post":
+            torch.testing.assert_close(moved.logits, other_logits.logits, atol=0, rtol=0)
+        else:
+            assert not torch.allclose(moved.logits, clean_logits.logits, atol=1e-4)
+
+
+@torch.no_grad()
+def test_edits_in_place_count_as_edits(any_llava):
+    """The commonest idiom: x[...] = 0 and return x, or return nothing at all."""
+    hooked = HookedVLM(any_llava)
+    batch = tiny_batch(any_llava)
+
+    def apart(x, hook):
+        edited = x.clone()
+        edited[:, 5:9] *= 0.5
+        return edited
+
+    def within(x, hook):
+        x[:, 5:9] *= 0.5
+
+    # Attention points have heads where others have positions; the model does not mind.
+    for name in hooked.hook_dict:
+        expected = hooked.run_with_hooks(**batch, fwd_hooks=[(name, apart)]).logits
+        got = hooked.run_with_hooks(**batch, fwd_hooks=[(name, within)]).logits
+        torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_model_is_wrapped_once_and_never_copied(model):
+    with pytest.raises(VlmProbeError, match="is wrapped in a HookedVLM already"):
+        HookedVLM(model.hf)
+    with pytest.raises(VlmProbeError, match="cannot be copied"):
+        copy.deepcopy(model)
+
+
+@torch.no_grad()
+def test_another_vision_layer_may_be_asked_for_in_a_call(any_llava):
+    twin = copy.deepcopy(any_llava)
+    batch = tiny_batch(any_llava)
+    hooked = HookedVLM(any_llava, embed_scale="text")
+    text = "eager" if any_llava.config.text_config.model_type == "gemma2" else "sdpa"
+    twin.set_attn_implementation({"": "sdpa", "vision_config": "sdpa", "text_config": text})
+    for layer in (-1, -3, 2):
+        expected = twin(**batch, vision_feature_layer=layer).logits
+        assert torch.equal(hooked(**batch, vision_feature_layer=layer).logits, expected)
 
 
 def test_the_cache_holds_what_was_seen_before_a_later_edit(model):
@@ -178,7 +223,7 @@ def test_no_hook_is_left_after_success_or_a_crash(model):
             with pytest.raises(RuntimeError, match="planned"):
                 model.run_with_hooks(**batch, fwd_hooks=[("*.hook_resid_pre", lambda x, hook: x * 2), (name, crash)])
             assert no_hooks(model)
-            assert model._inside is False
+            assert model._read is None
             assert torch.equal(model(**batch).logits, idle)
 
 

@@ -68,16 +68,15 @@ def test_boxes_are_tight_at_any_resolution(seed, size):
     drawn = (render(scene, size).astype(int) - render(empty, size)) != 0
     for o in scene.objects:
         left, top, right, bottom = pixel_box(o.box, size, size)
-        rows, columns = np.nonzero(
-            drawn.any(-1)[max(int(top) - 2, 0) : int(bottom) + 3, max(int(left) - 2, 0) : int(right) + 3]
-        )
-        rows, columns = rows + max(int(top) - 2, 0), columns + max(int(left) - 2, 0)
+        # Each object alone: neighbours' pixels are not its own.
+        alone = type(scene)(scene.seed, scene.split, (o,), scene.background)
+        rows, columns = np.nonzero((render(alone, size).astype(int) - render(empty, size)).any(-1))
         # A pixel of slack on each side: a star's tip can cover next to nothing of its last pixel.
-        assert top - 1 <= rows.min() <= max(top, 0) + 2
-        assert bottom - 3 <= rows.max() <= bottom + 1
-        assert left - 1 <= columns.min() <= max(left, 0) + 2
-        assert right - 3 <= columns.max() <= right + 1
-        drawn[max(int(top) - 1, 0) : int(bottom) + 2, max(int(left) - 1, 0) : int(right) + 2] = False
+        assert top - 1 <= rows.min() <= top + 2
+        assert bottom - 3 <= rows.max() <= bottom
+        assert left - 1 <= columns.min() <= left + 2
+        assert right - 3 <= columns.max() <= right
+        drawn[int(top) : int(bottom) + 1, int(left) : int(right) + 1] = False
     assert not drawn.any()
 
 
@@ -181,3 +180,20 @@ def test_scoring_by_hand():
     assert scores.loc["color", "low"] == pytest.approx(center - half, abs=1e-5)
     assert scores.loc["color", "high"] == pytest.approx(center + half, abs=1e-5)
     assert normalize_answer(" 'Red'. ") == "red"
+
+
+def test_the_blind_guess_is_the_most_frequent_answer_of_training():
+    from collections import Counter
+
+    from vlm_probe.scenes.score import blind_answer
+
+    asked = Counter(
+        i.question.answer for i in scene_items(6000, split="train") if i.question.text == "How many objects are there?"
+    )
+    question = next(i.question for i in scene_items(600) if i.question.text == "How many objects are there?")
+    assert blind_answer(question) == asked.most_common(1)[0][0]
+    table = answer_items(lambda images, questions: [""] * len(questions), list(scene_items(600)), size=8)
+    scores = accuracy_table(table).set_index("kind")
+    assert scores.loc["all", "accuracy"] == 0
+    assert 0.4 < scores.loc["existence", "blind"] < 0.65, "yes and no are balanced: blind guessing is a coin"
+    assert scores.loc["count", "blind"] > scores.loc["count", "chance"]

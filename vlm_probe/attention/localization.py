@@ -36,11 +36,15 @@ def share_in_box(map_: xr.DataArray, coverage: Float[np.ndarray, "row col"]) -> 
     return (map_ * weights).sum(("row", "col")) / total.where(total > 0)
 
 
-def points_at_box(map_: xr.DataArray, coverage: Float[np.ndarray, "row col"]) -> bool:
+def points_at_box(map_: xr.DataArray, coverage: Float[np.ndarray, "row col"]) -> float:
     """Pointing game (Zhang et al. 2018, arXiv:1608.00507): is the map's highest patch in the box?
 
     A patch is in the box if the box covers any of it. Deviation: no tolerance of 15 pixels, a
     patch is already that coarse.
+
+    Returns 1.0 or 0.0; NaN for a map without mass, which points nowhere.
     """
     values = map_.transpose("row", "col").values
-    return bool(coverage[np.unravel_index(int(values.argmax()), values.shape)] > 0)
+    if not values.max() > 0:
+        return float("nan")
+    return float(coverage[np.unravel_index(int(values.argmax()), values.shape)] > 0)

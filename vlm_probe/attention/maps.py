@@ -45,7 +45,8 @@ def query_positions(trace: Trace, query: Query) -> list[int]:
 
 
 def _attrs(trace: Trace, title: str, units: str, citation: str, **more: object) -> dict[str, object]:
-    return {"title": title, "units": units, "citation": citation, **more, **trace.provenance}
+    method = {"method": "attention probabilities, exact softmax rows"}
+    return {"title": title, "units": units, **method, "citation": citation, **more, **trace.provenance}
 
 
 def image_attention(trace: Trace, query: Query = "answer", *, image: int = 0) -> xr.DataArray:
@@ -128,7 +129,8 @@ def sinks(trace: Trace, *, factor: float | int = 5.0) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame with columns layer, position, token, kind ("image" or "text"), received (mean attention
+    DataFrame with columns layer, position, token, kind ("image", "text", or "register" for a
+    CLS or register token that the model keeps), received (mean attention
     probability), times_even (the ratio that `factor` bounds).
     """
     layout = trace.layout
@@ -136,21 +138,23 @@ def sinks(trace: Trace, *, factor: float | int = 5.0) -> pd.DataFrame:
         np.concatenate([s.positions, s.extra_positions]) for s in layout.images]]))  # fmt: skip
     patterns = _stack(trace, "language")[:, 0].mean(dim=1).numpy()[:, live][:, :, live]
     n = len(live)
-    queries = np.arange(n)[:, None]
-    later = queries > np.arange(n)[None, :]
-    even = np.where(later, 1.0 / (queries + 1), 0.0)
+    later = np.arange(n)[:, None] > np.arange(n)[None, :]
     image = set(layout.image_positions.tolist())
+    extra = {int(p) for span in layout.images for p in span.extra_positions}
     records = []
     for layer, pattern in zip(trace.layers("language", _PATTERN), patterns, strict=True):
+        # Even over what a query may look at in this layer: all before it, or a sliding window of it.
+        may = pattern > 0
+        even = may / np.maximum(may.sum(-1, keepdims=True), 1)
+        counts = (later & may).sum(0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            counts = later.sum(0)
             received = np.where(counts > 0, (pattern * later).sum(0) / counts, 0.0)
-            ratio = np.where(counts > 0, (pattern * later).sum(0) / even.sum(0), 0.0)
+            ratio = np.where(counts > 0, (pattern * later).sum(0) / (even * later).sum(0), 0.0)
         # The last few positions have almost no later query: their ratio is noise.
         for i in np.flatnonzero((ratio > factor) & (counts >= 3)):
             position = int(live[i])
             token = layout.tokens[position] if layout.tokens else ""
-            kind = "image" if position in image else "text"
+            kind = "image" if position in image else "register" if position in extra else "text"
             records.append((layer, position, token, kind, float(received[i]), float(ratio[i])))
     table = pd.DataFrame(records, columns=["layer", "position", "token", "kind", "received", "times_even"])
     table.attrs.update(_attrs(trace, "Attention sinks", "attention probability", "Xiao et al. 2024, arXiv:2309.17453"))
@@ -158,7 +162,7 @@ def sinks(trace: Trace, *, factor: float | int = 5.0) -> pd.DataFrame:
 
 
 def head_summary(trace: Trace, query: Query = "answer", *, sink_factor: float | int = 5.0) -> xr.Dataset:
-    """What every head of the language model does from a query.
+    """What every head of the language model does from a query; the mean, where it has several positions.
 
     Returns
     -------
@@ -169,17 +173,17 @@ def head_summary(trace: Trace, query: Query = "answer", *, sink_factor: float | 
     entropy: of the attention row, in nats; log(n) if even.
     mean_distance: attention-weighted distance to what is attended, in positions.
     """
-    rows = _rows(trace, query)
     layout = trace.layout
-    at = float(np.mean(query_positions(trace, query)))
+    positions = query_positions(trace, query)
+    rows = _stack(trace, "language")[:, 0, :, positions]
     found = sinks(trace, factor=sink_factor)
     is_image = torch.zeros(layout.length)
     is_image[torch.as_tensor(layout.image_positions)] = 1.0
     layers = trace.layers("language", _PATTERN)
-    is_sink = torch.zeros(len(layers), 1, layout.length)
+    is_sink = torch.zeros(len(layers), 1, 1, layout.length)
     for layer, position in zip(found["layer"], found["position"], strict=True):
-        is_sink[layers.index(layer), 0, position] = 1.0
-    distance = (torch.arange(layout.length) - at).abs()
+        is_sink[layers.index(layer), 0, 0, position] = 1.0
+    distance = (torch.arange(layout.length)[None] - torch.tensor(positions)[:, None]).abs()
     values = {
         "image_mass": (rows * is_image).sum(-1),
         "sink_mass": (rows * is_sink).sum(-1),
@@ -190,7 +194,7 @@ def head_summary(trace: Trace, query: Query = "answer", *, sink_factor: float | 
     units = {"entropy": "nats", "mean_distance": "positions"}
     return xr.Dataset(
         {
-            name: (("layer", "head"), v.numpy(), {"units": units.get(name, "attention probability")})
+            name: (("layer", "head"), v.mean(-1).numpy(), {"units": units.get(name, "attention probability")})
             for name, v in values.items()
         },
         coords={"layer": layers},

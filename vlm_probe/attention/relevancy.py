@@ -69,7 +69,10 @@ def _token_id(model: HookedVLM, target: int | str | None, logits: Tensor) -> int
     if isinstance(target, str):
         if model.tokenizer is None:
             raise VlmProbeError(f"{model.name} has no tokenizer; give the target as a token id")
-        return model.tokenizer(target, add_special_tokens=False)["input_ids"][0]
+        ids = model.tokenizer(target, add_special_tokens=False)["input_ids"]
+        if not ids or ids[0] == model.tokenizer.unk_token_id or not model.token_strings(ids[:1])[0].strip():
+            raise VlmProbeError(f"target {target!r} does not begin with a token of this model's vocabulary")
+        return ids[0]
     if not 0 <= target < logits.shape[-1]:
         raise VlmProbeError(f"target token {target} is outside the vocabulary of {logits.shape[-1]}")
     return target

@@ -52,8 +52,8 @@ def rollout(
         patterns = trace.stack("language", "attn.hook_pattern")[:, 0].float().cpu()
         positions = query_positions(trace, "answer" if query is None else query)  # type: ignore[arg-type]
     elif part == "vision":
-        patterns = trace.stack("vision", "attn.hook_pattern")[: trace.provenance["vision_layers_read"], image]
-        patterns = patterns.float().cpu()
+        read = trace.provenance["vision_layers_read"]
+        patterns = trace.stack("vision", "attn.hook_pattern", first=read)[:, image].float().cpu()
         length = patterns.shape[-1]
         if query not in (None, "mean", "cls"):
             raise VlmProbeError(f"the encoder's query must be 'cls' or 'mean', got {query!r}")

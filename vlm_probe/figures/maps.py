@@ -33,11 +33,10 @@ def _paint(
     ax: Axes, image: Image.Image, values: np.ndarray, norm: Normalize, span: ImageSpan | None, boxes: Sequence[Box]
 ) -> None:
     """The image in pale grey and the map over it: the more, the less of the image shows through."""
-    ax.imshow(image, extent=(0, image.width, image.height, 0), interpolation="nearest")
-    strength = np.clip(norm(values), 0, 1)
-    rgba = plt.get_cmap(HEAT)(strength)
-    rgba[..., 3] = 0.35 + 0.5 * strength
-    ax.imshow(rgba, extent=_extent(span, image, values.shape), interpolation="nearest")
+    grey = np.asarray(image.convert("L"), dtype=np.float32) / 255
+    pale = np.repeat((0.45 + 0.55 * grey)[..., None], 3, axis=-1)
+    ax.imshow(pale, extent=(0, image.width, image.height, 0), interpolation="nearest")
+    ax.imshow(HEAT(np.clip(norm(values), 0, 1)), extent=_extent(span, image, values.shape), interpolation="nearest")
     for left, top, right, bottom in boxes:
         # White on black: visible on any colour of the map.
         for width, color in ((3.0, "black"), (1.4, "white")):
@@ -57,6 +56,13 @@ def _norm(values: np.ndarray, vmax: float | None) -> Normalize:
 def _colorbar(figure: Any, norm: Normalize, ax: Any, label: str) -> None:
     bar = figure.colorbar(ScalarMappable(norm, HEAT), ax=ax, shrink=0.85, pad=0.02)
     bar.set_label(label)
+    bar.outline.set_visible(False)
+
+
+def _relative_colorbar(figure: Any, ax: Any) -> None:
+    """For panels that have a scale of their own each: from zero to the panel's highest patch."""
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=ax, shrink=0.6, pad=0.01)
+    bar.set_ticks([0, 1], labels=["0", "panel's\nhighest"])
     bar.outline.set_visible(False)
 
 
@@ -86,7 +92,7 @@ def overlay(
         values = map_.transpose("row", "col").values
         norm = _norm(values, vmax)
         _paint(ax, image, values, norm, span, boxes)
-        ax.set_title(title if title is not None else map_.attrs.get("title", ""), wrap=True)
+        ax.set_title(title if title is not None else map_.attrs.get("title", ""), wrap=True, parse_math=False)
         if colorbar:
             _colorbar(ax.figure, norm, ax, map_.attrs.get("units", ""))
     return ax
@@ -163,9 +169,7 @@ def head_grid(
         shown += [f"{heads} of {maps.sizes['head']} heads"] if heads < maps.sizes["head"] else []
         note = f"{maps.attrs.get('units', '')}, own scale per head; number: highest patch"
         figure.suptitle(text + (f" ({', '.join(shown)})" if shown else "") + "\n" + note, fontsize=9)
-        bar = figure.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=list(grid.flat), shrink=0.6, pad=0.01)
-        bar.set_ticks([0, 1], labels=["0", "highest"])
-        bar.outline.set_visible(False)
+        _relative_colorbar(figure, list(grid.flat))
     return figure
 
 
@@ -182,6 +186,9 @@ def case_panels(cases: Sequence[dict[str, Any]], *, title: str, columns: int = 4
             values = case["map"].transpose("row", "col").values
             _paint(ax, case["image"], values, _norm(values, None), case["span"], case["boxes"])
             ax.axis("on")
-            ax.set_xlabel("\n".join(textwrap.fill(line, 30) for line in case["text"].split("\n")), fontsize=8)
-        figure.suptitle(title, fontsize=10)
+            lines = [textwrap.fill(line, 30) for line in case["text"].split("\n")]
+            # Text from questions and models is no mathematics, dollar signs or not.
+            ax.set_xlabel("\n".join(lines), fontsize=8, parse_math=False)
+        figure.suptitle(title, fontsize=10, parse_math=False)
+        _relative_colorbar(figure, list(grid.flat))
     return figure

@@ -18,14 +18,21 @@ def _models(table: pd.DataFrame) -> dict[str, str]:
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
 
 
-def _note(ax: Axes, text: str) -> None:
-    ax.text(0.0, -0.23, text, transform=ax.transAxes, fontsize=7.5, color=CONTROL, va="top")
+def _title(ax: Axes, title: str, note: str) -> None:
+    """A title on the left, and under it in small letters what the data are."""
+    ax.set_title(f"{title}\n", loc="left")
+    ax.text(0.0, 1.02, note, transform=ax.transAxes, fontsize=8, color=CONTROL, va="bottom")
+
+
+def _legend(ax: Axes) -> None:
+    """Below the axes, where long model names cost no width."""
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
 
 
 def accuracy_by_type(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Accuracy per question type, one dot a model, 95 % interval, and the chance level.
+    """Accuracy per question type, one dot a model, 95 % interval, chance and the best blind guess.
 
-    table: columns model, kind, accuracy, low, high, chance, n.
+    table: columns model, kind, accuracy, low, high, chance, blind, n.
     """
     with styled():
         ax = axes(ax, (5.6, 3.4))
@@ -39,16 +46,17 @@ def accuracy_by_type(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
             accuracy = rows["accuracy"].to_numpy()
             error = np.abs(rows[["low", "high"]].to_numpy().T - accuracy)
             ax.errorbar(accuracy, y, xerr=error, fmt="o", ms=4.5, lw=1.4, color=color, label=model)
-        for i, value in enumerate(by_kind["chance"].tolist()):
-            label = "chance" if i == 0 else None
-            ax.plot([value, value], [i - 0.4, i + 0.4], color=CONTROL, lw=1.6, ls=":", label=label)
+        for name, style, words in (("chance", ":", "chance"), ("blind", "-", "best guess, image unseen")):
+            for i, value in enumerate(by_kind[name].tolist()):
+                label = words if i == 0 else None
+                ax.plot([value, value], [i - 0.4, i + 0.4], color=CONTROL, lw=1.6, ls=style, label=label)
         counts = by_kind["n"].tolist()
         ax.set_yticks(range(len(kinds)), [f"{kind} (n={n})" for kind, n in zip(kinds, counts, strict=True)])
-        ax.set(xlim=(-0.02, 1.02), xlabel="accuracy (share right, 95 % Wilson interval)")
-        ax.set_title("Accuracy by question type, held-out scenes")
+        ax.set(xlim=(-0.02, 1.02), xlabel="accuracy (share right)")
+        _title(ax, "Accuracy by question type", "held-out scenes; 95 % Wilson intervals")
         ax.invert_yaxis()
         ax.grid(axis="x", lw=0.4, alpha=0.5)
-        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        _legend(ax)
     return ax
 
 
@@ -80,11 +88,11 @@ def box_share_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.axhline(
             float(area["mean"].to_numpy().mean()), color=CONTROL, ls=":", lw=1.6, label="the box's share of the area"
         )
-        ax.set_title("Does the answer position look into the right box?")
         ax.set(ylabel="share of image attention", ylim=(0, None))
         n = table.query("measure == 'in_box'")["n"].to_numpy().max()
-        _note(ax, f"n = {n} items with a box; bands: 95 % bootstrap intervals")
-        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        note = f"n = {n} items with a box; bands: 95 % bootstrap intervals"
+        _title(ax, "Does the answer position look into the right box?", note)
+        _legend(ax)
     return ax
 
 
@@ -97,32 +105,41 @@ def image_mass_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax = axes(ax, (5.6, 3.4))
         lines = {"image_mass": ("-", "o", "on the image"), "sink_mass": (":", "^", "on attention sinks")}
         _by_layer(table, ax, lines)
-        ax.set_title("How much of the answer position's attention is on the image?")
         ax.set(ylabel="attention probability", ylim=(0, 1))
-        _note(ax, f"n = {table['n'].to_numpy().max()} items; bands: 95 % bootstrap intervals")
-        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        note = f"n = {table['n'].to_numpy().max()} items; bands: 95 % bootstrap intervals"
+        _title(ax, "How much of the answer position's attention is on the image?", note)
+        _legend(ax)
     return ax
 
 
-def pointing_game(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """How often relevancy peaks inside the box, beside boxes of other items.
+_BOXES = {
+    "points": "the box asked about",
+    "points_other": "another object of the scene",
+    "points_shuffled": "a box of another item",
+}
 
-    table: columns model, measure ("points", "points_shuffled"), mean, low, high, n.
+
+def pointing_game(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """How often relevancy peaks inside the box, beside the scene's other objects and other items' boxes.
+
+    table: columns model, measure ("points", "points_other", "points_shuffled"), mean, low, high, n.
     """
     with styled():
         ax = axes(ax, (5.6, 3.4))
-        names = []
-        for m, (model, color) in enumerate(_models(table).items()):
-            bars = ((-0.18, "points", color), (0.18, "points_shuffled", CONTROL))
-            for offset, measure, shade in bars:
-                row = table.query("model == @model and measure == @measure").to_dict("records")[0]
-                error = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
-                words = {"points": f"{model}: the right box", "points_shuffled": "another item's box"}[measure]
-                label = words if measure == "points" or m == 0 else None
-                ax.bar(m + offset, row["mean"], width=0.34, color=shade, yerr=error, capsize=3, label=label)
-            names.append(f"{model}\n(n={row['n']})")
-        ax.set_xticks(range(len(names)), names)
-        ax.set(ylim=(0, 1), xlim=(-0.6, len(names) - 0.4), ylabel="share of items (95 % interval)")
-        ax.set_title("Pointing game: is the most relevant patch in the box?")
-        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        models = _models(table)
+        step = 0.8 / len(models)
+        for m, (model, color) in enumerate(models.items()):
+            rows = table.query("model == @model").set_index("measure").loc[list(_BOXES)]
+            y = np.arange(len(_BOXES)) + (m - (len(models) - 1) / 2) * step
+            mean = rows["mean"].to_numpy()
+            error = np.abs(rows[["low", "high"]].to_numpy().T - mean)
+            ax.barh(y, mean, height=0.9 * step, color=color, xerr=error, error_kw={"capsize": 3}, label=model)
+        counts = table.set_index("measure")["n"]
+        ax.set_yticks(
+            range(len(_BOXES)), [f"{words}\n(n={counts.loc[[name]].max()})" for name, words in _BOXES.items()]
+        )
+        ax.invert_yaxis()
+        ax.set(xlim=(0, 1), xlabel="share of items")
+        _title(ax, "Pointing game: where is the most relevant patch?", "95 % bootstrap intervals")
+        _legend(ax)
     return ax

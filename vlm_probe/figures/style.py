@@ -8,11 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-HEAT = "inferno"
-"""Perceptually even and readable in grey: for maps over an image."""
+
+def _heat() -> ListedColormap:
+    """White through orange to dark red, and from clear to opaque: darker is always more."""
+    colors = colormaps["YlOrRd"](np.linspace(0.1, 1, 128))
+    colors[:, 3] = np.linspace(0.0, 0.9, 128)
+    return ListedColormap(colors, name="heat")
+
+
+HEAT = _heat()
+"""For maps over a pale grey image: even in lightness, so it survives colour blindness and grey printing."""
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito (2008): one colour a model or series."""
 CONTROL = "#777777"
@@ -49,8 +60,9 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure as PNG and SVG and close it; returns both paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{suffix}" for suffix in ("png", "svg")]
-    for path in paths:
-        # The date would make every run's file a new one.
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    with styled():
+        for path in paths:
+            # The date would make every run's file a new one.
+            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
     return paths

@@ -26,7 +26,7 @@ from vlm_probe.attention import (
 )
 from vlm_probe.findings.statistics import bootstrap_mean, summarize, verdict
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.scenes import SceneItem, answer_items, normalize_answer, pixel_box, scene_image
+from vlm_probe.scenes import SceneItem, SceneObject, answer_items, pixel_box, scene_image
 from vlm_probe.tokens import TokenLayout
 from vlm_probe.trace import Trace
 
@@ -39,8 +39,10 @@ class Looking:
     """What `where_it_looks` measured of one model."""
 
     items: pd.DataFrame
-    """One row an item: id, kind, question, answer, predicted, correct, chance, p_answer, area, and
-    for items with a box relevancy_in_box, relevancy_in_shuffled_box, points, points_shuffled."""
+    """One row an item: the columns of `answer_items`, p_answer (probability of the right answer's first
+    token), boxes (how many), area, and for items with a box relevancy_in_box and points, each with its
+    control from other items' boxes (relevancy_in_shuffled_box, points_shuffled), and points_other (the
+    most relevant patch touches another object of the scene; NaN without one)."""
     layers: pd.DataFrame
     """One row an item and layer: image_mass, sink_mass, in_box, in_box_without_sinks,
     in_shuffled_box (the last three NaN for items without a box)."""
@@ -57,7 +59,14 @@ class Looking:
 
     def pointing(self) -> pd.DataFrame:
         """Mean and 95 % interval of the relevancy measures over items with a box."""
-        measures = ["points", "points_shuffled", "relevancy_in_box", "relevancy_in_shuffled_box", "area"]
+        measures = [
+            "points",
+            "points_other",
+            "points_shuffled",
+            "relevancy_in_box",
+            "relevancy_in_shuffled_box",
+            "area",
+        ]
         return summarize(self.items.query("area > 0"), measures, ["model"])
 
     def verdicts(self) -> pd.DataFrame:
@@ -81,18 +90,22 @@ class Looking:
         rows = []
         for claim, value, control in pairs:
             values, controls = value.to_numpy(dtype=float), control.to_numpy(dtype=float)
+            both = ~np.isnan(values - controls)
+            values, controls, n = values[both], controls[both], int(both.sum())
             mean, low, high = bootstrap_mean(values - controls)
-            n = int((~np.isnan(values - controls)).sum())
             name = self.items["model"].iloc[0]
-            rows.append(
-                (name, claim, n, np.nanmean(values), np.nanmean(controls), mean, low, high, verdict(mean, low, high))
-            )
+            rows.append((name, claim, n, _mean(values), _mean(controls), mean, low, high, verdict(mean, low, high)))
         columns = ["model", "claim", "n", "value", "control", "difference", "low", "high", "verdict"]
         return pd.DataFrame(rows, columns=columns)
 
 
-def _coverage(item: SceneItem, layout: TokenLayout, size: int) -> np.ndarray | None:
-    boxes = [pixel_box(box, size, size) for box in item.question.boxes]
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _coverage(objects: Sequence[SceneObject], layout: TokenLayout, size: int) -> np.ndarray | None:
+    """Share of every patch that some objects' boxes cover; None without objects."""
+    boxes = [pixel_box(o.box, size, size) for o in objects]
     return union_coverage([layout.box_coverage(box) for box in boxes]) if boxes else None
 
 
@@ -116,10 +129,12 @@ def where_it_looks(
     size = size if size is not None else model.image_size
     answers = answer_items(model.answer_all, items, size=size, progress=progress)
     records, layer_rows, maps, coverages, attentions = [], [], {}, {}, {}
-    for item, predicted in zip(items, answers["predicted"], strict=True):
+    for item in items:
         inputs = model.prepare(scene_image(item.scene, size), item.question.text)
         trace = model.trace(inputs, capture=["language.blocks.*.attn.hook_pattern"])
-        coverage = _coverage(item, inputs.layout, size)
+        asked = set(item.question.objects)
+        coverage = _coverage(item.question.objects, inputs.layout, size)
+        others = _coverage([o for o in item.scene.objects if o not in asked], inputs.layout, size)
         probabilities = trace.logits[trace.layout.answer_position].float().softmax(-1)
         right = model.tokenizer(item.question.answer, add_special_tokens=False)["input_ids"][0]
         summary = head_summary(trace).mean("head")
@@ -127,16 +142,17 @@ def where_it_looks(
         record = {
             "id": item.id,
             "p_answer": float(probabilities[right]),
+            "boxes": len(item.question.objects),
             "area": float(coverage.mean()) if coverage is not None else 0.0,
         }
         if coverage is not None:
             # Of the token the model itself gives, right or wrong: the question is where it looked for it.
-            said = model.tokenizer(normalize_answer(predicted) or " ", add_special_tokens=False)["input_ids"]
-            map_ = relevancy(model, inputs, target=said[0] if said else None)
+            map_ = relevancy(model, inputs)
             maps[item.id], coverages[item.id], attentions[item.id] = map_, coverage, attention
             record |= {
                 "relevancy_in_box": float(share_in_box(map_, coverage)),
-                "points": float(points_at_box(map_, coverage)),
+                "points": points_at_box(map_, coverage),
+                "points_other": points_at_box(map_, others) if others is not None else float("nan"),
             }
         records.append(record)
         in_box = (
@@ -180,13 +196,15 @@ def _without_sinks(trace: Trace, attention: xr.DataArray, coverage: np.ndarray |
 def _add_shuffled(
     table: pd.DataFrame, layers: pd.DataFrame, maps: dict, coverages: dict, attentions: dict, seed: int
 ) -> None:
-    """Add the shuffled-box controls: the mean over `SHUFFLES` boxes of other items."""
+    """Add the shuffled-box controls: the mean over the boxes of `SHUFFLES` other items."""
     ids = list(maps)
+    number = dict(zip(table["id"], table["boxes"], strict=True))
     rng = np.random.default_rng(seed)
     columns: dict[str, dict[str, float]] = {"relevancy_in_shuffled_box": {}, "points_shuffled": {}}
     per_layer: dict[tuple[str, int], float] = {}
     for one in ids:
-        others = [other for other in ids if other != one]
+        # Of as many boxes: an item about two objects is compared with other pairs.
+        others = [other for other in ids if other != one and number[other] == number[one]]
         picked = [others[i] for i in rng.permutation(len(others))[:SHUFFLES]]
         shuffled = [coverages[other] for other in picked]
         if not shuffled:

@@ -63,22 +63,30 @@ def _scores(
     return scores
 
 
-def _softmax(scores: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query key"]:
+def _softmax(
+    scores: Float[Tensor, "batch head query key"], *, may_be_empty: bool
+) -> Float[Tensor, "batch head query key"]:
     """Softmax rows in float32 or better, cast back. A row that may look nowhere (padding) is zero.
 
     Such rows are filled before the softmax, not after: a NaN there would poison every gradient.
+    `may_be_empty` says whether there can be any: filling keeps one more tensor of this size.
     """
     exact = torch.promote_types(scores.dtype, torch.float32)
-    nowhere = scores.isneginf().all(dim=-1, keepdim=True)
-    # Asked first, since filling keeps another tensor of this size for the backward pass.
-    if not nowhere.any():
+    if not may_be_empty:
         return torch.softmax(scores, dim=-1, dtype=exact).to(scores.dtype)
+    nowhere = scores.isneginf().all(dim=-1, keepdim=True)
     pattern = torch.softmax(scores.masked_fill(nowhere, 0.0), dim=-1, dtype=exact)
     return pattern.masked_fill(nowhere, 0.0).to(scores.dtype)
 
 
 def _pattern_by_head(
-    query: Tensor, key: Tensor, scaling: float, softcap: float | None, allowed: Tensor | None, added: Tensor | None
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    softcap: float | None,
+    allowed: Tensor | None,
+    added: Tensor | None,
+    may_be_empty: bool,
 ) -> Float[Tensor, "batch head query key"]:
     """The pattern, one head at a time: nothing of its size but the result itself is allocated."""
     shape = (*query.shape[:3], key.shape[2])
@@ -87,7 +95,7 @@ def _pattern_by_head(
         one = slice(head, head + 1)
         pick = [m if m is None or m.shape[1] == 1 else m[:, one] for m in (allowed, added)]
         scores = _scores(query[:, one], key[:, one], scaling, softcap, *pick)
-        pattern[:, one] = _softmax(scores)
+        pattern[:, one] = _softmax(scores, may_be_empty=may_be_empty)
     return pattern
 
 
@@ -129,11 +137,13 @@ def attention(
             key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         on_scores = points.hook_attn_scores if points is not None and is_active(points.hook_attn_scores) else None
-        if on_scores is not None or torch.is_grad_enabled():
+        # A causal row holds at least itself; padding, and a hook on the scores, can leave one empty.
+        may_be_empty = attention_mask is not None or on_scores is not None
+        if on_scores is not None or torch.is_grad_enabled() or not watched:
             scores = _scores(query, key, scale, softcap, allowed, added)
-            pattern = _softmax(scores if on_scores is None else on_scores(scores))
+            pattern = _softmax(scores if on_scores is None else on_scores(scores), may_be_empty=may_be_empty)
         else:
-            pattern = _pattern_by_head(query, key, scale, softcap, allowed, added)
+            pattern = _pattern_by_head(query, key, scale, softcap, allowed, added, may_be_empty)
         if points is not None and is_active(points.hook_pattern):
             pattern = points.hook_pattern(pattern)
         weights = nn.functional.dropout(pattern, p=dropout, training=module.training)

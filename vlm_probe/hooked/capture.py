@@ -53,17 +53,20 @@ def _bytes_needed(model: HookedVLM, inputs: ModelInputs, names: list[str]) -> di
 def free_memory(device: torch.device) -> int:
     """Bytes free on a device: GPU memory, or the memory the operating system could still give."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reusable
     return psutil.virtual_memory().available
 
 
 def check_fits(model: HookedVLM, inputs: ModelInputs, names: list[str]) -> None:
     """Raise VlmProbeError, before anything is run, where a capture would not fit into memory."""
     sizes = _bytes_needed(model, inputs, names)
-    need, free = sum(sizes.values()), free_memory(model.device)
+    # A trace also keeps the logits.
+    logits = _bytes_needed(model, inputs, ["language.hook_logits"])["language.hook_logits"]
+    need, free = sum(sizes.values()) + logits, free_memory(model.device)
     if need <= 0.9 * free:
         return
-    fits, used = 0, 0
+    fits, used = 0, logits
     for size in sorted(sizes.values()):
         used += size
         if used > 0.9 * free:

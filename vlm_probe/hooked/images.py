@@ -33,7 +33,7 @@ def open_image(image: ImageLike) -> Image.Image:
             )
         return Image.fromarray(image)
     if isinstance(image, Image.Image):
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return _rgb(ImageOps.exif_transpose(image))
     path = Path(image)
     if not path.is_file():
         raise VlmProbeError(f"no image file at {str(path)!r}")
@@ -44,13 +44,21 @@ def open_image(image: ImageLike) -> Image.Image:
                 raise VlmProbeError(
                     f"{path.name!r} is {width} x {height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read"
                 )
-            return ImageOps.exif_transpose(opened).convert("RGB")
+            return _rgb(ImageOps.exif_transpose(opened))
     except Image.DecompressionBombError as error:
         raise VlmProbeError(f"{path.name!r} is too large; at most {MAX_PIXELS // 10**6} megapixels are read") from error
     except UnidentifiedImageError as error:
         raise VlmProbeError(f"{path.name!r} is not an image that can be decoded") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise VlmProbeError(f"{path.name!r} cannot be decoded: {error}") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """RGB; 16-bit grey is brought down to 8 bits first, which PIL would clip to white."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray((values >> (8 if values.max(initial=0) >= 1 << 8 else 0)).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def image_digest(image: Image.Image) -> str:

@@ -65,7 +65,7 @@ class ModelInputs:
             length=length + len(token_ids),
             text_positions=np.concatenate([layout.text_positions, added]),
             answer_position=length + len(token_ids) - 1,
-            tokens=layout.tokens + tokens,
+            tokens=layout.tokens and layout.tokens + (tokens or tuple(f"<{i}>" for i in token_ids)),
         )
         return replace(
             self,
@@ -177,11 +177,12 @@ def prepare(
     attention_mask = torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in rows])
     if len({p.shape for p in pixels}) > 1:
         sizes = sorted({(p.shape[-1], p.shape[-2]) for p in pixels})
-        raise VlmProbeError(f"images of one batch must come out alike, got sizes {sizes}; prepare them one by one")
+        raise VlmProbeError(f"images of one batch must come out alike, got {sizes}; prepare them one by one")
     layouts = [
         lay_out(
             ids.numpy(), mask.numpy(), image_token_id=token_id, grids=grids, tokens_per_image=counts,
-            transforms=transforms, question_positions=np.asarray(asked) + length - len(row),
+            transforms=transforms, patch_size=model.hf.config.vision_config.patch_size,
+            question_positions=np.asarray(asked) + length - len(row),
             tokens=model.token_strings(ids.numpy()),
         )
         for ids, mask, row, (grids, counts, transforms, asked, _) in zip(

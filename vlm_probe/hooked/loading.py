@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -20,6 +21,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from vlm_probe.errors import VlmProbeError, nearest
+from vlm_probe.hooked.families import LANGUAGE, VISION, family
 from vlm_probe.hooked.images import ImagePreparer
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.original import fetch, is_original, read_original, weight_files
@@ -114,7 +116,7 @@ def _load(
                 f"{name} is a {raw.get('model_type')!r} checkpoint, expected a LLaVA one (model_type 'llava', or "
                 "the original layout with 'mm_vision_tower')"
             )
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config = _config(name, source, revision)
         if folder is not None:
             weight_files(folder)
         pad = own.get("pad", raw["text_config"].get("model_type") in ("gemma", "gemma2"))
@@ -161,11 +163,11 @@ def _raw_config(name: str, folder: Path | None, revision: str | None) -> dict[st
             raise VlmProbeError(f"{folder} is not a checkpoint: it has no config.json")
     else:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
             file = Path(hf_hub_download(name, "config.json", revision=revision))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
             offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
             raise VlmProbeError(
                 f"unknown model {name!r}: no such directory, and the Hub did not give its config.json{offline}"
@@ -177,6 +179,18 @@ def _raw_config(name: str, folder: Path | None, revision: str | None) -> dict[st
     if not isinstance(raw, dict):
         raise VlmProbeError(f"{file} holds a {type(raw).__name__}, expected an object")
     return raw
+
+
+def _config(name: str, source: str | Path, revision: str | None) -> Any:
+    """transformers' reading of config.json, refused before any weight is read where a part is unknown."""
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise VlmProbeError(f"{name}'s config.json is not understood: {first}") from error
+    family(VISION, config.vision_config.model_type, "a vision encoder")
+    family(LANGUAGE, config.text_config.model_type, "a language model")
+    return config
 
 
 def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
@@ -199,23 +213,34 @@ def _apply_activation_rule(config: Any, text: dict[str, Any]) -> None:
 
 def _from_pretrained(name: str, source: str | Path | None, **kwargs: Any) -> Any:
     try:
-        loaded: Any = LlavaForConditionalGeneration.from_pretrained(source, output_loading_info=True, **kwargs)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+    except (OSError, RuntimeError, ValueError, KeyError, ImportError, SafetensorError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise VlmProbeError(f"{name} could not be loaded: {first}") from error
     model, info = loaded
-    missing = sorted(info["missing_keys"])
+    misshapen_keys = {entry[0] for entry in info["mismatched_keys"]}
+    missing = sorted(set(info["missing_keys"]) - misshapen_keys)
     if missing:
         shown = ", ".join(missing[:4]) + (" ..." if len(missing) > 4 else "")
         raise VlmProbeError(f"{name} lacks {len(missing)} weights a LLaVA model needs: {shown}")
+    misshapen = sorted(info["mismatched_keys"])
+    if misshapen:
+        key, have, want = misshapen[0][:3]
+        raise VlmProbeError(
+            f"{name} has {len(misshapen)} weights of a shape its config.json does not promise: {key} is {list(have)}, "
+            f"expected {list(want)}"
+        )
     return model
 
 
 def _optional(auto: Any, sources: tuple[str | Path, ...], revision: str | None) -> Any:
     """A tokenizer or processor from the first source that has one, else None."""
-    for source in sources:
+    for number, source in enumerate(sources):
         try:
-            return auto.from_pretrained(source, revision=revision)
+            # The revision is the checkpoint's; its encoder lives in another repository.
+            return auto.from_pretrained(source, revision=revision if number == 0 else None)
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from typing import Any, Literal
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -28,6 +29,10 @@ from vlm_probe.hooked.wiring import layers_of, wire_connector, wire_language, wi
 from vlm_probe.trace import Trace
 
 NamesFilter = str | Iterable[str] | Callable[[str], bool] | None
+
+
+_wired: WeakSet[torch.nn.Module] = WeakSet()
+"""The Hugging Face models that carry our hooks."""
 
 
 class HookedVLM(HookedRootModule):
@@ -69,6 +74,11 @@ class HookedVLM(HookedRootModule):
         prompt: str | None = None,
     ):
         super().__init__()
+        if hf in _wired:
+            # Hooks on top of hooks would scale the image twice and starve the first wrapper's points.
+            raise VlmProbeError(
+                f"this {type(hf).__name__} is wrapped in a HookedVLM already; use that one, or load anew"
+            )
         text, sight = hf.config.text_config, hf.config.vision_config
         vision, language = (
             family(VISION, sight.model_type, "a vision encoder"),
@@ -84,7 +94,7 @@ class HookedVLM(HookedRootModule):
         self.tokenizer, self.preparer = tokenizer, preparer
         self.name, self.revision = name, revision
         self.prompt = prompt if prompt is not None else PROMPTS[text.model_type]
-        self._inside = False
+        self._read: int | None = None
         self._token_scale = self._measure_token_scale() if language.scales_tokens else 1.0
         self.embed_scale = embed_scale or ("all" if language.scales_images else "text")
 
@@ -93,6 +103,7 @@ class HookedVLM(HookedRootModule):
         wire_skipping(vision_tower, self.vision, vision, self._last_vision_layer)
         wire_connector(hf.model.multi_modal_projector, self.connector, lambda: self.image_scale)
         d_head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        _wired.add(hf)
         wire_language(language_tower, hf.lm_head, self.language, language, d_head=d_head)
 
     # --- what the model is -------------------------------------------------------------------
@@ -140,7 +151,7 @@ class HookedVLM(HookedRootModule):
         """Where results come from: model, revision, dtype, embedding scale, versions."""
         return {
             "model": self.name,
-            "revision": self.revision,
+            "revision": getattr(self.hf.config, "_commit_hash", None) or self.revision,
             "dtype": str(self.dtype).removeprefix("torch."),
             "embed_scale": self.embed_scale,
             "device": str(self.device),
@@ -165,6 +176,9 @@ class HookedVLM(HookedRootModule):
             f"embed_scale={self.embed_scale!r} (image rows x {self.image_scale:g}))"
         )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> HookedVLM:
+        raise VlmProbeError("a HookedVLM cannot be copied: its hooks belong to one model; load it a second time")
+
     # --- running ------------------------------------------------------------------------------
 
     def forward(
@@ -185,39 +199,47 @@ class HookedVLM(HookedRootModule):
         else:
             given = {"input_ids": input_ids, "pixel_values": pixel_values, "attention_mask": attention_mask}
             kwargs = {**{k: v for k, v in given.items() if v is not None}, **kwargs}
-        with self._running():
+        with self._running(kwargs):
             output = self.hf(**kwargs)
         return output if return_type == "output" else getattr(output, return_type)
 
-    def generate(self, inputs: ModelInputs | None = None, **kwargs: Any) -> Int[Tensor, "batch position"]:
+    def generate(self, inputs: ModelInputs | Tensor | None = None, **kwargs: Any) -> Int[Tensor, "batch position"]:
         """Hugging Face `generate`, with the key-value cache and whatever is hooked.
 
         Returns prompt and new tokens. Hooks see the prompt once and then one position a step.
         """
-        if inputs is not None:
+        if isinstance(inputs, ModelInputs):
             kwargs = {**inputs.tensors, **kwargs}
-        with self._running():
+        elif inputs is not None:
+            kwargs["input_ids"] = inputs
+        with self._running(kwargs):
             return self.hf.generate(**kwargs)
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
-        before, self._inside = self._inside, True
+    def _running(self, kwargs: dict[str, Any]) -> Iterator[None]:
+        """Meanwhile vision layers behind the one the connector reads in this call may be spared."""
+        before, self._read = self._read, self._layers_read(kwargs.get("vision_feature_layer"))
         try:
             yield
         finally:
-            self._inside = before
+            self._read = before
 
     @property
     def vision_layers_read(self) -> int:
         """How many vision layers feed the connector; those behind them change nothing."""
-        selected = self.hf.config.vision_feature_layer
+        return self._layers_read(None)
+
+    def _layers_read(self, selected: int | list[int] | None) -> int:
+        if selected is None:
+            selected = self.hf.config.vision_feature_layer
         n = len(self.vision.blocks)
+        states: list[int] = selected if isinstance(selected, list) else [selected]  # type: ignore[list-item]
         # Hidden state 0 is the embedding, so hidden state i is what i layers made.
-        return max(s if s >= 0 else n + 1 + s for s in (selected if isinstance(selected, list) else [selected]))
+        return max(s if s >= 0 else n + 1 + s for s in states)
 
     def _last_vision_layer(self) -> int | None:
         """Index of the last vision layer that is read; None outside our own run."""
-        return self.vision_layers_read - 1 if self._inside else None
+        return None if self._read is None else self._read - 1
 
     # --- hooks --------------------------------------------------------------------------------
 
@@ -259,6 +281,10 @@ class HookedVLM(HookedRootModule):
     def get_caching_hooks(self, names_filter: NamesFilter = None, *args: Any, **kwargs: Any):
         """As in TransformerLens; names may be globs and are checked."""
         return super().get_caching_hooks(self.match(names_filter), *args, **kwargs)
+
+    def add_caching_hooks(self, names_filter: NamesFilter = None, *args: Any, **kwargs: Any) -> dict:
+        """As in TransformerLens; names may be globs and are checked."""
+        return super().add_caching_hooks(self.match(names_filter), *args, **kwargs)
 
     def point(self, name: str) -> HookPoint:
         """One hook point by its exact name."""

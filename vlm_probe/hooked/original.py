@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, LlavaConfig
@@ -52,10 +54,14 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
     for file in weight_files(folder):
-        if file.suffix == ".safetensors":
-            yield from load_file(file).items()
-        else:
-            yield from torch.load(file, map_location="cpu", weights_only=True).items()
+        try:
+            if file.suffix == ".safetensors":
+                weights = load_file(file)
+            else:
+                weights = torch.load(file, map_location="cpu", weights_only=True)
+        except (SafetensorError, RuntimeError, UnpicklingError, EOFError) as error:
+            raise VlmProbeError(f"{file} cannot be read as weights (cut off, or a pointer?): {error}") from error
+        yield from weights.items()
 
 
 def _find_tower(folder: Path, name: str, *, offline_ok: bool) -> Path | str | None:

@@ -79,10 +79,8 @@ def _in_place(point: HookPoint, x: Tensor) -> None:
     """
     if not is_active(point):
         return
-    seen = x.clone()
-    edited = point(seen)
-    if edited is not seen:
-        x.copy_(edited)
+    # Copied back always: a hook may also edit the tensor it was given and return nothing.
+    x.copy_(point(x.clone()))
 
 
 def wire_block(
@@ -90,7 +88,9 @@ def wire_block(
 ) -> None:
     """Connect one layer; `first` is the tower's `hook_embed`, for its first layer."""
     entry = (points.hook_resid_pre,) if first is None else (first, points.hook_resid_pre)
-    _on_input(layer, partial(_through, entry))
+    # A copy: the tensor itself is also what the layer before gave, to whoever collects that (the
+    # connector's input among them), and an edit in place here must not reach back.
+    _on_input(layer, lambda x: _through(entry, x.clone()) if any(map(is_active, entry)) else None)
     attention_module = submodule(layer, paths.attention)
     attention.connect(attention_module, points.attn)
     for projection, point in (
@@ -118,6 +118,11 @@ def wire_tower(tower: nn.Module, points: TowerPoints, paths: BlockPaths, *, d_he
         wire_block(layer, block, paths, d_head=d_head, first=points.hook_embed if i == 0 else None)
 
 
+def _stamp(x: Tensor) -> object:
+    """Changes when a tensor is edited in place; never equal for inference tensors, which do not count."""
+    return object() if x.is_inference() else x._version
+
+
 def wire_norm(norm: nn.Module, points: NormPoints, offset: float) -> None:
     """Connect an RMSNorm, whose parts transformers does not expose: y = x / scale * (offset + weight).
 
@@ -130,10 +135,12 @@ def wire_norm(norm: nn.Module, points: NormPoints, offset: float) -> None:
         x = args[0].float()
         eps = getattr(module, "eps", None) or module.variance_epsilon
         before = (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+        stamp = _stamp(before)
         scale = points.hook_scale(before)
         divided = x / scale
+        stamps = (stamp, _stamp(divided))
         normalized = points.hook_normalized(divided)
-        if scale is before and normalized is divided:
+        if scale is before and normalized is divided and stamps == (_stamp(before), _stamp(divided)):
             return None
         return (normalized * (offset + module.weight.float())).to(output.dtype)
 

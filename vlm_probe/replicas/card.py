@@ -16,29 +16,63 @@ import torch
 
 from vlm_probe.replicas.grid import Cell
 from vlm_probe.scenes import accuracy_table, answer_items, scene_items
+from vlm_probe.scenes.world import Split
 
-STAGES = {"encoder": "encoders", "language": "language-{size}", "connector": "{name}", "joint": "{name}"}
+_FOLDERS = {
+    "encoder": "encoders",
+    "language": "language-{size}",
+    "connector": "{name}",
+    "joint": "{name}",
+    "questions": "{name}",
+}
+
+
+def _stage_files(cell: Cell, runs: Path) -> dict[str, Path]:
+    """Each trained stage's files, without suffix."""
+    files = {}
+    for stage, folder in _FOLDERS.items():
+        if getattr(cell.steps, stage) > 0:
+            name = f"encoder-{cell.encoder}" if stage == "encoder" else stage
+            files[stage] = runs / folder.format(size=cell.size, name=cell.name) / name
+    return files
 
 
 def stage_logs(cell: Cell, runs: Path) -> dict[str, dict[str, Any]]:
     """Per stage: steps, seconds of training, first and last log line."""
     logs = {}
-    for stage, folder in STAGES.items():
-        file = f"encoder-{cell.encoder}" if stage == "encoder" else stage
-        base = runs / folder.format(size=cell.size, name=cell.name)
-        lines = [json.loads(line) for line in (base / f"{file}.jsonl").read_text().splitlines()]
-        state = torch.load(base / f"{file}.pt", weights_only=True)
+    for stage, file in _stage_files(cell, runs).items():
+        lines = [json.loads(line) for line in file.with_suffix(".jsonl").read_text().splitlines()]
+        state = torch.load(file.with_suffix(".pt"), weights_only=True)
         logs[stage] = {"steps": state["step"], "seconds": round(state["seconds"]), "first": lines[0], "last": lines[-1]}
     return logs
 
 
-def write_card(cell: Cell, runs: Path, folder: Path, scores: pd.DataFrame, *, items_seed: int) -> None:
-    """Write `README.md` (the card), `card.json` (the same as data) and `training_log.jsonl`."""
+SPLITS = ("heldout", "novel")
+"""Scored in every card."""
+ITEMS_SEED = 1
+"""Seed of the scenes in the cards (the report's default is 0)."""
+
+
+def _score_table(scores: pd.DataFrame) -> str:
+    head = "| question type | n | accuracy | 95 % interval | chance | best blind guess |\n|---|---|---|---|---|---|\n"
+    return head + "\n".join(
+        f"| {r['kind']} | {r['n']} | {r['accuracy']:.3f} | {r['low']:.3f} to {r['high']:.3f} | {r['chance']:.2f} "
+        f"| {r['blind']:.2f} |"
+        for r in scores.to_dict("records")
+    )
+
+
+def write_card(cell: Cell, runs: Path, folder: Path, scores: dict[str, pd.DataFrame]) -> None:
+    """Write `README.md` (the card), `card.json` (the same as data) and `training_log.jsonl`.
+
+    scores: `accuracy_table` of every split in `SPLITS`.
+    """
     logs = stage_logs(cell, runs)
     data = {
         "cell": asdict(cell),
         "stages": logs,
-        "heldout": {"seed": items_seed, "rows": scores.round(4).to_dict("records")},
+        "seed": ITEMS_SEED,
+        "scores": {split: table.round(4).to_dict("records") for split, table in scores.items()},
         "versions": {p: version(p) for p in ("vlm-probe", "torch", "transformers")},
         "machine": {
             "python": platform.python_version(),
@@ -48,17 +82,11 @@ def write_card(cell: Cell, runs: Path, folder: Path, scores: pd.DataFrame, *, it
     }
     (folder / "card.json").write_text(json.dumps(data, indent=1) + "\n")
     with (folder / "training_log.jsonl").open("w") as out:
-        for stage, where in STAGES.items():
-            file = f"encoder-{cell.encoder}" if stage == "encoder" else stage
-            base = runs / where.format(size=cell.size, name=cell.name)
-            lines = (base / f"{file}.jsonl").read_text().splitlines()
+        for stage, file in _stage_files(cell, runs).items():
+            lines = file.with_suffix(".jsonl").read_text().splitlines()
             # Every fifth line tells the story; all of them would weigh more than the tokenizer.
             for line in [*lines[:-1:5], lines[-1]]:
                 out.write(json.dumps({"stage": stage, **json.loads(line)}) + "\n")
-    rows = "\n".join(
-        f"| {r['kind']} | {r['n']} | {r['accuracy']:.3f} | {r['low']:.3f} to {r['high']:.3f} | {r['chance']:.2f} |"
-        for r in scores.to_dict("records")
-    )
     stages = "\n".join(
         f"| {name} | {log['steps']} | {log['seconds'] / 60:.0f} | {log['last']['loss']:.3f} |"
         for name, log in logs.items()
@@ -80,12 +108,18 @@ It says nothing about the 2B or the 7B; it is for trying methods where the truth
 
 ## Held-out scenes
 
-Every scene shows at least one combination of colour and shape that training never did
-(`scene_items(n, split="heldout", seed={items_seed})`); greedy decoding, exact match.
+Every scene shows two coloured shapes together that never stand together in an image the replica was trained on; each
+was seen with others (`scene_items(n, split="heldout", seed={ITEMS_SEED})`; greedy decoding, exact match). The best
+blind guess is the most frequent answer to the same question in training, the image unseen.
 
-| question type | n | accuracy | 95 % interval | chance |
-|---|---|---|---|---|
-{rows}
+{_score_table(scores["heldout"])}
+
+## Novel kinds
+
+The harder question: every scene shows a coloured shape (a green cross, a blue triangle, a yellow circle) that no
+training image ever showed. Text named them.
+
+{_score_table(scores["novel"])}
 
 ## Training
 
@@ -97,18 +131,14 @@ Every scene shows at least one combination of colour and shape that training nev
 """)
 
 
-ITEMS_SEED = 1
-"""Seed of the held-out scenes in the cards (the report's default is 0)."""
-
-
 def score(
-    folder: Path, items: int, bar: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+    folder: Path, items: int, split: Split, bar: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 ) -> pd.DataFrame:
-    """Accuracy of a finished checkpoint on held-out scenes, as `accuracy_table` gives it."""
+    """Accuracy of a finished checkpoint on scenes of a split, as `accuracy_table` gives it."""
     from vlm_probe.hooked import load
 
     model = load(folder, device="cpu")
-    with bar("scoring", items) as advance:
-        chosen = list(scene_items(items, split="heldout", seed=ITEMS_SEED))
+    with bar(f"scoring, {split}", items) as advance:
+        chosen = list(scene_items(items, split=split, seed=ITEMS_SEED))
         answers = answer_items(model.answer_all, chosen, size=model.image_size, progress=advance)
     return accuracy_table(answers)

@@ -26,10 +26,10 @@ def scene_seeds(stage: str, seed: int, step: int, n: int) -> list[int]:
     return [rng.getrandbits(48) for _ in range(n)]
 
 
-def pixels(scenes: list[Scene]) -> Tensor:
+def pixels(scenes: list[Scene], device: str = "cpu") -> Tensor:
     """[batch, channel, row, column] float32, normalised."""
     stack = np.stack([render(scene, IMAGE_SIZE) for scene in scenes])
-    scaled = torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255
+    scaled = torch.from_numpy(stack).to(device).permute(0, 3, 1, 2).float() / 255
     return (scaled - MEAN) / STD
 
 
@@ -44,17 +44,17 @@ class ClipStage:
     learning_rate = 1.5e-3
     pairs = 64
 
-    def __init__(self, cell: Cell, packer: Packer):
-        self.steps, self.seed, self.packer = cell.steps.encoder, cell.seed, packer
+    def __init__(self, cell: Cell, packer: Packer, device: str = "cpu"):
+        self.steps, self.seed, self.packer, self.device = cell.steps.encoder, cell.seed, packer, device
         torch.manual_seed(cell.seed)
         vision = CLIPVisionConfig(**cell.vision, intermediate_size=4 * cell.vision["hidden_size"])
         text = CLIPTextConfig(
             vocab_size=cell.vocabulary, hidden_size=96, intermediate_size=384, num_hidden_layers=2,
             num_attention_heads=4, max_position_embeddings=64, eos_token_id=packer.id[EOS],
         )  # fmt: skip
-        self.module = CLIPModel(
-            CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=96)
-        )
+        config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=96)
+        self.module = CLIPModel(config)
+        nn.Module.to(self.module, device)
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return self.module.parameters()
@@ -66,11 +66,11 @@ class ClipStage:
         rows = [[*self.packer.caption(scene), self.packer.id[EOS]] for scene in scenes]
         length = max(map(len, rows))
         # CLIP's text tower is causal and reads the first end token: what pads it never counts.
-        ids = torch.tensor([row + [self.packer.id[EOS]] * (length - len(row)) for row in rows])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = self.module(input_ids=ids, pixel_values=pixels(scenes))
+        ids = torch.tensor([row + [self.packer.id[EOS]] * (length - len(row)) for row in rows], device=self.device)
+        with torch.autocast(self.device, dtype=torch.bfloat16):
+            out = self.module(input_ids=ids, pixel_values=pixels(scenes, self.device))
         logits = out.logits_per_image.float()
-        target = torch.arange(len(scenes))
+        target = torch.arange(len(scenes), device=self.device)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         return loss, {"accuracy": (logits.argmax(-1) == target).float().mean().item()}
 
@@ -135,12 +135,12 @@ class DinoStage:
     student_temperature, teacher_temperature = 0.1, 0.05
     prototypes = 512
 
-    def __init__(self, cell: Cell, packer: Packer):
-        self.steps, self.seed = cell.steps.encoder, cell.seed
+    def __init__(self, cell: Cell, packer: Packer, device: str = "cpu"):
+        self.steps, self.seed, self.device = cell.steps.encoder, cell.seed, device
         self.patches = (cell.vision["image_size"] // cell.vision["patch_size"]) ** 2
         torch.manual_seed(cell.seed)
         config = Dinov2Config(**cell.vision, mlp_ratio=4, layerscale_value=1.0, drop_path_rate=0.0)
-        self.module = _Distillation(config, self.prototypes)
+        self.module = _Distillation(config, self.prototypes).to(device)
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return self.module.student.parameters()
@@ -153,19 +153,20 @@ class DinoStage:
         theta = np.zeros((n, 2, 3), dtype=np.float32)
         theta[:, 0, 0], theta[:, 1, 1] = side * flip, side
         theta[:, :, 2] = (1 - side)[:, None] * rng.uniform(-1, 1, (n, 2))
-        grid = F.affine_grid(torch.from_numpy(theta), [n, 3, size, size], align_corners=False)
+        grid = F.affine_grid(torch.from_numpy(theta).to(images.device), [n, 3, size, size], align_corners=False)
         return F.grid_sample(images, grid, align_corners=False)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([self.seed, step])
-        images = pixels([sample_scene(s) for s in scene_seeds(self.name, self.seed, step, self.images)])
+        images = pixels([sample_scene(s) for s in scene_seeds(self.name, self.seed, step, self.images)], self.device)
         globals_ = torch.cat([self._crops(images, IMAGE_SIZE, (0.5, 1.0), rng) for _ in range(2)])
         locals_ = torch.cat([self._crops(images, self.local_size, (0.1, 0.4), rng) for _ in range(self.local_crops)])
         share = torch.from_numpy(rng.uniform(0.1, 0.5, len(globals_)).astype(np.float32))
         masked = torch.from_numpy(rng.random((len(globals_), self.patches)).astype(np.float32)) < share[:, None]
 
+        masked = masked.to(self.device)
         student, teacher = self.module.student, self.module.teacher
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(self.device, dtype=torch.bfloat16):
             with torch.no_grad():
                 seen = teacher.encoder(globals_).last_hidden_state
                 t_cls, t_patch = teacher.cls(seen[:, 0]).float(), teacher.patch(seen[:, 1:][masked]).float()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +49,9 @@ def answer_loss(model: GemmaForCausalLM, packed: Packed, features: Tensor | None
 
     features: [batch, patch, d_model] rows for the image placeholders, or None for text alone.
     """
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    device = model.device
+    packed = packed.to(device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
         embeds = model.get_input_embeddings()(packed.input_ids)
         if features is not None:
             embeds = torch.cat([embeds[:, :2], features.to(embeds.dtype), embeds[:, 2 + features.shape[1] :]], dim=1)
@@ -91,9 +94,10 @@ class LanguageStage:
     learning_rate = 2e-3
     batch = 32
 
-    def __init__(self, cell: Cell, packer: Packer):
+    def __init__(self, cell: Cell, packer: Packer, device: str = "cpu"):
         self.steps, self.seed, self.packer = cell.steps.language, cell.seed, packer
         self.module = language_model(cell, packer)
+        nn.Module.to(self.module, device)
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return self.module.parameters()
@@ -110,12 +114,17 @@ class LanguageStage:
         pass
 
 
+HARD_TYPES = ("color", "shape", "shape", "existence", "count", "side", "relation", "relation", "relation")
+"""Question types of the last stage, by weight: those that take two steps are learned last."""
+
+
 class FusionStage:
     """LLaVA's recipe (Liu et al. 2023, arXiv:2304.08485 and 2310.03744) with a frozen encoder.
 
     "connector": captions, only the connector learns. "joint": connector and language model learn
     together, from captions alone at first, then from captions and questions. Without the first part
     the questions are learned several times more slowly: a caption names every object in every step.
+    "questions": both go on with questions alone, the hard types more often (see `HARD_TYPES`).
     """
 
     batch = 32
@@ -124,41 +133,47 @@ class FusionStage:
 
     def __init__(
         self,
+        name: Literal["connector", "joint", "questions"],
         cell: Cell,
         packer: Packer,
         encoder: nn.Module,
         connector: Connector,
         language: GemmaForCausalLM,
-        *,
-        joint: bool,
     ):
-        self.name = "joint" if joint else "connector"
-        self.steps = cell.steps.joint if joint else cell.steps.connector
-        self.learning_rate = 2e-3
-        self.seed, self.packer, self.joint = cell.seed, packer, joint
+        self.name = name
+        self.steps: int = getattr(cell.steps, name)
+        self.learning_rate = 1e-3 if name == "questions" else 2e-3
+        self.seed, self.packer = cell.seed, packer
+        self.device = language.device.type
         self.encoder = encoder.eval().requires_grad_(False)
-        language.requires_grad_(joint)
+        language.requires_grad_(name != "connector")
         self.connector, self.language = connector, language
         self.module = nn.ModuleDict({"connector": connector, "language": language})
 
     def parameters(self) -> Iterable[nn.Parameter]:
-        return (self.module if self.joint else self.connector).parameters()
+        return (self.connector if self.name == "connector" else self.module).parameters()
 
     def features(self, scenes: list[Scene]) -> Tensor:
         """[batch, patch, d_vision]: what the connector receives (second to last layer, no CLS)."""
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-            hidden = self.encoder(pixels(scenes), output_hidden_states=True).hidden_states
+        with torch.no_grad(), torch.autocast(self.device, dtype=torch.bfloat16):
+            hidden = self.encoder(pixels(scenes, self.device), output_hidden_states=True).hidden_states
         return hidden[-2][:, 1:]
+
+    def _pack(self, scenes: list[Scene], rng: random.Random, *, asking: bool) -> Packed:
+        if self.name == "questions":
+            return self.packer.pack(
+                scenes, rng, patches=PATCHES, describe=False, questions=12, learn_all=False, among=HARD_TYPES
+            )
+        questions = QUESTIONS_PER_SCENE if asking else 0
+        return self.packer.pack(scenes, rng, patches=PATCHES, describe=True, questions=questions, learn_all=False)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = random.Random(f"{self.name}/questions/{self.seed}/{step}")
-        asking = self.joint and step >= self.caption_share * self.steps
+        asking = self.name == "questions" or (self.name == "joint" and step >= self.caption_share * self.steps)
         n = self.batch if asking else 2 * self.batch
         scenes = [sample_scene(s) for s in scene_seeds(self.name, self.seed, step, n)]
-        packed = self.packer.pack(
-            scenes, rng, patches=PATCHES, describe=True, questions=QUESTIONS_PER_SCENE if asking else 0, learn_all=False
-        )
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        packed = self._pack(scenes, rng, asking=asking)
+        with torch.autocast(self.device, dtype=torch.bfloat16):
             features = self.connector(self.features(scenes))
         return answer_loss(self.language, packed, features)
 

@@ -36,6 +36,7 @@ class Steps:
     language: int
     connector: int
     joint: int
+    questions: int
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Cell:
 CELLS: dict[str, Cell] = {
     cell.name: cell
     for cell in (
-        Cell("small", "clip", Steps(encoder=1200, language=1500, connector=300, joint=3400)),
-        Cell("small", "dino", Steps(encoder=1200, language=1500, connector=300, joint=3400)),
+        Cell("small", "clip", Steps(encoder=1200, language=1500, connector=300, joint=3400, questions=1700)),
+        Cell("small", "dino", Steps(encoder=1200, language=1500, connector=300, joint=3400, questions=0)),
     )
 }

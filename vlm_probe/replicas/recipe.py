@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -21,6 +21,8 @@ from vlm_probe.replicas.fusion import PATCHES, Connector, FusionStage, LanguageS
 from vlm_probe.replicas.grid import CELLS, IMAGE_SIZE, Cell
 from vlm_probe.replicas.text import IMAGE, PROMPT, Packer, build_tokenizer
 from vlm_probe.replicas.training import Listener, run_stage
+
+FUSION_STAGES: tuple[Literal["connector", "joint", "questions"], ...] = ("connector", "joint", "questions")
 
 
 @dataclass
@@ -42,22 +44,25 @@ def find_cell(name: str) -> Cell:
     return CELLS[short]
 
 
-def train(cell: Cell, runs: Path, *, resume: bool = False, listen: Listener | None = None) -> Trained:
+def train(
+    cell: Cell, runs: Path, *, resume: bool = False, listen: Listener | None = None, device: str = "cpu"
+) -> Trained:
     """Train a cell, stage by stage, in a runs folder.
 
     With `resume`, finished stages are loaded and an unfinished one goes on; without, the cell's own
     stages start afresh, and so do the shared ones it needs.
     """
     packer = Packer(build_tokenizer(cell.vocabulary))
-    encoder = ENCODERS[cell.encoder](cell, packer)
+    encoder = ENCODERS[cell.encoder](cell, packer, device)
     run_stage(encoder, runs / "encoders", resume=resume, listen=listen)
-    language = LanguageStage(cell, packer)
+    language = LanguageStage(cell, packer, device)
     run_stage(language, runs / f"language-{cell.size}", resume=resume, listen=listen)
     torch.manual_seed(cell.seed + 2)
-    connector = Connector(cell.vision["hidden_size"], cell.language.hidden_size)
-    for joint in (False, True):
-        stage = FusionStage(cell, packer, encoder.encoder, connector, language.module, joint=joint)
-        run_stage(stage, runs / cell.name, resume=resume, listen=listen)
+    connector = Connector(cell.vision["hidden_size"], cell.language.hidden_size).to(device)
+    for name in FUSION_STAGES:
+        stage = FusionStage(name, cell, packer, encoder.encoder, connector, language.module)
+        if stage.steps > 0:
+            run_stage(stage, runs / cell.name, resume=resume, listen=listen)
     return Trained(cell, packer, encoder.encoder, connector, language.module)
 
 
@@ -77,7 +82,7 @@ def assemble(trained: Trained) -> LlavaForConditionalGeneration:
     model.tie_weights()
     # Read by vlm_probe.load: image rows are not scaled (as current transformers trains), and how to ask.
     model.config.vlm_probe = {"embed_scale": "text", "prompt": PROMPT, "pad": True}
-    return model.half().eval()
+    return model.half().cpu().eval()
 
 
 def export(trained: Trained, folder: Path) -> None:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from vlm_probe.scenes import COLORS, SHAPES, Scene, ask, sample_scene
+from vlm_probe.scenes import COLORS, QUESTION_TYPES, SHAPES, Scene, ask, sample_scene
 
 PAD, EOS, BOS, UNK, IMAGE, START, END = (
     "<pad>", "<eos>", "<bos>", "<unk>", "<image>", "<start_of_turn>", "<end_of_turn>",
@@ -91,6 +91,11 @@ class Packed:
     kinds: list[list[str]]
     """Question type of every segment."""
 
+    def to(self, device: torch.device) -> Packed:
+        """The same batch on another device."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
 
 class Packer:
     """Encodes prefixes and segments; remembers encodings, since the scene language is small."""
@@ -120,12 +125,14 @@ class Packer:
         describe: bool,
         questions: int,
         learn_all: bool,
+        among: Sequence[str] = tuple(QUESTION_TYPES),
     ) -> Packed:
         """Pack scenes into one batch.
 
         patches: number of image placeholders in the prefix; None puts the caption there instead.
         describe: let the first segment ask for the caption.
         questions: how many question segments follow.
+        among: the question types to draw from.
         learn_all: labels on every token (language modelling) rather than on answers only.
         """
         end, eos = self.id[END], self.id[EOS]
@@ -138,7 +145,7 @@ class Packer:
             if describe:
                 asked.append(("caption", self.encode(DESCRIBE), self.caption(scene)))
             for _ in range(questions):
-                q = ask(scene, rng)
+                q = ask(scene, rng, among=among)
                 asked.append((q.kind, self.encode(q.text), self.encode(q.answer)))
             ids, segment = list(prefix), [0] * len(prefix)
             labels = [*prefix[1:], IGNORE] if learn_all and patches is None else [IGNORE] * len(prefix)

@@ -100,7 +100,7 @@ def run_stage(
     optimizer = _optimizer(stage)
     start, seconds = 0, 0.0
     if resume and path.exists():
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=next(stage.module.parameters()).device)
         stage.module.load_state_dict(state["module"])
         start, seconds = state["step"], state["seconds"]
         if start < stage.steps:

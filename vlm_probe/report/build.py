@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -12,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 
 from vlm_probe import figures
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.figures.style import axes
 from vlm_probe.findings import Looking, where_it_looks
 from vlm_probe.findings.where_it_looks import SHUFFLES
 from vlm_probe.hooked import HookedVLM
@@ -26,7 +28,8 @@ from vlm_probe.scenes import SceneItem, accuracy_table, pixel_box, scene_image, 
 
 CASES = 8
 """Best and worst cases shown of each model."""
-_MARK = "results.json"
+_MARK = ".vlm_probe_report"
+"""In every report's folder: only such a folder is ever replaced."""
 
 
 @dataclass
@@ -57,11 +60,14 @@ def measure(
     chosen = list(scene_items(items, split="heldout", seed=seed))
     looking, provenance = {}, {}
     for name in names:
-        model = load(name)
+        model = load(name)  # one at a time: two real ones rarely fit together
         if model.tokenizer is None or model.preparer is None:
             raise VlmProbeError(f"{name} has no tokenizer or image processor, which a report needs")
         looking[name] = where_it_looks(model, chosen, progress=progress, seed=seed)
         provenance[name] = model.provenance()
+        del model
+        gc.collect()
+        torch.cuda.empty_cache()
     return Measured(chosen, looking, provenance, seed, time.time() - began)
 
 
@@ -76,8 +82,9 @@ def draw(measured: Measured) -> dict[str, Figure]:
     }
     drawn: dict[str, Figure] = {}
     for name, (plot, table) in plots.items():
-        ax = plot(table, axes(None, (5.6, 3.4)))
-        drawn[name] = ax.figure  # type: ignore[assignment]
+        figure = plot(table).figure
+        assert isinstance(figure, Figure)
+        drawn[name] = figure
     return drawn
 
 
@@ -91,6 +98,7 @@ def draw_cases(measured: Measured, name: str, *, best: bool) -> Figure:
     cases = []
     for row in chosen.to_dict("records"):
         item = by_id[row["id"]]
+        shares = f"{row['relevancy_in_box']:.2f} in the box, area {row['area']:.2f}"
         mark = "right" if row["correct"] else f"wrong, it is {row['answer']}"
         cases.append(
             {
@@ -98,24 +106,11 @@ def draw_cases(measured: Measured, name: str, *, best: bool) -> Figure:
                 "map": looking.maps[row["id"]],
                 "span": None,
                 "boxes": [pixel_box(box, size, size) for box in item.question.boxes],
-                "text": f"{row['question']}\n{row['predicted'] or '(nothing)'} ({mark})\n{row['relevancy_in_box']:.2f} in the box, area {row['area']:.2f}",
+                "text": f"{row['question']}\n{row['predicted'] or '(nothing)'} ({mark})\n{shares}",
             }
         )
     kind = "most" if best else "least"
     return figures.case_panels(cases, title=f"{name}: relevancy {kind} inside the box")
-
-
-def _methods(measured: Measured) -> list[str]:
-    split = "every scene shows a combination of colour and shape that no training scene of the replicas shows"
-    return [
-        f"Items: {len(measured.items)} generated scenes, split “heldout” ({split}), seed {measured.seed}; one question each, types in turn; greedy decoding, exact match after lower-casing.",
-        "Accuracy: 95 % Wilson intervals. All other intervals: percentile bootstrap over items, 2,000 draws.",
-        "Attention: exact softmax rows of the last prompt position, mean over heads. Sinks: positions that receive more than five times an even share from all later positions (Xiao et al. 2024, arXiv:2309.17453; deviation: found by attention, not assumed to be first).",
-        "Relevancy: Chefer et al. 2021, arXiv:2103.15679, equations 5 and 6, for the first token of the model's own answer, over the image rows the language model received.",
-        "Pointing game: Zhang et al. 2018, arXiv:1608.00507, at patch resolution: the most relevant patch touches the box.",
-        f"Controls: the box's share of the area, and the boxes of {SHUFFLES} other items (seed {measured.seed}).",
-        "Items without an object to look at (an absent object, a count of zero) count for accuracy and attention on the image only.",
-    ]
 
 
 def _summary(measured: Measured) -> list[str]:
@@ -127,8 +122,9 @@ def _summary(measured: Measured) -> list[str]:
         lines.append(
             f"{name} answers {overall['accuracy']:.1%} of {overall['n']} questions right "
             f"[{overall['low']:.1%}, {overall['high']:.1%}]; its most relevant patch is in the right box for "
-            f"{hit['mean']:.1%} [{hit['low']:.1%}, {hit['high']:.1%}] of {int(hit['n'])} items with one, in "
-            f"another item's box for {shuffled['mean']:.1%}."
+            f"{hit['mean']:.1%} [{hit['low']:.1%}, {hit['high']:.1%}] of {int(hit['n'])} items with one, in a box "
+            f"of another item for {shuffled['mean']:.1%}. A guess that never sees the image is right for "
+            f"{overall['blind']:.1%}."
         )
     return lines
 
@@ -139,13 +135,24 @@ def _scope(names: Sequence[str]) -> str:
     return ""
 
 
-def write_report(measured: Measured, out: Path) -> Path:
-    """Write index.html, figures/, tables/ and results.json to a folder, all or nothing.
+def check_out(out: Path) -> None:
+    """Raise VlmProbeError where a report cannot go: a folder with other things in it, or no place to write.
 
-    Raises VlmProbeError where the folder holds something that is no earlier report.
+    Asked before anything is measured.
     """
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _MARK).exists())):
         raise VlmProbeError(f"{out} exists and is no earlier report; name another folder with --out")
+    parent = next(p for p in (out.absolute().parent, *out.absolute().parents) if p.exists())
+    if not os.access(parent, os.W_OK):
+        raise VlmProbeError(f"cannot write to {parent}: permission denied")
+
+
+def write_report(measured: Measured, out: Path) -> Path:
+    """Write index.html, figures/, tables/ and results.json to a folder, all or nothing.
+
+    An earlier report there is replaced once the new one is complete. Raises as `check_out` does.
+    """
+    check_out(out)
     names = list(measured.looking)
     verdicts, pointing = measured.table(Looking.verdicts), measured.table(Looking.pointing)
     tables = {
@@ -183,21 +190,25 @@ def write_report(measured: Measured, out: Path) -> Path:
             partial / "index.html", "report.html",
             title="vlm_probe: where does it look?", models=names, n=len(measured.items), scope=_scope(names),
             summary=_summary(measured), verdicts=rows_of(verdicts), accuracy=rows_of(measured.accuracy),
-            pointing=rows_of(pointing), figures=uris, cases=cases, methods=_methods(measured),
+            pointing=rows_of(pointing), figures=uris, cases=cases,
+            shuffles=SHUFFLES,
+            seed=measured.seed,
             provenance=rows_of(provenance.query("what != 'model'")),
         )  # fmt: skip
         results = {
             "models": measured.provenance,
-            "items": len(measured.items),
             "seed": measured.seed,
             "seconds": round(measured.seconds, 1),
-            **{name: json.loads(tables[name].to_json(orient="records") or "[]") for name in ("accuracy", "layers", "pointing", "verdicts")},
+            **{name: json.loads(tables[name].to_json(orient="records") or "[]") for name in tables},
         }
-        (partial / _MARK).write_text(json.dumps(results, indent=1) + "\n")
+        (partial / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        (partial / _MARK).touch()
         partial.chmod(0o755)
+        old = partial.with_name(f"{partial.name}-old")
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(old)
         partial.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

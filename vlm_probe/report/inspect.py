@@ -94,11 +94,12 @@ def inspect(
         "title": question,
         "question": question,
         "model": model.name,
-        "image_name": Path(image).name,
+        "image_name": Path(image).name.encode(errors="replace").decode(),
         "image": image_uri(picture),
         "answer": answer or "(an empty answer)",
         "top": rows_of(top),
         "relevancies": relevancies,
+        "left_out": len(answer_ids) - len(relevancies),
         "image_mass": f"{float(summary['image_mass'].mean()):.3f}",
         "sink_mass": f"{float(summary['sink_mass'].mean()):.3f}",
         "strip": figure_uri(layer_strip(picture, by_layer, span=span)),
@@ -107,14 +108,15 @@ def inspect(
         "sinks": rows_of(found),
         "provenance": rows_of(provenance_table(trace.provenance)),
     }
+    page, partial = out / "inspect.html", out / "inspect.partial"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        page = out / "inspect.html"
-        partial = page.with_suffix(".partial")
         write_page(partial, "inspect.html", **context)
         partial.replace(page)
-    except OSError as error:
-        raise VlmProbeError(f"cannot write to {out}: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:
+        raise VlmProbeError(f"cannot write {page}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
     progress(1)
     return Inspection(answer, answer_ids, top, page)
 

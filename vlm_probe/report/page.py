@@ -13,8 +13,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
+from vlm_probe.figures.style import styled
+
 _environment = Environment(
-    loader=PackageLoader("vlm_probe.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    loader=PackageLoader("vlm_probe.report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
 )
 
 
@@ -25,7 +31,8 @@ def _data_uri(png: bytes) -> str:
 def figure_uri(figure: Figure, *, close: bool = True) -> str:
     """A figure as a data URI (PNG)."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
+    with styled():
+        figure.savefig(buffer, format="png", dpi=130)
     if close:
         plt.close(figure)
     return _data_uri(buffer.getvalue())
@@ -52,7 +59,10 @@ def rows_of(table: pd.DataFrame) -> dict[str, list[Any]]:
             return "–" if pd.isna(value) else f"{value:.3f}"
         return str(value)
 
-    return {"header": [str(c) for c in table.columns], "rows": [[cell(v) for v in row] for row in table.to_numpy(dtype=object)]}
+    return {
+        "header": [str(c) for c in table.columns],
+        "rows": [[cell(v) for v in row] for row in table.to_numpy(dtype=object)],
+    }
 
 
 def write_page(path: Path, template: str, **context: Any) -> None:

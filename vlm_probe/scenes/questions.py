@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vlm_probe.scenes.world import COLORS, COLUMNS, SHAPES, Box, Scene, SceneObject, Split, askable_kinds, sample_scene
@@ -116,8 +116,12 @@ QUESTION_TYPES: dict[str, Callable[[Scene, random.Random], Question | None]] = {
 """Question type -> its sampler, which returns None where the scene cannot carry such a question."""
 
 
-def ask(scene: Scene, rng: random.Random, kind: str | None = None) -> Question:
+def ask(
+    scene: Scene, rng: random.Random, kind: str | None = None, *, among: Sequence[str] = tuple(QUESTION_TYPES)
+) -> Question:
     """One question about a scene, of the given kind or of a random kind the scene can carry.
+
+    `among` lists the kinds a random one is drawn from; one named twice comes twice as often.
 
     Raises ValueError if the scene cannot carry a question of that kind (a relation needs two
     objects, say).
@@ -128,7 +132,7 @@ def ask(scene: Scene, rng: random.Random, kind: str | None = None) -> Question:
             raise ValueError(f"this scene has no {kind!r} question: {scene.caption}")
         return question
     while True:
-        question = QUESTION_TYPES[rng.choice(tuple(QUESTION_TYPES))](scene, rng)
+        question = QUESTION_TYPES[rng.choice(among)](scene, rng)
         if question is not None:
             return question
 
