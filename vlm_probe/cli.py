@@ -85,8 +85,8 @@ def inspect(
     if not question.strip():
         raise VlmProbeError("the question is empty; ask something about the image")
     loaded = _load(model, device, dtype, embed_scale)
-    from vlm_probe.report.inspect import MAX_TOKENS_SHOWN
-    from vlm_probe.report.inspect import inspect as run
+    from vlm_probe.report.inspection import MAX_TOKENS_SHOWN
+    from vlm_probe.report.inspection import inspect as run
 
     with _bar("looking inside", min(max_new_tokens, MAX_TOKENS_SHOWN) + 2) as advance:
         found = run(loaded, image, question, out=out, max_new_tokens=max_new_tokens, progress=advance)

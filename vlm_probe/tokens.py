@@ -106,7 +106,7 @@ class ImageSpan:
         left, top, right, bottom = self.transform.to_model(box)
         rows, columns = self.grid
 
-        def share(low: float, high: float, cell: float, n: int) -> np.ndarray:
+        def share(low: Number, high: Number, cell: Number, n: int) -> np.ndarray:
             edges = np.arange(n + 1) * cell
             inside = np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0, None)
             return inside / cell

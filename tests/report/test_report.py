@@ -12,7 +12,7 @@ from PIL import Image
 from vlm_probe import VlmProbeError
 from vlm_probe.cli import main
 from vlm_probe.report import measure, write_report
-from vlm_probe.report.inspect import inspect
+from vlm_probe.report.inspection import inspect
 from vlm_probe.scenes import sample_scene, scene_image
 
 ITEMS = 24
@@ -75,7 +75,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing(replica_module, tmp_path, 
         path.write_text("half")
         raise UnicodeEncodeError("utf-8", "x", 0, 1, "planned")
 
-    monkeypatch.setattr(sys.modules["vlm_probe.report.inspect"], "write_page", fail)
+    monkeypatch.setattr("vlm_probe.report.inspection.write_page", fail)
     with pytest.raises(VlmProbeError, match="cannot write"):
         inspect(replica_module, picture, "How many objects are there?", out=tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

@@ -32,9 +32,8 @@ def _extent(span: ImageSpan | None, image: Image.Image, shape: tuple[int, int]) 
 def _paint(
     ax: Axes, image: Image.Image, values: np.ndarray, norm: Normalize, span: ImageSpan | None, boxes: Sequence[Box]
 ) -> None:
-    """The image in pale grey and the map over it: the more, the less of the image shows through."""
-    grey = np.asarray(image.convert("L"), dtype=np.float32) / 255
-    pale = np.repeat((0.45 + 0.55 * grey)[..., None], 3, axis=-1)
+    """The image in pale colours and the map over it: the more, the less of the image shows through."""
+    pale = 0.55 + 0.45 * np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     ax.imshow(pale, extent=(0, image.width, image.height, 0), interpolation="nearest")
     ax.imshow(HEAT(np.clip(norm(values), 0, 1)), extent=_extent(span, image, values.shape), interpolation="nearest")
     for left, top, right, bottom in boxes:

@@ -23,7 +23,7 @@ def _heat() -> ListedColormap:
 
 
 HEAT = _heat()
-"""For maps over a pale grey image: even in lightness, so it survives colour blindness and grey printing."""
+"""For maps over a pale image: even in lightness, so it survives colour blindness and grey printing."""
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito (2008): one colour a model or series."""
 CONTROL = "#777777"

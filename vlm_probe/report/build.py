@@ -22,7 +22,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.findings import Looking, where_it_looks
 from vlm_probe.findings.where_it_looks import SHUFFLES
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.report.inspect import provenance_table
+from vlm_probe.report.inspection import provenance_table
 from vlm_probe.report.page import figure_uri, rows_of, write_page
 from vlm_probe.scenes import SceneItem, accuracy_table, pixel_box, scene_image, scene_items
 
