@@ -11,7 +11,7 @@ identity part is left in the row of tokens and out of every image map.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -59,8 +59,8 @@ def _leaf(x: Tensor, hook: HookPoint) -> Tensor:
     return x.detach().requires_grad_()
 
 
-def _watch(update: object, pattern: Tensor, hook: HookPoint) -> None:
-    pattern.register_hook(partial(update, pattern.detach()))  # type: ignore[arg-type]
+def _watch(update: Callable[[Tensor, Tensor], None], pattern: Tensor, hook: HookPoint) -> None:
+    pattern.register_hook(partial(update, pattern.detach()))
 
 
 def _token_id(model: HookedVLM, target: int | str | None, logits: Tensor) -> int:

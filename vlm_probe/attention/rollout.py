@@ -50,7 +50,7 @@ def rollout(
     n = span.grid[0] * span.grid[1]
     if part == "language":
         patterns = trace.stack("language", "attn.hook_pattern")[:, 0].float().cpu()
-        positions = query_positions(trace, "answer" if query is None else query)  # type: ignore[arg-type]
+        positions = query_positions(trace, "answer" if query is None else query)
     elif part == "vision":
         read = trace.provenance["vision_layers_read"]
         patterns = trace.stack("vision", "attn.hook_pattern", first=read)[:, image].float().cpu()

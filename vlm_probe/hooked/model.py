@@ -230,10 +230,9 @@ class HookedVLM(HookedRootModule):
         return self._layers_read(None)
 
     def _layers_read(self, selected: int | list[int] | None) -> int:
-        if selected is None:
-            selected = self.hf.config.vision_feature_layer
+        chosen: Any = self.hf.config.vision_feature_layer if selected is None else selected
         n = len(self.vision.blocks)
-        states: list[int] = selected if isinstance(selected, list) else [selected]  # type: ignore[list-item]
+        states: list[int] = chosen if isinstance(chosen, list) else [chosen]
         # Hidden state 0 is the embedding, so hidden state i is what i layers made.
         return max(s if s >= 0 else n + 1 + s for s in states)
 
