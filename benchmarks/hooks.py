@@ -3,7 +3,7 @@
     python benchmarks/hooks.py [--repeats 9] [--out hooks]
 
 Each figure is a ratio within one run, variants interleaved, beside TransformerLens's bridge and
-nnsight on the same weights. The model has 138M parameters (CLIP with Llama, the pair that
+nnsight on the same weights. The model has 146M parameters (CLIP with Llama, the pair that
 TransformerLens's bridge knows) and 256 image tokens. Goals: idle <= 1.02, residual streams <= 1.05,
 one pattern <= 1.03 with added peak memory of at most 1.2 patterns.
 """
