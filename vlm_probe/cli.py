@@ -161,7 +161,11 @@ def models() -> None:
     """List what can be loaded, and what each needs."""
     from vlm_probe.replicas.shipped import DEFAULT, shipped
 
-    table = Table("name", "what it is", "needs", "here")
+    table = Table()
+    # A name is there to be copied: it is never broken across lines.
+    table.add_column("name", no_wrap=True)
+    for header in ("what it is", "needs", "here"):
+        table.add_column(header)
     for name in shipped():
         also = ", also replica/default" if name == DEFAULT else ""
         table.add_row(
