@@ -166,11 +166,9 @@ def models() -> None:
     table.add_column("name", no_wrap=True)
     for header in ("what it is", "needs", "here"):
         table.add_column(header)
+    table.add_row("replica/default", f"the same as replica/{DEFAULT}", "nothing", "yes")
     for name in shipped():
-        also = ", also replica/default" if name == DEFAULT else ""
-        table.add_row(
-            f"replica/{name}", f"trained miniature of LLaVA-Gemma{also}", "nothing: shipped in the package", "yes"
-        )
+        table.add_row(f"replica/{name}", "trained miniature of LLaVA-Gemma", "nothing: shipped in the package", "yes")
     hub = "the Hub"
     for name, (what, billions) in HUB_MODELS.items():
         need = 2 * billions
