@@ -71,6 +71,6 @@ CELLS: dict[str, Cell] = {
     cell.name: cell
     for cell in (
         Cell("small", "clip", Steps(encoder=1200, language=1500, connector=300, joint=3400, questions=1700)),
-        Cell("small", "dino", Steps(encoder=1200, language=1500, connector=300, joint=3400, questions=0)),
+        Cell("small", "dino", Steps(encoder=1200, language=1500, connector=300, joint=3400, questions=700)),
     )
 }

@@ -107,9 +107,9 @@ class SceneObject:
 
     @property
     def box(self) -> Box:
-        """Tight bounding box in unit coordinates."""
+        """Tight bounding box of what is visible, in unit coordinates (a star's tip may leave the image)."""
         xs, ys = zip(*self.outline, strict=True)
-        return min(xs), min(ys), max(xs), max(ys)
+        return max(min(xs), 0.0), max(min(ys), 0.0), min(max(xs), 1.0), min(max(ys), 1.0)
 
 
 @dataclass(frozen=True)
