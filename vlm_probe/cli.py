@@ -61,9 +61,7 @@ def _bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def _load(name: str, device: str | None, dtype: str | None, embed_scale: str | None) -> HookedVLM:
     with _err.status(f"loading {_plain(name)}"):
-        from vlm_probe.hooked import load
-
-        return load(name, device=device, dtype=dtype, embed_scale=embed_scale)
+        return _load_quietly(name, device, dtype, embed_scale)
 
 
 @app.command()
