@@ -47,7 +47,7 @@ ALLOWED = {
     "replicas": {"scenes", "hooked"},
     "findings": {"tokens", "trace", "hooked", "attention", "scenes"},
     "report": {"tokens", "trace", "hooked", "attention", "scenes", "findings", "figures"},
-    "cli": {"hooked", "replicas", "report"},
+    "cli": {"hooked", "replicas", "scenes", "findings", "report"},
     "__init__": {"hooked", "tokens", "trace"},
     "__main__": {"cli"},
 }

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    CLIPImageProcessor,
     CLIPVisionConfig,
     Dinov2Config,
     Dinov2WithRegistersConfig,
@@ -13,7 +15,11 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
 )
+
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.images import ImagePreparer
 
 SHARED = Path(__file__).parents[2] / "shared"
 REFERENCE = SHARED / "reference"
@@ -86,3 +92,32 @@ def tiny_batch(model, *, batch: int = 2, pad: bool = False) -> dict[str, torch.T
     side = PATCH * GRID
     pixels = torch.randn(batch, 3, side, side, generator=generator)
     return {"input_ids": torch.tensor(rows), "pixel_values": pixels, "attention_mask": torch.tensor(masks)}
+
+
+PROMPT = "{bos}Q{images}:{question}= "
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character of " ".."~", but for `IMAGE_TOKEN`, which "<image>" is."""
+    vocabulary = {"<pad>": 0, "<eos>": 1, "<bos>": 2}
+    for code in range(ord(" "), ord("~") + 1):
+        if len(vocabulary) < IMAGE_TOKEN:
+            vocabulary[chr(code)] = len(vocabulary)
+    vocabulary["<image>"] = IMAGE_TOKEN
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>",
+        additional_special_tokens=["<image>"], padding_side="left",
+    )  # fmt: skip
+
+
+def tiny_vlm(tower: str = "clip", language: str = "gemma") -> HookedVLM:
+    """A hooked tiny model that takes images and text."""
+    side = PATCH * GRID
+    processor = CLIPImageProcessor(size={"height": side, "width": side}, do_center_crop=False)
+    return HookedVLM(
+        tiny_llava(tower, language), tokenizer=tiny_tokenizer(), preparer=ImagePreparer(processor, pad=True),
+        prompt=PROMPT,
+    )  # fmt: skip

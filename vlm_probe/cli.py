@@ -1,4 +1,4 @@
-"""The command line: `vlm-probe inspect | report | models | train`.
+"""The command line: `vlm-probe inspect | report | evaluate | scenes | models | train`.
 
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 """
@@ -19,6 +19,8 @@ from rich.table import Table
 from vlm_probe.errors import VlmProbeError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vlm_probe.hooked import HookedVLM
     from vlm_probe.replicas.training import Progress
 
@@ -191,6 +193,103 @@ def _here(repository: str, gigabytes: float) -> str:
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
     where = "downloaded" if cached else "not downloaded" + (", HF_HUB_OFFLINE is set" if offline else "")
     return where + ("" if fits else ", more than this machine's memory")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="May be given several times.")] = None,
+    items: Annotated[
+        str, typer.Option(help="scenes, or a question file: POPE, MMVP, GQA, VQAv2, MME, MM-Vet, or an exported one.")
+    ] = "scenes",
+    images: Annotated[Path | None, typer.Option(help="Folder with the question file's images.")] = None,
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option(help="Answers given elsewhere, to compare with: lmms-eval's samples or an answers.parquet."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the answers and tables.")] = Path("evaluation"),
+    n: Annotated[int, typer.Option(min=1, help="Generated items of every family.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the generated items, and of the bootstrap.")] = 0,
+    format: Annotated[str | None, typer.Option(help="The question file's format, where it is not recognised.")] = None,
+    suffix: Annotated[str, typer.Option(help="Appended to every question, after a line break.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer at most.")] = 16,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out malformed lines and missing images.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    embed_scale: EmbedScale = None,
+) -> None:
+    """Ask models the same items, score every answer, and compare the models. A killed run goes on where it stopped."""
+    names = list(dict.fromkeys(model or ([] if answers else ["replica/default"])))
+    with _err.status("reading"):
+        from vlm_probe.findings import evaluation
+
+        read, skipped = evaluation.gather_items(items, images, n=n, seed=seed, format=format, skip_bad=skip_bad)
+        tables = [evaluation.read_answers(file, skipped, skip_bad=skip_bad) for file in answers or []]
+    for name in names:
+        loaded = _load(name, device, dtype, embed_scale)
+        with _bar(_plain(name), len(read)) as advance:
+            tables.append(
+                evaluation.evaluate(
+                    loaded, read, parts=out / "parts", suffix=suffix and f"\n{suffix}", max_new_tokens=max_new_tokens,
+                    skip_bad=skip_bad, progress=advance,
+                )
+            )  # fmt: skip
+    result = evaluation.write_evaluation(tables, out, seed=seed, skipped=skipped)
+    for problem in skipped[:5]:
+        _err.print(f"skipped: {_plain(problem)}", soft_wrap=True, highlight=False)
+    if len(skipped) > 5:
+        _err.print(f"... {len(skipped)} in all, see {_plain(str(out / 'skipped.txt'))}")
+    wide = result.metrics.pivot_table(index=["family", "metric"], columns="model", values="value", sort=False)
+    _show(wide.reset_index(), "metrics")
+    for table in result.comparisons:
+        a, b = table.attrs["first"], table.attrs["second"]
+        intervals = zip(table["difference"], table["low"], table["high"], strict=True)
+        shown = table[["family", "n"]].assign(
+            **{a: table["a"], b: table["b"]},
+            difference=[f"{d:+.3f} ({low:+.3f} to {high:+.3f})" for d, low, high in intervals],
+            p=table["p_holm"].fillna(table["p"]),
+            verdict=table["verdict"].str.split(" (", regex=False).str[0],
+        )
+        _show(shown, f"is {b} better than {a}? (95 % intervals; p by McNemar, after Holm over the families)")
+    _say(out)
+
+
+def _show(table: pd.DataFrame, title: str) -> None:
+    """A data frame as a table on the terminal, numbers to three decimals."""
+    shown = Table(title=_plain(title), title_justify="left")
+    for column in table.columns:
+        shown.add_column(_plain(str(column)), overflow="fold")
+    for row in table.itertuples(index=False):
+        shown.add_row(*[f"{cell:.3f}" if isinstance(cell, float) else _plain(str(cell)) for cell in row])
+    _out.print(shown)
+
+
+scenes_app = typer.Typer(
+    help="Generated scenes with questions whose answers and boxes are known.", no_args_is_help=True
+)
+app.add_typer(scenes_app, name="scenes")
+
+
+@scenes_app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="Folder for images/, items.parquet and items.jsonl.")],
+    n: Annotated[int, typer.Option(min=1, help="Items of every family.")] = 100,
+    family: Annotated[list[str] | None, typer.Option(help="pope, mmvp, gqa, mme, vqav2 or mmvet; all.")] = None,
+    split: Annotated[str, typer.Option(help="train, heldout, novel or any.")] = "heldout",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same items.")] = 0,
+    size: Annotated[int, typer.Option(min=16, help="Side of the images in pixels.")] = 336,
+) -> None:
+    """Write generated items as images and tables that other tools read."""
+    with _err.status("starting"):
+        from vlm_probe.scenes.families import FAMILIES, family_items
+        from vlm_probe.scenes.items import export_items
+        from vlm_probe.scenes.world import SPLITS
+    if split not in SPLITS:
+        raise VlmProbeError(f"no split {split!r}; there are {', '.join(SPLITS)}")
+    chosen = list(family_items(n, families=tuple(family or FAMILIES), split=split, seed=seed))
+    with _bar("drawing", len(chosen)) as advance:
+        folder = export_items(chosen, out, size=size, progress=advance)
+    _out.print(f"{len(chosen)} items about {len({item.image for item in chosen})} images")
+    _say(folder)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked.images import ImageLike, open_image
-from vlm_probe.hooked.prompts import encode_prompt
+from vlm_probe.hooked.prompts import EncodedPrompt, encode_prompt
 from vlm_probe.tokens import ImageTransform, TokenLayout, lay_out
 
 if TYPE_CHECKING:
@@ -118,6 +118,26 @@ def prepare_tensors(
     return ModelInputs(input_ids.to(device), attention_mask.to(device), pixels, layouts)
 
 
+def see(model: HookedVLM, picture: Image.Image) -> tuple[Tensor, ImageTransform, tuple[int, int], int]:
+    """An image as the encoder takes it: pixels, how they were made, patch grid, tokens in the prompt."""
+    assert model.preparer is not None
+    tensor, transform = model.preparer(picture)
+    return tensor, transform, *grid_of(model, tensor)
+
+
+def expand(prompt: EncodedPrompt, image_token_id: int, counts: list[int]) -> tuple[list[int], list[int]]:
+    """Token ids with every image placeholder repeated, and the positions of the question in them."""
+    ids: list[int] = []
+    asked: list[int] = []
+    left = iter(counts)
+    question = set(prompt.question)
+    for i, token in enumerate(prompt.ids):
+        if i in question:
+            asked.append(len(ids))
+        ids += [token] * next(left) if token == image_token_id else [token]
+    return ids, asked
+
+
 def prepare(
     model: HookedVLM,
     image: ImageLike | list[ImageLike] | list[list[ImageLike]] | None,
@@ -147,29 +167,13 @@ def prepare(
     rows: list[list[int]] = []
     pieces: list[tuple[list[tuple[int, int]], list[int], list[ImageTransform | None], list[int], str]] = []
     for text, own in zip(questions, pictures, strict=True):
-        grids, counts, transforms = [], [], []
-        for picture in own:
-            assert model.preparer is not None
-            tensor, transform = model.preparer(picture)
-            grid, each = grid_of(model, tensor)
-            pixels.append(tensor)
-            grids.append(grid)
-            counts.append(each)
-            transforms.append(transform)
+        seen = [see(model, picture) for picture in own]
+        grids, counts = [grid for _, _, grid, _ in seen], [each for *_, each in seen]
         prompt = encode_prompt(model.tokenizer, model.prompt, text, images=len(own), image_token_id=token_id)
-        ids: list[int] = []
-        asked: list[int] = []
-        seen = 0
-        for i, token in enumerate(prompt.ids):
-            if i in prompt.question:
-                asked.append(len(ids))
-            if token == token_id:
-                ids += [token] * counts[seen]
-                seen += 1
-            else:
-                ids.append(token)
+        ids, asked = expand(prompt, token_id, counts)
+        pixels += [tensor for tensor, *_ in seen]
         rows.append(ids)
-        pieces.append((grids, counts, transforms, asked, prompt.text))
+        pieces.append((grids, counts, [transform for _, transform, *_ in seen], asked, prompt.text))
     length = max(map(len, rows))
     pad = model.tokenizer.pad_token_id
     pad = 0 if pad is None else pad

@@ -185,7 +185,7 @@ class HookedVLM(HookedRootModule):
         self,
         input_ids: Int[Tensor, "batch position"] | ModelInputs | None = None,
         pixel_values: Float[Tensor, "image channel height width"] | None = None,
-        attention_mask: Int[Tensor, "batch position"] | None = None,
+        attention_mask: Int[Tensor, "batch cached_and_position"] | None = None,
         *,
         return_type: Literal["output", "logits", "loss"] = "output",
         **kwargs: Any,
@@ -346,15 +346,20 @@ class HookedVLM(HookedRootModule):
         inputs = image if isinstance(image, ModelInputs) else self.prepare(image, question or "")
         return run_capture(self, inputs, self.match(capture))
 
-    @torch.no_grad()
-    def answer_tokens(self, inputs: ModelInputs, *, max_new_tokens: int = 16) -> list[list[int]]:
-        """Greedily decoded ids of every example, up to and without the end of the answer."""
+    @property
+    def answer_ends(self) -> set[int]:
+        """Ids of the tokens that end an answer."""
         ends = self.hf.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
         if self.tokenizer is not None:
             # Gemma's chat format ends a turn with a token that is no eos.
             ends.add(self.tokenizer.convert_tokens_to_ids("<end_of_turn>"))
-        ends -= {None}
+        return ends - {None}
+
+    @torch.no_grad()
+    def answer_tokens(self, inputs: ModelInputs, *, max_new_tokens: int = 16) -> list[list[int]]:
+        """Greedily decoded ids of every example, up to and without the end of the answer."""
+        ends = self.answer_ends
         out = self.generate(
             inputs, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends) or None,
             pad_token_id=self.hf.config.text_config.pad_token_id or 0,

@@ -30,8 +30,10 @@ class EncodedPrompt:
     text: str
 
 
-def encode_prompt(tokenizer: Any, template: str, question: str, *, images: int, image_token_id: int) -> EncodedPrompt:
-    """Fill a prompt template and tokenize it.
+def encode_prompt(
+    tokenizer: Any, template: str, question: str, *, images: int, image_token_id: int, answer: str = ""
+) -> EncodedPrompt:
+    """Fill a prompt template and tokenize it, with an answer behind it if there is one.
 
     Raises VlmProbeError for an empty question and for one that spells a special token, which the
     tokenizer would take for the real thing.
@@ -45,7 +47,9 @@ def encode_prompt(tokenizer: Any, template: str, question: str, *, images: int, 
     if images == 0:
         before = before.replace("{images}\n", "{images}")
     before = before.replace("{bos}", tokenizer.bos_token or "").replace("{images}", IMAGE * images)
-    text = before + question + after
+    if answer and after and not after[-1].isspace() and not after.endswith(tuple(tokenizer.all_special_tokens)):
+        answer = f" {answer}"
+    text = before + question + after + answer
     start, end = len(before), len(before) + len(question)
     knows_image = tokenizer.convert_tokens_to_ids(IMAGE) == image_token_id
     # A tokenizer without an <image> token gets the pieces between the images, as LLaVA's own code does.

@@ -20,7 +20,7 @@ from vlm_probe.scenes.world import Split
 
 _FOLDERS = {
     "encoder": "encoders",
-    "language": "language-{size}",
+    "language": "{language}",
     "connector": "{name}",
     "joint": "{name}",
     "questions": "{name}",
@@ -33,7 +33,7 @@ def _stage_files(cell: Cell, runs: Path) -> dict[str, Path]:
     for stage, folder in _FOLDERS.items():
         if getattr(cell.steps, stage) > 0:
             name = f"encoder-{cell.encoder}" if stage == "encoder" else stage
-            files[stage] = runs / folder.format(size=cell.size, name=cell.name) / name
+            files[stage] = runs / folder.format(language=cell.language_name, name=cell.name) / name
     return files
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig, Dinov2Config, Dinov2Model
 
+from vlm_probe.replicas.attention import FLOAT32_ATTENTION
 from vlm_probe.replicas.grid import IMAGE_SIZE, Cell
 from vlm_probe.replicas.text import EOS, Packer
 from vlm_probe.scenes import Scene, edit_scene, render, sample_scene
@@ -41,7 +42,7 @@ class ClipStage:
     """
 
     name = "encoder-clip"
-    learning_rate = 1.5e-3
+    learning_rate = 3e-3
     pairs = 64
 
     def __init__(self, cell: Cell, packer: Packer, device: str = "cpu"):
@@ -54,6 +55,7 @@ class ClipStage:
         )  # fmt: skip
         config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=96)
         self.module = CLIPModel(config)
+        self.module.set_attn_implementation(FLOAT32_ATTENTION)
         nn.Module.to(self.module, device)
 
     def parameters(self) -> Iterable[nn.Parameter]:
@@ -105,30 +107,39 @@ class _Network(nn.Module):
         self.patch = _Head(config.hidden_size, 256, prototypes)
 
 
+def _balanced(logits: Tensor) -> Tensor:
+    """Targets that use all prototypes alike over the batch: three rounds of Sinkhorn-Knopp, as in DINOv2
+    (Oquab et al. 2023, arXiv:2304.07193). logits: [item, prototype], divided by the temperature."""
+    p = (logits - logits.max()).exp()
+    for _ in range(3):
+        p = p / p.sum(0, keepdim=True).clamp(min=1e-12)
+        p = p / p.sum(1, keepdim=True).clamp(min=1e-12)
+    return p
+
+
 class _Distillation(nn.Module):
-    """Student, teacher, and the centres that keep the teacher from collapsing."""
+    """Student, teacher, and the centre that keeps the teacher from collapsing."""
 
     cls_center: Tensor
-    patch_center: Tensor
 
     def __init__(self, config: Dinov2Config, prototypes: int):
         super().__init__()
         self.student = _Network(config, prototypes)
         self.teacher = deepcopy(self.student).requires_grad_(False)
-        for name in ("cls_center", "patch_center"):
-            self.register_buffer(name, torch.zeros(prototypes))
+        self.register_buffer("cls_center", torch.zeros(prototypes))
 
 
 class DinoStage:
     """DINO (Caron et al. 2021, arXiv:2104.14294) with the patch loss of iBOT (Zhou et al. 2022,
     arXiv:2111.07832), as in DINOv2: a student matches a moving-average teacher, between crops (CLS)
-    and at masked patches, with centring and sharpening against collapse.
+    and at masked patches. Against collapse: centring and sharpening for CLS, Sinkhorn-Knopp for
+    patches, most of which are background (centring alone left a dozen of 512 prototypes in use).
 
     Deviation: crops and flips only. Colour jitter would teach that colour does not matter.
     """
 
     name = "encoder-dino"
-    learning_rate = 1e-3
+    learning_rate = 2e-3
     images = 48
     local_crops = 4
     local_size = 32
@@ -139,7 +150,9 @@ class DinoStage:
         self.steps, self.seed, self.device = cell.steps.encoder, cell.seed, device
         self.patches = (cell.vision["image_size"] // cell.vision["patch_size"]) ** 2
         torch.manual_seed(cell.seed)
-        config = Dinov2Config(**cell.vision, mlp_ratio=4, layerscale_value=1.0, drop_path_rate=0.0)
+        config = Dinov2Config(
+            **cell.vision, mlp_ratio=4, layerscale_value=1.0, drop_path_rate=0.0, attn_implementation=FLOAT32_ATTENTION
+        )
         self.module = _Distillation(config, self.prototypes).to(device)
 
     def parameters(self) -> Iterable[nn.Parameter]:
@@ -177,8 +190,8 @@ class DinoStage:
 
         heat = self.teacher_temperature
         p_cls = ((t_cls - self.module.cls_center) / heat).softmax(-1)
-        p_patch = ((t_patch - self.module.patch_center) / heat).softmax(-1)
-        self._batch_centers = (t_cls.mean(0), t_patch.mean(0))
+        p_patch = _balanced(t_patch / heat)
+        self._batch_center = t_cls.mean(0)
 
         def cross_entropy(p: Tensor, s: Tensor) -> Tensor:
             return -(p * (s / self.student_temperature).log_softmax(-1)).sum(-1).mean()
@@ -199,8 +212,7 @@ class DinoStage:
         student, teacher = self.module.student, self.module.teacher
         for target, source in zip(teacher.parameters(), student.parameters(), strict=True):
             target.lerp_(source, float(1 - momentum))
-        for center, batch in zip((self.module.cls_center, self.module.patch_center), self._batch_centers, strict=True):
-            center.lerp_(batch, 0.1)
+        self.module.cls_center.lerp_(self._batch_center, 0.1)
 
     @property
     def encoder(self) -> nn.Module:

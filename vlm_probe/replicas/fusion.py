@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GemmaConfig, GemmaForCausalLM
 
+from vlm_probe.replicas.attention import FLOAT32_ATTENTION
 from vlm_probe.replicas.encoders import pixels, scene_seeds
 from vlm_probe.replicas.grid import IMAGE_SIZE, PATCH_SIZE, Cell
 from vlm_probe.replicas.text import BOS, EOS, IGNORE, PAD, QUESTIONS_PER_SCENE, Packed, Packer
-from vlm_probe.scenes import Scene, sample_scene
+from vlm_probe.scenes import QUESTION_TYPES, Scene, sample_scene
 
 PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
 
@@ -40,6 +41,7 @@ def language_model(cell: Cell, packer: Packer) -> GemmaForCausalLM:
         intermediate_size=shape.intermediate_size, num_attention_heads=shape.num_attention_heads,
         num_key_value_heads=shape.num_key_value_heads, head_dim=shape.head_dim, max_position_embeddings=512,
         bos_token_id=packer.id[BOS], eos_token_id=packer.id[EOS], pad_token_id=packer.id[PAD],
+        attn_implementation=FLOAT32_ATTENTION,
     )  # fmt: skip
     return GemmaForCausalLM(config)
 
@@ -91,8 +93,11 @@ class LanguageStage:
     """
 
     name = "language"
-    learning_rate = 2e-3
+    learning_rate = 4e-3
     batch = 32
+    describe_share = 0.2
+    """The part of the steps, the last ones, that also repeats captions. From the start, copying at a
+    constant distance is learned first, and looking a word up hardly at all."""
 
     def __init__(self, cell: Cell, packer: Packer, device: str = "cpu"):
         self.steps, self.seed, self.packer = cell.steps.language, cell.seed, packer
@@ -106,7 +111,13 @@ class LanguageStage:
         rng = random.Random(f"{self.name}/questions/{self.seed}/{step}")
         scenes = [sample_scene(s, "any") for s in scene_seeds(self.name, self.seed, step, self.batch)]
         packed = self.packer.pack(
-            scenes, rng, patches=None, describe=True, questions=QUESTIONS_PER_SCENE, learn_all=True
+            scenes,
+            rng,
+            patches=None,
+            describe=step >= (1 - self.describe_share) * self.steps,
+            questions=QUESTIONS_PER_SCENE,
+            learn_all=True,
+            asides=True,
         )
         return answer_loss(self.module, packed, None)
 
@@ -114,7 +125,7 @@ class LanguageStage:
         pass
 
 
-HARD_TYPES = ("color", "shape", "shape", "existence", "count", "side", "relation", "relation", "relation")
+HARD_TYPES = (*QUESTION_TYPES, "shape", "relation", "relation")
 """Question types of the last stage, by weight: those that take two steps are learned last."""
 
 
@@ -142,7 +153,7 @@ class FusionStage:
     ):
         self.name = name
         self.steps: int = getattr(cell.steps, name)
-        self.learning_rate = 1e-3 if name == "questions" else 2e-3
+        self.learning_rate = 2e-3 if name == "questions" else 3e-3
         self.seed, self.packer = cell.seed, packer
         self.device = language.device.type
         self.encoder = encoder.eval().requires_grad_(False)

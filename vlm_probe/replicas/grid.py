@@ -7,7 +7,7 @@ from typing import Any
 
 IMAGE_SIZE = 64
 PATCH_SIZE = 8
-VOCABULARY = 448
+VOCABULARY = 704
 
 
 @dataclass(frozen=True)
@@ -23,29 +23,37 @@ class LanguageShape:
 
 
 SIZES = {
-    # Gemma 2B: 2048 wide, 18 layers, 8 heads of 256 (together as wide as the model), 1 key-value head.
-    "small": LanguageShape(128, 4, 512, 8, 1, 16),
+    # Gemma 2B: 2048 wide, 18 layers, 8 heads, 1 key-value head; Gemma 7B: 3072 wide, 28 layers, 16
+    # heads, 16 key-value heads. Width and depth keep their ratios of 1.5. Deviations: the MLP is
+    # twice as wide as the model, not eight times, so that the whole grid fits into 40 MB; the small
+    # model's heads are 32 wide where its width over its heads would be 14: everything the image
+    # says passes through its one key-value head, and at 16 nothing was ever looked up.
+    "small": LanguageShape(112, 4, 224, 8, 1, 32),
+    "large": LanguageShape(168, 6, 336, 16, 16, 16),
 }
+ENCODERS = ("clip", "dino")
+VOCABULARIES = (320, 4096, 20480)
+"""Of the further cells: fewer tokens than the grid's 704, and many more; the largest has 64 times the smallest's."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Optimiser steps of every stage of the recipe."""
+    """Optimiser steps of every stage of the recipe: the same for every cell, but for what a cell leaves out."""
 
-    encoder: int
-    language: int
-    connector: int
-    joint: int
-    questions: int
+    encoder: int = 1000
+    language: int = 800
+    connector: int = 200
+    joint: int = 1000
+    questions: int = 800
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One replica: `replica/<size>-<encoder>`."""
+    """One replica: `replica/<size>-<encoder>[-nopre][-v<vocabulary>]`, trained from one seed."""
 
     size: str
     encoder: str
-    steps: Steps
+    steps: Steps = Steps()
     vocabulary: int = VOCABULARY
     seed: int = 0
     vision: dict[str, Any] = field(
@@ -60,17 +68,29 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.size}-{self.encoder}"
+        pretrained = "" if self.steps.connector else "-nopre"
+        return f"{self.size}-{self.encoder}{pretrained}{self._tokens}"
+
+    @property
+    def language_name(self) -> str:
+        """Names the language model before fusion, which cells share."""
+        return f"language-{self.size}{self._tokens}"
+
+    @property
+    def _tokens(self) -> str:
+        return "" if self.vocabulary == VOCABULARY else f"-v{self.vocabulary}"
 
     @property
     def language(self) -> LanguageShape:
         return SIZES[self.size]
 
 
-CELLS: dict[str, Cell] = {
-    cell.name: cell
-    for cell in (
-        Cell("small", "clip", Steps(encoder=1200, language=1500, connector=300, joint=3400, questions=1700)),
-        Cell("small", "dino", Steps(encoder=1200, language=1500, connector=300, joint=3400, questions=700)),
-    )
-}
+def _cells() -> list[Cell]:
+    """The paper's eight cells, and small-clip with other vocabularies; the small ones first."""
+    ablation = [
+        Cell(size, encoder, steps) for size in SIZES for steps in (Steps(), Steps(connector=0)) for encoder in ENCODERS
+    ]
+    return ablation + [Cell("small", "clip", vocabulary=v) for v in VOCABULARIES]
+
+
+CELLS: dict[str, Cell] = {cell.name: cell for cell in _cells()}

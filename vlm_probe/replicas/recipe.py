@@ -7,7 +7,7 @@ from its last checkpoint to the same weights (on the same machine and number of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from transformers import CLIPImageProcessor, GemmaForCausalLM, LlavaConfig, Llav
 from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.replicas.encoders import ENCODERS, MEAN, STD
 from vlm_probe.replicas.fusion import PATCHES, Connector, FusionStage, LanguageStage
-from vlm_probe.replicas.grid import CELLS, IMAGE_SIZE, Cell
+from vlm_probe.replicas.grid import CELLS, IMAGE_SIZE, VOCABULARY, Cell
 from vlm_probe.replicas.text import IMAGE, PROMPT, Packer, build_tokenizer
 from vlm_probe.replicas.training import Listener, run_stage
 
@@ -53,10 +53,12 @@ def train(
     stages start afresh, and so do the shared ones it needs.
     """
     packer = Packer(build_tokenizer(cell.vocabulary))
-    encoder = ENCODERS[cell.encoder](cell, packer, device)
+    # The encoder never meets the language model's tokens: one encoder serves every vocabulary.
+    shared = replace(cell, vocabulary=VOCABULARY)
+    encoder = ENCODERS[cell.encoder](shared, Packer(build_tokenizer(VOCABULARY)), device)
     run_stage(encoder, runs / "encoders", resume=resume, listen=listen)
     language = LanguageStage(cell, packer, device)
-    run_stage(language, runs / f"language-{cell.size}", resume=resume, listen=listen)
+    run_stage(language, runs / cell.language_name, resume=resume, listen=listen)
     torch.manual_seed(cell.seed + 2)
     connector = Connector(cell.vision["hidden_size"], cell.language.hidden_size).to(device)
     for name in FUSION_STAGES:

@@ -11,6 +11,8 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from itertools import accumulate
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -31,8 +33,33 @@ PROMPT = "{bos}" + START + "{images}{question}" + END
 """What `Packer` spells out, as a template for `HookedVLM`."""
 
 
+LEXICON_SIZE = 24_000
+ASIDE_WORDS = 6
+
+
+@lru_cache(maxsize=1)
+def _lexicon() -> tuple[list[str], list[float]]:
+    """Words of another subject, and their cumulative weights (Zipf: the n-th word weighs 1/n).
+
+    They stand for everything Gemma was trained on that no question about an image uses. They are
+    drawn from syllables, so that any number of them is there, the same on every machine.
+    """
+    rng = random.Random("lexicon")
+    syllables = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
+    words: dict[str, None] = {}
+    while len(words) < LEXICON_SIZE:
+        words["".join(rng.choices(syllables, k=rng.choice((2, 3, 3, 4))))] = None
+    return list(words), list(accumulate(1 / n for n in range(1, LEXICON_SIZE + 1)))
+
+
+def aside(rng: random.Random) -> str:
+    """A few words that have nothing to do with any scene."""
+    words, weights = _lexicon()
+    return " ".join(rng.choices(words, cum_weights=weights, k=ASIDE_WORDS))
+
+
 def _corpus() -> Iterator[str]:
-    for seed in range(2000):
+    for seed in range(4000):
         scene = sample_scene(seed, "any")
         rng = random.Random(f"corpus/{seed}")
         yield scene.caption
@@ -40,9 +67,13 @@ def _corpus() -> Iterator[str]:
         for _ in range(4):
             question = ask(scene, rng)
             yield f"{question.text} {question.answer}"
+    rng = random.Random("corpus/asides")
+    for _ in range(10_000):
+        yield aside(rng)
     # A word must not be missing because the corpus is small.
     yield from COLORS
     yield from SHAPES
+    yield from _lexicon()[0]
 
 
 def build_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
@@ -126,6 +157,7 @@ class Packer:
         questions: int,
         learn_all: bool,
         among: Sequence[str] = tuple(QUESTION_TYPES),
+        asides: bool = False,
     ) -> Packed:
         """Pack scenes into one batch.
 
@@ -134,11 +166,12 @@ class Packer:
         questions: how many question segments follow.
         among: the question types to draw from.
         learn_all: labels on every token (language modelling) rather than on answers only.
+        asides: give every fourth row a segment about something else.
         """
         end, eos = self.id[END], self.id[EOS]
         rows: list[tuple[list[int], ...]] = []
         kinds: list[list[str]] = []
-        for scene in scenes:
+        for row, scene in enumerate(scenes):
             prefix = [self.id[BOS], self.id[START]]
             prefix += [self.id[IMAGE]] * patches if patches is not None else self.caption(scene)
             asked: list[tuple[str, list[int], list[int]]] = []
@@ -147,6 +180,9 @@ class Packer:
             for _ in range(questions):
                 q = ask(scene, rng, among=among)
                 asked.append((q.kind, self.encode(q.text), self.encode(q.answer)))
+            if asides and row % 4 == 0:
+                # Not remembered: hardly ever the same twice.
+                asked.append(("aside", self.tokenizer(aside(rng), add_special_tokens=False)["input_ids"], []))
             ids, segment = list(prefix), [0] * len(prefix)
             labels = [*prefix[1:], IGNORE] if learn_all and patches is None else [IGNORE] * len(prefix)
             positions, answers = list(range(len(prefix))), [0] * len(prefix)
@@ -158,7 +194,7 @@ class Packer:
                 ids += piece
                 labels += following
                 # Repeating a caption that stands in the prefix is no answer to weigh like the others.
-                weighs = 0 if kind == "caption" and patches is None else 1
+                weighs = 0 if kind == "aside" or (kind == "caption" and patches is None) else 1
                 answers += [0] * len(question) + [weighs] * (len(answer) + 1) + [0]
                 segment += [number] * len(piece)
                 positions += range(len(prefix), len(prefix) + len(piece))

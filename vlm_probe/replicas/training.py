@@ -75,12 +75,25 @@ def _write_atomically(path: Path, state: object) -> None:
     os.replace(partial, path)
 
 
-def _optimizer(stage: Stage) -> torch.optim.AdamW:
-    parameters = [p for p in stage.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if p.ndim >= 2]
-    plain = [p for p in parameters if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98), fused=True)
+def _optimizers(stage: Stage) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the matrices of linear layers, AdamW for all else.
+
+    Both at the stage's rate: Muon's updates are scaled to AdamW's size (Liu et al. 2025,
+    arXiv:2502.16982). With AdamW alone every stage takes about twice the steps.
+    """
+    trained = [p for p in stage.parameters() if p.requires_grad]
+    modules = list(stage.module.modules())
+    embeddings = {id(m.weight) for m in modules if isinstance(m, nn.Embedding)}  # a tied output layer is one too
+    matrices = {id(m.weight) for m in modules if isinstance(m, nn.Linear)} - embeddings
+    rate = stage.learning_rate
+    return [
+        torch.optim.Muon(
+            [p for p in trained if id(p) in matrices], lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(
+            [p for p in trained if id(p) not in matrices], lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        ),
+    ]
 
 
 def run_stage(
@@ -97,14 +110,16 @@ def run_stage(
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, log = folder / f"{stage.name}.pt", folder / f"{stage.name}.jsonl"
-    optimizer = _optimizer(stage)
+    optimizers = _optimizers(stage)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     start, seconds = 0, 0.0
     if resume and path.exists():
         state = torch.load(path, weights_only=True, map_location=next(stage.module.parameters()).device)
         stage.module.load_state_dict(state["module"])
         start, seconds = state["step"], state["seconds"]
         if start < stage.steps:
-            optimizer.load_state_dict(state["optimizer"])
+            for optimizer, kept_state in zip(optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(kept_state)
         kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] < start]
         log.write_text("".join(line + "\n" for line in kept))
     else:
@@ -113,20 +128,21 @@ def run_stage(
     def save(step: int) -> None:
         state = {"module": stage.module.state_dict(), "step": step, "seconds": seconds + time.time() - began}
         if step < stage.steps:  # a finished stage needs no optimiser
-            state["optimizer"] = optimizer.state_dict()
+            state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
         _write_atomically(path, state)
 
     began = saved = time.time()
     stage.module.train()
     with log.open("a") as lines:
         for step in range(start, stage.steps):
-            for group in optimizer.param_groups:
+            for group in groups:
                 group["lr"] = schedule(step, stage.steps, stage.learning_rate)
             loss, figures = stage.loss(step)
-            optimizer.zero_grad(set_to_none=True)
+            stage.module.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_((p for g in optimizer.param_groups for p in g["params"]), 1.0)
-            optimizer.step()
+            nn.utils.clip_grad_norm_((p for group in groups for p in group["params"]), 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
             stage.after_step(step)
             figures = {"loss": loss.item(), **figures}
             if step % 20 == 0 or step == stage.steps - 1:

@@ -1,8 +1,12 @@
 """Generated scenes with questions, answers and boxes: where the truth is known."""
 
+from vlm_probe.scenes.families import FAMILIES, family_items
+from vlm_probe.scenes.items import Item, export_items, item_table
+from vlm_probe.scenes.metrics import group_accuracy, metric_table, vqa_accuracy, yes_no_metrics
+from vlm_probe.scenes.normalize import normalize_answer, yes_or_no
 from vlm_probe.scenes.questions import QUESTION_TYPES, Question, SceneItem, ask, scene_items
 from vlm_probe.scenes.render import pixel_box, render, scene_image
-from vlm_probe.scenes.score import accuracy_table, answer_items, normalize_answer
+from vlm_probe.scenes.score import accuracy_table, answer_items, score_answer
 from vlm_probe.scenes.world import (
     COLORS,
     NOVEL_KINDS,
@@ -16,9 +20,11 @@ from vlm_probe.scenes.world import (
 
 __all__ = [
     "COLORS",
+    "FAMILIES",
     "NOVEL_KINDS",
     "QUESTION_TYPES",
     "SHAPES",
+    "Item",
     "Question",
     "Scene",
     "SceneItem",
@@ -27,11 +33,20 @@ __all__ = [
     "answer_items",
     "ask",
     "edit_scene",
+    "export_items",
+    "family_items",
+    "group_accuracy",
     "is_held_out",
+    "item_table",
+    "metric_table",
     "normalize_answer",
     "pixel_box",
     "render",
     "sample_scene",
     "scene_image",
     "scene_items",
+    "score_answer",
+    "vqa_accuracy",
+    "yes_no_metrics",
+    "yes_or_no",
 ]

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from vlm_probe.scenes.world import COLORS, COLUMNS, SHAPES, Box, Scene, SceneObject, Split, askable_kinds, sample_scene
 
 NUMBERS = ("zero", "one", "two", "three")
+YES_NO = ("yes", "no")
+SIDES = ("left", "right")
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,12 @@ def _existence(scene: Scene, rng: random.Random) -> Question:
     present = {(o.color, o.shape): o for o in scene.objects}
     if rng.random() < 0.5:
         o = rng.choice(scene.objects)
-        return Question("existence", f"Is there a {o.name}?", "yes", ("yes", "no"), (o,))
+        return Question("existence", f"Is there a {o.name}?", "yes", YES_NO, (o,))
     # Adversarial half: an absent kind that shares its colour or its shape with something present.
     absent = [k for k in askable_kinds(scene.split) if k not in present]
     near = [k for k in absent if any(k[0] == o.color or k[1] == o.shape for o in scene.objects)]
     color, shape = rng.choice(near if near and rng.random() < 0.5 else absent)
-    return Question("existence", f"Is there a {color} {shape}?", "no", ("yes", "no"), ())
+    return Question("existence", f"Is there a {color} {shape}?", "no", YES_NO, ())
 
 
 def _count(scene: Scene, rng: random.Random) -> Question:
@@ -83,7 +85,7 @@ def _side(scene: Scene, rng: random.Random) -> Question | None:
         return None
     o = rng.choice(beside)
     text = f"Is the {o.name} on the left or on the right?"
-    return Question("side", text, COLUMNS[o.column], ("left", "right"), (o,))
+    return Question("side", text, COLUMNS[o.column], SIDES, (o,))
 
 
 _RELATIONS: dict[str, Callable[[SceneObject, SceneObject], int]] = {
@@ -102,7 +104,53 @@ def _relation(scene: Scene, rng: random.Random) -> Question | None:
     decided = [(name, sign(a, b)) for name, sign in _RELATIONS.items() if sign(a, b) != 0]
     name, sign = rng.choice(decided)
     text = f"Is the {a.name} {name} the {b.name}?"
-    return Question("relation", text, "yes" if sign > 0 else "no", ("yes", "no"), (a, b))
+    return Question("relation", text, "yes" if sign > 0 else "no", YES_NO, (a, b))
+
+
+def _attribute(scene: Scene, rng: random.Random) -> Question | None:
+    asked = _color(scene, rng)
+    if asked is None:
+        return None
+    (o,) = asked.objects
+    color = o.color
+    if rng.random() < 0.5:
+        # Adversarial half, as in "existence": a colour that something else in the image has.
+        others = [c for c in COLORS if c != o.color]
+        near = [c for c in others if any(p.color == c for p in scene.objects)]
+        color = rng.choice(near if near and rng.random() < 0.5 else others)
+    text = f"Is the {o.shape} {color}?"
+    return Question("attribute", text, "yes" if color == o.color else "no", YES_NO, (o,))
+
+
+def _number(scene: Scene, rng: random.Random) -> Question:
+    asked = _count(scene, rng)
+    said = asked.answer
+    if rng.random() < 0.5:
+        said = rng.choice([n for n in NUMBERS if n != asked.answer])
+    thing = asked.text.removeprefix("How many ").removesuffix(" are there?")
+    answer = "yes" if said == asked.answer else "no"
+    return Question("number", f"Is the number of {thing} {said}?", answer, YES_NO, asked.objects)
+
+
+def _position(scene: Scene, rng: random.Random) -> Question | None:
+    asked = _side(scene, rng)
+    if asked is None:
+        return None
+    (o,) = asked.objects
+    said = rng.choice(asked.choices)
+    answer = "yes" if said == asked.answer else "no"
+    return Question("position", f"Is the {o.name} on the {said}?", answer, YES_NO, (o,))
+
+
+def _parts(scene: Scene, rng: random.Random) -> Question | None:
+    askable = [o for o in scene.objects if sum(p.shape == o.shape for p in scene.objects) == 1]
+    askable = [o for o in askable if COLUMNS[o.column] != "center"]
+    if not askable:
+        return None
+    o = rng.choice(askable)
+    text = f"What color is the {o.shape}, and is it on the left or on the right?"
+    both = tuple(f"{color}, {side}" for color in COLORS for side in SIDES)
+    return Question("parts", text, f"{o.color}, {COLUMNS[o.column]}", both, (o,))
 
 
 QUESTION_TYPES: dict[str, Callable[[Scene, random.Random], Question | None]] = {
@@ -112,6 +160,10 @@ QUESTION_TYPES: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "count": _count,
     "side": _side,
     "relation": _relation,
+    "attribute": _attribute,
+    "number": _number,
+    "position": _position,
+    "parts": _parts,
 }
 """Question type -> its sampler, which returns None where the scene cannot carry such a question."""
 

@@ -8,8 +8,10 @@ from functools import lru_cache
 
 import pandas as pd
 from PIL import Image
-from scipy.stats import binomtest
 
+from vlm_probe.scenes.items import Item
+from vlm_probe.scenes.metrics import vqa_accuracy, wilson
+from vlm_probe.scenes.normalize import choice_letter, normalize_answer, yes_or_no
 from vlm_probe.scenes.questions import Question, SceneItem, scene_items
 from vlm_probe.scenes.render import scene_image
 
@@ -36,11 +38,6 @@ def blind_answer(question: Question) -> str:
     """The best guess without the image: the most frequent answer to this question in training."""
     by_text, by_kind = _habits()
     return by_text.get(question.text, by_kind[question.kind])
-
-
-def normalize_answer(text: str) -> str:
-    """Lower case, no surrounding space or punctuation: "Red." is "red"."""
-    return text.strip().strip(".,!?;:\"'").strip().lower()
 
 
 def answer_items(
@@ -90,7 +87,58 @@ def accuracy_table(answers: pd.DataFrame) -> pd.DataFrame:
     groups = [(str(kind), group) for kind, group in answers.groupby("kind", sort=False)]
     for kind, group in [*groups, ("all", answers)]:
         right, n = int(group["correct"].to_numpy().sum()), len(group)
-        interval = binomtest(right, n).proportion_ci(method="wilson")
         baselines = [float(group[name].to_numpy(dtype=float).mean()) for name in ("chance", "blind")]
-        rows.append((kind, n, right / n, interval.low, interval.high, *baselines))
+        rows.append((kind, n, right / n, *wilson(right, n), *baselines))
     return pd.DataFrame(rows, columns=["kind", "n", "accuracy", "low", "high", "chance", "blind"])
+
+
+def score_answer(item: Item, text: str) -> tuple[str, float]:
+    """An answer as it is compared, and its score in [0, 1].
+
+    Yes/no questions: 1 if POPE's reading of the answer is right. Multiple choice: 1 for the right
+    letter. Items with annotators: VQA's soft accuracy. Items in parts: the share of parts that the
+    answer names (MM-Vet has GPT-4 judge; here a part counts where its words stand in the answer).
+    All else: 1 if the normalised answers are equal.
+    """
+    if item.kind == "choice":
+        letter = choice_letter(text)
+        return letter, float(letter == choice_letter(item.answer))
+    if item.answer in ("yes", "no") and not item.answers:
+        said = yes_or_no(text)
+        return said, float(said == item.answer)
+    given = normalize_answer(text)
+    if item.answers:
+        return given, vqa_accuracy(text, item.answers)
+    if item.parts:
+        named = [any(_stands_in(normalize_answer(a), given) for a in part.split("<OR>")) for part in item.parts]
+        return given, sum(named) / len(named)
+    return given, float(given == normalize_answer(item.answer))
+
+
+def _stands_in(words: str, text: str) -> bool:
+    return f" {words} " in f" {text} "
+
+
+ANSWER_COLUMNS = (
+    "model", "id", "family", "kind", "group", "image", "question", "truth", "answer", "normalized", "correct", "score",
+    "p_answer", "p_yes", "entropy",
+)  # fmt: skip
+
+
+def answer_row(
+    model: str, item: Item, text: str, *, p_answer: float = float("nan"), p_yes: float = float("nan"),
+    entropy: float = float("nan"),
+) -> dict[str, str | float | bool]:  # fmt: skip
+    """One row of the table of answers, keys `ANSWER_COLUMNS`.
+
+    correct: whether the score is at least one half (of an item in parts: whether it is one).
+    p_answer: probability of the right answer; p_yes: of yes over yes or no; entropy: of the first
+    token, in nats. NaN where unknown (answers logged elsewhere).
+    """
+    normalized, score = score_answer(item, text)
+    correct = score >= (1.0 if item.parts else 0.5)
+    values = (
+        model, item.id, item.family, item.kind, item.group, item.image, item.question, item.answer, text, normalized,
+        correct, score, p_answer, p_yes, entropy,
+    )  # fmt: skip
+    return dict(zip(ANSWER_COLUMNS, values, strict=True))

@@ -12,12 +12,13 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Literal, get_args
 
 Split = Literal["train", "heldout", "novel", "any"]
 """What scenes of a split show: "train" no held-out pair and no novel kind; "heldout" a combination of
 coloured shapes that never stands in a training scene; "novel" a kind that no training scene shows;
 "any" is not restricted."""
+SPLITS: tuple[Split, ...] = get_args(Split)
 Number = float | int
 Box = tuple[Number, Number, Number, Number]
 """Left, top, right, bottom; right and bottom are exclusive edges."""

@@ -1,0 +1,221 @@
+"""Ask models the same items, and keep every answer: resumable, item by item."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.findings.comparison import compare
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.asking import Asked, ask_all
+from vlm_probe.hooked.images import open_image
+from vlm_probe.scenes.benchmarks import read_items, read_lmms_samples
+from vlm_probe.scenes.families import family_items
+from vlm_probe.scenes.items import Item
+from vlm_probe.scenes.metrics import metric_table
+from vlm_probe.scenes.score import ANSWER_COLUMNS, answer_row
+
+
+def gather_items(
+    items: str, images: Path | None, *, n: int, seed: int, format: str | None, skip_bad: bool
+) -> tuple[list[Item], list[str]]:
+    """The items that `--items` names, and what was skipped: generated scenes, or a question file's."""
+    if items == "scenes":
+        return list(family_items(n, seed=seed)), []
+    found, skipped = read_items(items, images, format=format, skip_bad=skip_bad)
+    if found[0].source is None:
+        raise VlmProbeError(f"{items} names images; say where they are with --images FOLDER")
+    return found, skipped
+
+
+def read_answers(file: Path, skipped: list[str], *, skip_bad: bool) -> pd.DataFrame:
+    """Answers given elsewhere: an `answers.parquet`, or samples logged by lmms-eval.
+
+    What was skipped is added to `skipped`. Raises VlmProbeError as `read_lmms_samples` does.
+    """
+    if file.suffix == ".parquet":
+        try:
+            table = pd.read_parquet(file)
+        except (OSError, ValueError) as error:
+            raise VlmProbeError(f"cannot read {file}: {str(error).splitlines()[0]}") from error
+        missing = [name for name in ANSWER_COLUMNS if name not in table.columns]
+        if missing:
+            raise VlmProbeError(f"{file} is no table of answers: it has no column {', '.join(missing)}")
+        return table
+    table, bad = read_lmms_samples(file, skip_bad=skip_bad)
+    skipped += bad
+    return table
+
+
+@dataclass
+class Evaluation:
+    """What an evaluation comes to."""
+
+    answers: pd.DataFrame
+    """Every model's rows, columns `ANSWER_COLUMNS`."""
+    metrics: pd.DataFrame
+    """Columns model, family, metric, value, n."""
+    comparisons: list[pd.DataFrame]
+    """Every other model against the first, see `compare`."""
+
+
+def write_evaluation(tables: list[pd.DataFrame], out: Path, *, seed: int, skipped: list[str]) -> Evaluation:
+    """Write `answers.parquet`, `metrics.csv`, `comparison.csv` (two models or more) and `skipped.txt`.
+
+    Raises VlmProbeError for two tables of one model, and for models without a common item.
+    """
+    names = [str(name) for table in tables for name in table["model"].unique()]
+    if len(set(names)) < len(names):
+        twice = next(name for n, name in enumerate(names) if name in names[:n])
+        raise VlmProbeError(f"there are two sets of answers of {twice!r}; each model may come once")
+    answers = pd.concat(tables, ignore_index=True)
+    comparisons = [compare(answers, names[0], other, seed=seed) for other in names[1:]]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VlmProbeError(f"cannot write to {out}: {error.strerror}") from error
+    metrics = metric_table(answers)
+    answers.to_parquet(out / "answers.parquet", index=False)
+    metrics.to_csv(out / "metrics.csv", index=False)
+    for name, stale in (("comparison.csv", not comparisons), ("skipped.txt", not skipped)):
+        if stale:
+            (out / name).unlink(missing_ok=True)
+    if comparisons:
+        pd.concat(comparisons, ignore_index=True).to_csv(out / "comparison.csv", index=False)
+    if skipped:
+        (out / "skipped.txt").write_text("".join(f"{line}\n" for line in skipped))
+    return Evaluation(answers, metrics, comparisons)
+
+
+IMAGES_AT_ONCE = 16
+"""Images of one chunk: what a killed run loses at most, and what is encoded together."""
+
+
+def _chunks(items: Sequence[Item]) -> list[list[Item]]:
+    """Items by image, `IMAGES_AT_ONCE` images to a chunk, in order of first mention."""
+    by_image: dict[str, list[Item]] = {}
+    for item in items:
+        by_image.setdefault(item.image, []).append(item)
+    groups = list(by_image.values())
+    starts = range(0, len(groups), IMAGES_AT_ONCE)
+    return [[item for group in groups[s : s + IMAGES_AT_ONCE] for item in group] for s in starts]
+
+
+def _settings(model: HookedVLM, items: Sequence[Item], suffix: str, max_new_tokens: int) -> dict[str, Any]:
+    """What must agree for a run to go on where an earlier one stopped."""
+    text = "\n".join(f"{i.id}\t{i.image}\t{i.question}\t{i.answer}" for i in items)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    found = {"model": model.name, "revision": model.revision, "dtype": str(model.dtype), "scale": model.embed_scale}
+    return {**found, "suffix": suffix, "max_new_tokens": max_new_tokens, "items": len(items), "digest": digest}
+
+
+def _resume(folder: Path, settings: dict[str, Any]) -> None:
+    """Take up a folder of parts, or start one; VlmProbeError where it was made for something else."""
+    file = folder / "settings.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
+    if not file.exists():
+        file.write_text(json.dumps(settings, indent=1))
+        return
+    before = json.loads(file.read_text())
+    changed = [name for name in settings if before.get(name) != settings[name]]
+    if changed:
+        raise VlmProbeError(
+            f"{folder} holds an unfinished run with another {' and '.join(changed)}; give another --out, or delete it"
+        )
+
+
+def _answer_chunk(
+    model: HookedVLM, chunk: list[Item], suffix: str, max_new_tokens: int, skip_bad: bool
+) -> list[dict[str, Any]]:
+    pictures: dict[str, Any] = {}
+    for item in chunk:
+        if item.image not in pictures:
+            try:
+                pictures[item.image] = open_image(item.picture(model.image_size))
+            except VlmProbeError:
+                if not skip_bad:
+                    raise
+                pictures[item.image] = None
+    index = {name: i for i, name in enumerate(n for n, picture in pictures.items() if picture is not None)}
+    kept = [item for item in chunk if item.image in index]
+    asked = [Asked(index[item.image], item.question + suffix, item.answer) for item in kept]
+    images = [pictures[name] for name in index]
+    answers = ask_all(model, images, asked, max_new_tokens=max_new_tokens)
+    return [
+        answer_row(model.name, item, a.text, p_answer=a.p_answer, p_yes=a.p_yes, entropy=a.entropy)
+        for item, a in zip(kept, answers, strict=True)
+    ]
+
+
+def evaluate(
+    model: HookedVLM,
+    items: Sequence[Item],
+    *,
+    parts: Path | None = None,
+    suffix: str = "",
+    max_new_tokens: int = 16,
+    skip_bad: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """Answer every item by greedy decoding, and score it.
+
+    Questions about one image share its work (`hooked.asking`).
+
+    Parameters
+    ----------
+    parts: a folder for finished chunks; a killed run goes on from there, to the identical table.
+    suffix: appended to every question ("\\nAnswer the question using a single word or phrase.").
+    skip_bad: leave out items whose image is missing or unreadable, instead of raising.
+    progress: called with the number of items just done.
+
+    Returns
+    -------
+    One row an item, columns `scenes.score.ANSWER_COLUMNS`, in the order of the items.
+
+    Raises
+    ------
+    VlmProbeError: two items of one id; an image that is missing or unreadable; parts that belong to
+        another run.
+    """
+    ids = [item.id for item in items]
+    if len(set(ids)) < len(ids):
+        twice = next(i for n, i in enumerate(ids) if i in ids[:n])
+        raise VlmProbeError(f"item ids must differ, {twice!r} comes twice")
+    if not items:
+        raise VlmProbeError("there is no item to ask")
+    if parts is not None:
+        # A name may be a path or a Hub id: a digest keeps two that look alike apart.
+        digest = hashlib.sha256(model.name.encode()).hexdigest()[:8]
+        parts = parts / f"{re.sub(r'[^A-Za-z0-9.]+', '-', model.name)[-60:]}-{digest}"
+        _resume(parts, _settings(model, items, suffix, max_new_tokens))
+    tables: list[pd.DataFrame] = []
+    for number, chunk in enumerate(_chunks(items)):
+        file = None if parts is None else parts / f"{number:06d}.parquet"
+        if file is not None and file.exists():
+            table = pd.read_parquet(file)
+        else:
+            rows = _answer_chunk(model, chunk, suffix, max_new_tokens, skip_bad)
+            table = pd.DataFrame(rows, columns=list(ANSWER_COLUMNS))
+            if file is not None:
+                table.to_parquet(file.with_suffix(".partial"), index=False)
+                os.replace(file.with_suffix(".partial"), file)
+        tables.append(table)
+        if progress is not None:
+            progress(len(chunk))
+    order = {name: n for n, name in enumerate(ids)}
+    whole = pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
+    whole = whole.sort_values("id", key=lambda column: column.map(order), ignore_index=True)
+    whole.attrs = {"title": "answers", "provenance": model.provenance(), "skipped": len(ids) - len(whole)}
+    return whole
