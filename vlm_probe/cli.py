@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vlm_probe.hooked import HookedVLM
+    from vlm_probe.replicas.grid import Cell
     from vlm_probe.replicas.training import Progress
 
 app = typer.Typer(
@@ -294,29 +296,54 @@ def export(
 
 @app.command()
 def train(
-    cell: Annotated[str, typer.Argument(help="replica/<size>-<encoder>, for instance replica/small-clip.")],
+    cell: Annotated[str | None, typer.Argument(help="replica/<size>-<encoder>[-nopre][-v<vocabulary>].")] = None,
+    grid: Annotated[bool, typer.Option("--grid", help="Train all cells, resuming what was begun.")] = False,
     runs: Annotated[
         Path, typer.Option(help="Folder for checkpoints and logs; stages that cells share are found there.")
     ] = Path("runs"),
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the finished model; <runs>/<cell>/model if not given.")
+        Path | None, typer.Option(help="Folder for the finished model; <runs>/seed-<seed>/<cell>/model if not given.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run stopped.")] = False,
-    items: Annotated[int, typer.Option(min=12, help="Held-out scenes for the scores in the card.")] = 3000,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and data.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="With --grid: how many seeds.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="With --grid: cells trained at a time.")] = 1,
+    items: Annotated[int, typer.Option(min=12, help="Held-out scenes for the scores in the card.")] = 1200,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Train a replica from nothing, by the recipe of LLaVA in miniature."""
+    """Train a replica, or the whole grid of replicas, from nothing, by the recipe of LLaVA in miniature."""
+    if (cell is None) == (not grid):
+        raise VlmProbeError("name a cell to train (vlm-probe models lists them), or give --grid for all of them")
     with _err.status("starting"):
-        from vlm_probe.replicas import card, recipe
-
-    chosen = recipe.find_cell(cell)
-    folder = out if out is not None else runs / chosen.name / "model"
+        from vlm_probe.replicas import sweep
+        from vlm_probe.replicas.recipe import find_cell
+    if grid:
+        cells = sweep.order_of_grid(seeds)
+        with _bar("cells", len(cells)) as advance:
+            sweep.run_grid(runs, cells, jobs=jobs, items=items, device=device, finished=lambda _: advance(1))
+        table = sweep.collect_scores(runs)
+        table.to_csv(runs / "scores.csv", index=False)
+        overall = table[(table["split"] == "heldout") & (table["kind"] == "all")]
+        _show(overall[["cell", "seed", "n", "accuracy", "low", "high"]], "held-out scenes, all questions")
+        _say(runs / "scores.csv")
+        return
+    assert cell is not None
+    chosen = replace(find_cell(cell), seed=seed)
+    folder = out if out is not None else sweep.model_folder(chosen, runs)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
+    _train_one(chosen, runs, folder, resume, items, device)
+    _say(folder)
+
+
+def _train_one(cell: Cell, runs: Path, folder: Path, resume: bool, items: int, device: str) -> None:
+    """Train a cell behind progress bars, export it and write its card."""
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
+
+    from vlm_probe.replicas import card, recipe
 
     columns = (
         TextColumn("{task.description:>14}"),
@@ -333,11 +360,21 @@ def train(
                 tasks[progress.stage] = bars.add_task(progress.stage, total=progress.steps, loss="")
             bars.update(tasks[progress.stage], completed=progress.step, loss=f"loss {progress.figures['loss']:.3f}")
 
-        trained = recipe.train(chosen, runs, resume=resume, listen=listen, device=device)
+        trained = recipe.train(cell, runs, resume=resume, listen=listen, device=device)
     recipe.export(trained, folder)
-    scores = {split: card.score(folder, items, split, _bar) for split in card.SPLITS}
-    card.write_card(chosen, runs, folder, scores)
-    _say(folder)
+    card.write_card(cell, runs, folder, *card.score(folder, items, _bar))
+
+
+@app.command(hidden=True)
+def ship(
+    runs: Annotated[Path, typer.Option(help="A runs folder with finished cells.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="The package's weights.")] = Path("vlm_probe/replicas/weights"),
+) -> None:
+    """For maintainers: put the finished cells of seed 0 and the scores of all seeds into the package."""
+    from vlm_probe.replicas import sweep
+
+    for name in sweep.ship(runs, out):
+        _out.print(name)
 
 
 def main() -> None:

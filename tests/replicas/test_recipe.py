@@ -2,16 +2,25 @@
 
 import dataclasses
 import json
+import random
+import shutil
+import tempfile
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlavaForConditionalGeneration
 
 import vlm_probe
 from vlm_probe.replicas import recipe
-from vlm_probe.replicas.grid import CELLS, Cell, Steps
-from vlm_probe.replicas.text import IGNORE, IMAGE, PROMPT, Packer, build_tokenizer
-from vlm_probe.replicas.training import schedule
+from vlm_probe.replicas.card import check_scores
+from vlm_probe.replicas.fusion import LanguageStage
+from vlm_probe.replicas.grid import CELLS, VOCABULARIES, Cell, Steps
+from vlm_probe.replicas.shipped import DEFAULT, folder_of, shipped
+from vlm_probe.replicas.sweep import COLUMNS, grid_scores
+from vlm_probe.replicas.text import IGNORE, IMAGE, PROMPT, Packer, aside, build_tokenizer
+from vlm_probe.replicas.training import run_stage, schedule
 from vlm_probe.scenes import COLORS, SHAPES, sample_scene
 
 TINY = Steps(encoder=3, language=3, connector=2, joint=5, questions=3)
@@ -62,8 +71,10 @@ def test_killed_at_every_stage_and_resumed_gives_the_same_weights(tmp_path, monk
     resumed = weights(recipe.train(cell, tmp_path / "killed", resume=True))
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
     for log in ("encoders", "language-small", cell.name):
-        for file in sorted((tmp_path / "whole" / log).glob("*.jsonl")):
-            assert file.read_text() == (tmp_path / "killed" / log / file.name).read_text()
+        logs = sorted((tmp_path / "whole" / "seed-0" / log).glob("*.jsonl"))
+        assert logs
+        for file in logs:
+            assert file.read_text() == (tmp_path / "killed" / "seed-0" / log / file.name).read_text()
     assert not list(tmp_path.rglob("*.partial"))
 
 
@@ -103,8 +114,6 @@ def test_scene_words_are_one_token_and_any_text_comes_back():
 
 
 def test_a_segment_sees_the_prefix_and_itself_only():
-    import random
-
     packer = Packer(build_tokenizer(CELLS["small-clip"].vocabulary))
     packed = packer.pack([sample_scene(3)], random.Random(0), patches=7, describe=True, questions=3, learn_all=False)
     positions, mask = packed.position_ids[0], packed.mask[0, 0]
@@ -128,46 +137,116 @@ def test_the_schedule_warms_up_and_cools_down():
     assert all(a >= b for a, b in pairwise(values[3:]))
 
 
-CELLS_SHIPPED = ["small-clip", "small-dino"]
-
-
 def card_of(cell: str) -> dict:
-    from vlm_probe.replicas.shipped import folder_of
-
     return json.loads((folder_of(cell) / "card.json").read_text())
 
 
-@pytest.mark.parametrize("cell", CELLS_SHIPPED)
-def test_shipped_weights_are_small_and_score_what_their_card_says(cell):
-    from vlm_probe.replicas.shipped import folder_of
-    from vlm_probe.scenes import accuracy_table, answer_items, scene_items
+def test_a_shared_encoder_is_stored_once_and_found_by_every_loader(tmp_path):
+    cell = tiny_cell("clip")
+    recipe.export(recipe.train(cell, tmp_path / "runs"), tmp_path / "plain")
+    for name in ("one", "two"):
+        shutil.copytree(tmp_path / "plain", tmp_path / "weights" / name)
+        recipe.share_encoder(tmp_path / "weights" / name, "encoder-clip.safetensors")
+        assert not (tmp_path / "weights" / name / "model.safetensors").exists()
+    expected = LlavaForConditionalGeneration.from_pretrained(tmp_path / "plain").state_dict()
+    for name in ("one", "two"):
+        for found in (
+            LlavaForConditionalGeneration.from_pretrained(tmp_path / "weights" / name).state_dict(),
+            vlm_probe.load(tmp_path / "weights" / name, device="cpu", dtype="float16").hf.state_dict(),
+        ):
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[key].half(), expected[key].half()) for key in expected)
 
-    assert sum(f.stat().st_size for f in folder_of(cell).iterdir()) < 4 * 2**20
+
+def test_the_grid_differs_in_one_thing_at_a_time():
+    assert len(CELLS) == 11
+    assert {name for name in CELLS if "-v" not in name} == {
+        f"{size}-{encoder}{pre}"
+        for size in ("small", "large")
+        for encoder in ("clip", "dino")
+        for pre in ("", "-nopre")
+    }
+    assert max(VOCABULARIES) >= 64 * min(VOCABULARIES)
+    small, large = (CELLS[f"{size}-clip"].language for size in ("small", "large"))
+    assert large.hidden_size / small.hidden_size == 3072 / 2048
+    assert large.num_hidden_layers / small.num_hidden_layers == pytest.approx(28 / 18, abs=0.1)
+    assert (small.num_attention_heads, small.num_key_value_heads) == (8, 1)
+    assert (large.num_attention_heads, large.num_key_value_heads) == (16, 16)
+    steps = {dataclasses.replace(cell.steps, connector=0) for cell in CELLS.values()}
+    assert len(steps) == 1, "every cell is trained alike"
+    assert len({str(cell.vision) for cell in CELLS.values()}) == 1
+
+
+@pytest.mark.parametrize("vocabulary", [*VOCABULARIES, CELLS["small-clip"].vocabulary])
+def test_tokenizers_have_their_size_and_differ_in_how_finely_they_cut(vocabulary):
+    tokenizer = build_tokenizer(vocabulary)
+    assert len(tokenizer) == vocabulary
+    pieces = len(tokenizer("what color is the star?", add_special_tokens=False)["input_ids"])
+    assert pieces > 8 if vocabulary < 700 else pieces == 6
+    rare = len(tokenizer(aside(random.Random(3)), add_special_tokens=False)["input_ids"])
+    assert rare < 9 if vocabulary > 10_000 else rare >= 9
+
+
+def test_all_shipped_cells_together_are_small():
+    weights = folder_of("default").parent
+    assert sum(f.stat().st_size for f in weights.rglob("*") if f.is_file()) < 40 * 2**20
+    for name in ("small-clip", "small-dino"):
+        encoder = weights / f"encoder-{name.removeprefix('small-')}.safetensors"
+        own = sum(f.stat().st_size for f in (weights / name).iterdir())
+        assert own + encoder.stat().st_size < 4 * 2**20
+
+
+@pytest.mark.parametrize("cell", shipped())
+def test_shipped_weights_score_what_their_card_says(cell):
     data = card_of(cell)
     assert data["cell"]["steps"] == dataclasses.asdict(CELLS[cell].steps)
     assert {stage: log["steps"] for stage, log in data["stages"].items()} == {
         stage: steps for stage, steps in data["cell"]["steps"].items() if steps
     }
-    # The very items of the card, as many as there is time for: the first of each type.
-    model = vlm_probe.load(f"replica/{cell}", device="cpu")
-    items = list(scene_items(600, split="heldout", seed=data["seed"]))
-    scores = accuracy_table(answer_items(model.answer_all, items, size=model.image_size)).set_index("kind")
-    for row in data["scores"]["heldout"]:
-        found = scores.loc[row["kind"]]
-        assert found["low"] <= row["accuracy"] <= found["high"], row["kind"]
+    check = data["check"]
+    found = check_scores(vlm_probe.load(f"replica/{cell}", device="cpu", dtype="float32"), check["items"])
+    assert found == pytest.approx(check, abs=1e-6)
 
 
-# Not reached yet, and said so in the cards. Strict: weights that reach it make these fail until the mark is gone.
-SHORT_OF_THE_GOAL = pytest.mark.xfail(strict=True, reason="the shipped weights need more training: see their card")
+def test_the_default_is_the_best_of_the_first_two_cells():
+    overall = {name: card_of(name)["scores"]["heldout"][-1] for name in ("small-clip", "small-dino")}
+    assert all(row["kind"] == "all" for row in overall.values())
+    assert max(overall, key=lambda name: overall[name]["accuracy"]) == DEFAULT
 
 
-@pytest.mark.parametrize("cell", ["small-clip", pytest.param("small-dino", marks=SHORT_OF_THE_GOAL)])
-def test_no_question_type_is_near_a_blind_guess(cell):
-    for row in card_of(cell)["scores"]["heldout"]:
+@pytest.mark.parametrize("cell", ["small-clip", "small-dino"])
+def test_nine_in_ten_held_out_questions_are_answered_right_and_no_type_is_guessed(cell):
+    scores = {row["kind"]: row for row in card_of(cell)["scores"]["heldout"]}
+    assert scores["all"]["accuracy"] >= 0.9
+    for row in scores.values():
         assert row["low"] > max(row["chance"], row["blind"]), row
 
 
-@pytest.mark.parametrize("cell", [pytest.param(cell, marks=SHORT_OF_THE_GOAL) for cell in CELLS_SHIPPED])
-def test_nine_in_ten_held_out_questions_are_answered_right(cell):
-    scores = {row["kind"]: row for row in card_of(cell)["scores"]["heldout"]}
-    assert scores["all"]["accuracy"] >= 0.9
+def test_a_cell_retrained_for_200_steps_follows_the_recorded_loss(monkeypatch):
+    """The language model of small-clip, from nothing, against the log that is shipped with it."""
+    monkeypatch.undo()  # the real batches
+    lines = (folder_of("small-clip") / "training_log.jsonl").read_text().splitlines()
+    recorded = {e["step"]: e["loss"] for e in map(json.loads, lines) if e["stage"] == "language" and e["step"] <= 200}
+    assert len(recorded) >= 3
+    losses: list[float] = []
+
+    def listen(progress):
+        losses.append(progress.figures["loss"])
+        if len(losses) == 201:
+            raise KilledError
+
+    cell = CELLS["small-clip"]
+    stage = LanguageStage(cell, Packer(build_tokenizer(cell.vocabulary)))
+    with tempfile.TemporaryDirectory() as folder, pytest.raises(KilledError):
+        run_stage(stage, Path(folder), resume=False, listen=listen)
+    # Other processors round bfloat16 otherwise, and small differences grow: the curve must agree, not the bits.
+    assert {step: losses[step] for step in recorded} == pytest.approx(recorded, rel=0.05)
+
+
+def test_committed_scores_agree_with_the_cards():
+    table = grid_scores()
+    assert tuple(table.columns) == COLUMNS
+    assert not table.duplicated(["cell", "seed", "split", "kind"]).any()
+    for name in shipped():
+        rows = table.query("cell == @name and seed == 0 and split == 'heldout'").set_index("kind")["accuracy"]
+        assert rows.to_dict() == {row["kind"]: row["accuracy"] for row in card_of(name)["scores"]["heldout"]}

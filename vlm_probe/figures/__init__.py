@@ -2,7 +2,8 @@
 
 from vlm_probe.figures.maps import case_panels, head_grid, layer_strip, overlay
 from vlm_probe.figures.measures import accuracy_by_type, box_share_by_layer, image_mass_by_layer, pointing_game
-from vlm_probe.figures.style import save
+from vlm_probe.figures.published import published_effect
+from vlm_probe.figures.style import save, styled
 
 __all__ = [
     "accuracy_by_type",
@@ -13,5 +14,7 @@ __all__ = [
     "layer_strip",
     "overlay",
     "pointing_game",
+    "published_effect",
     "save",
+    "styled",
 ]

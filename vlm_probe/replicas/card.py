@@ -14,8 +14,11 @@ from typing import Any
 import pandas as pd
 import torch
 
+from vlm_probe.hooked import HookedVLM, load
+from vlm_probe.hooked.asking import Asked, ask_all
 from vlm_probe.replicas.grid import Cell
-from vlm_probe.scenes import accuracy_table, answer_items, scene_items
+from vlm_probe.replicas.recipe import runs_of
+from vlm_probe.scenes import accuracy_table, answer_items, normalize_answer, scene_image, scene_items
 from vlm_probe.scenes.world import Split
 
 _FOLDERS = {
@@ -33,7 +36,7 @@ def _stage_files(cell: Cell, runs: Path) -> dict[str, Path]:
     for stage, folder in _FOLDERS.items():
         if getattr(cell.steps, stage) > 0:
             name = f"encoder-{cell.encoder}" if stage == "encoder" else stage
-            files[stage] = runs / folder.format(language=cell.language_name, name=cell.name) / name
+            files[stage] = runs_of(cell, runs) / folder.format(language=cell.language_name, name=cell.name) / name
     return files
 
 
@@ -47,7 +50,7 @@ def stage_logs(cell: Cell, runs: Path) -> dict[str, dict[str, Any]]:
     return logs
 
 
-SPLITS = ("heldout", "novel")
+SPLITS: tuple[Split, ...] = ("heldout", "novel")
 """Scored in every card."""
 ITEMS_SEED = 1
 """Seed of the scenes in the cards (the report's default is 0)."""
@@ -62,10 +65,29 @@ def _score_table(scores: pd.DataFrame) -> str:
     )
 
 
-def write_card(cell: Cell, runs: Path, folder: Path, scores: dict[str, pd.DataFrame]) -> None:
+CHECKED_ITEMS = 100
+"""Items of which the card keeps exact figures, so that a test can compute them again."""
+
+
+def check_scores(model: HookedVLM, items: int = CHECKED_ITEMS) -> dict[str, float]:
+    """Figures of the first held-out items that reproduce to 1e-6: accuracy and mean log-probability."""
+    chosen = list(scene_items(items, split="heldout", seed=ITEMS_SEED))
+    asked = [Asked(i, item.question.text, item.question.answer) for i, item in enumerate(chosen)]
+    answers = ask_all(model, [scene_image(item.scene, model.image_size) for item in chosen], asked)
+    right = [
+        normalize_answer(a.text) == normalize_answer(i.question.answer) for a, i in zip(answers, chosen, strict=True)
+    ]
+    return {
+        "items": items,
+        "accuracy": sum(right) / items,
+        "mean_probability": sum(a.p_answer for a in answers) / items,
+    }
+
+
+def write_card(cell: Cell, runs: Path, folder: Path, scores: dict[str, pd.DataFrame], check: dict[str, float]) -> None:
     """Write `README.md` (the card), `card.json` (the same as data) and `training_log.jsonl`.
 
-    scores: `accuracy_table` of every split in `SPLITS`.
+    scores: `accuracy_table` of every split in `SPLITS`; check: `check_scores` of the exported model.
     """
     logs = stage_logs(cell, runs)
     data = {
@@ -73,6 +95,7 @@ def write_card(cell: Cell, runs: Path, folder: Path, scores: dict[str, pd.DataFr
         "stages": logs,
         "seed": ITEMS_SEED,
         "scores": {split: table.round(4).to_dict("records") for split, table in scores.items()},
+        "check": check,
         "versions": {p: version(p) for p in ("vlm-probe", "torch", "transformers")},
         "machine": {
             "python": platform.python_version(),
@@ -84,8 +107,8 @@ def write_card(cell: Cell, runs: Path, folder: Path, scores: dict[str, pd.DataFr
     with (folder / "training_log.jsonl").open("w") as out:
         for stage, file in _stage_files(cell, runs).items():
             lines = file.with_suffix(".jsonl").read_text().splitlines()
-            # Every fifth line tells the story; all of them would weigh more than the tokenizer.
-            for line in [*lines[:-1:5], lines[-1]]:
+            # All of them would weigh more than the tokenizer: the first tell whether a rerun goes the same way.
+            for line in [*lines[:11], *lines[15:-1:5], lines[-1]]:
                 out.write(json.dumps({"stage": stage, **json.loads(line)}) + "\n")
     stages = "\n".join(
         f"| {name} | {log['steps']} | {log['seconds'] / 60:.0f} | {log['last']['loss']:.3f} |"
@@ -96,7 +119,7 @@ def write_card(cell: Cell, runs: Path, folder: Path, scores: dict[str, pd.DataFr
     how = "contrast with captions" if cell.encoder == "clip" else "self-distillation without labels"
     (folder / "README.md").write_text(f"""# replica/{cell.name}
 
-A LLaVA-Gemma in miniature, trained by `vlm-probe train replica/{cell.name}` on generated scenes, seed {cell.seed}.
+A LLaVA-Gemma in miniature, trained by `vlm-probe train replica/{cell.name} --seed {cell.seed}` on generated scenes.
 It says nothing about the 2B or the 7B; it is for trying methods where the truth is known.
 
 - Encoder: {cell.encoder} ({how}), {sight["num_hidden_layers"]} layers x {sight["hidden_size"]},
@@ -132,13 +155,15 @@ training image ever showed. Text named them.
 
 
 def score(
-    folder: Path, items: int, split: Split, bar: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-) -> pd.DataFrame:
-    """Accuracy of a finished checkpoint on scenes of a split, as `accuracy_table` gives it."""
-    from vlm_probe.hooked import load
-
-    model = load(folder, device="cpu")
-    with bar(f"scoring, {split}", items) as advance:
-        chosen = list(scene_items(items, split=split, seed=ITEMS_SEED))
-        answers = answer_items(model.answer_all, chosen, size=model.image_size, progress=advance)
-    return accuracy_table(answers)
+    folder: Path, items: int, bar: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+) -> tuple[dict[str, pd.DataFrame], dict[str, float]]:
+    """A finished checkpoint's accuracy on scenes of every split in `SPLITS`, and `check_scores`."""
+    model = load(folder, device="cpu", dtype="float32")
+    tables = {}
+    for split in SPLITS:
+        with bar(f"scoring, {split}", items) as advance:
+            chosen = list(scene_items(items, split=split, seed=ITEMS_SEED))
+            tables[split] = accuracy_table(
+                answer_items(model.answer_all, chosen, size=model.image_size, progress=advance)
+            )
+    return tables, check_scores(model)

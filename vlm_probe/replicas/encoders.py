@@ -135,7 +135,8 @@ class DinoStage:
     and at masked patches. Against collapse: centring and sharpening for CLS, Sinkhorn-Knopp for
     patches, most of which are background (centring alone left a dozen of 512 prototypes in use).
 
-    Deviation: crops and flips only. Colour jitter would teach that colour does not matter.
+    Deviation: brightness and contrast are jittered, hue and saturation are not: that would teach
+    that colour does not matter. Without any jitter two crops are told by their background alone.
     """
 
     name = "encoder-dino"
@@ -159,7 +160,7 @@ class DinoStage:
         return self.module.student.parameters()
 
     def _crops(self, images: Tensor, size: int, scale: tuple[float, float], rng: np.random.Generator) -> Tensor:
-        """A random square crop of every image, resized, half of them mirrored."""
+        """A random square crop of every image, resized, half of them mirrored, brightness and contrast jittered."""
         n = len(images)
         side = np.sqrt(rng.uniform(*scale, n))
         flip = rng.choice([-1.0, 1.0], n)
@@ -167,7 +168,12 @@ class DinoStage:
         theta[:, 0, 0], theta[:, 1, 1] = side * flip, side
         theta[:, :, 2] = (1 - side)[:, None] * rng.uniform(-1, 1, (n, 2))
         grid = F.affine_grid(torch.from_numpy(theta).to(images.device), [n, 3, size, size], align_corners=False)
-        return F.grid_sample(images, grid, align_corners=False)
+        crops = F.grid_sample(images, grid, align_corners=False)
+        contrast, shift = (
+            torch.from_numpy(rng.uniform(low, high, (n, 1, 1, 1)).astype(np.float32)).to(images.device)
+            for low, high in ((0.7, 1.3), (-0.6, 0.6))
+        )
+        return crops * contrast + shift
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([self.seed, step])

@@ -7,11 +7,13 @@ from its last checkpoint to the same weights (on the same machine and number of 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPImageProcessor, GemmaForCausalLM, LlavaConfig, LlavaForConditionalGeneration
 
@@ -44,14 +46,21 @@ def find_cell(name: str) -> Cell:
     return CELLS[short]
 
 
+def runs_of(cell: Cell, runs: Path) -> Path:
+    """The part of a runs folder that cells of one seed share."""
+    return runs / f"seed-{cell.seed}"
+
+
 def train(
     cell: Cell, runs: Path, *, resume: bool = False, listen: Listener | None = None, device: str = "cpu"
 ) -> Trained:
     """Train a cell, stage by stage, in a runs folder.
 
     With `resume`, finished stages are loaded and an unfinished one goes on; without, the cell's own
-    stages start afresh, and so do the shared ones it needs.
+    stages start afresh, and so do the shared ones it needs. Stages go to `<runs>/seed-<seed>/`:
+    `encoders/`, `language-<size>/` and `<cell>/`.
     """
+    runs = runs_of(cell, runs)
     packer = Packer(build_tokenizer(cell.vocabulary))
     # The encoder never meets the language model's tokens: one encoder serves every vocabulary.
     shared = replace(cell, vocabulary=VOCABULARY)
@@ -96,3 +105,22 @@ def export(trained: Trained, folder: Path) -> None:
         size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_center_crop=False,
         image_mean=[MEAN] * 3, image_std=[STD] * 3,
     ).save_pretrained(folder)  # fmt: skip
+
+
+def share_encoder(folder: Path, name: str) -> None:
+    """Turn a checkpoint of one file into two shards, the encoder's beside the folder: `../<name>`.
+
+    Cells that have the encoder in common then hold it once; loaders find both by the index.
+    """
+    whole = folder / "model.safetensors"
+    weights = load_file(whole)
+    parts = {f"../{name}": {k: v for k, v in weights.items() if "vision_tower" in k}}
+    parts["language.safetensors"] = {k: v for k, v in weights.items() if "vision_tower" not in k}
+    for file, tensors in parts.items():
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    index = {
+        "metadata": {"total_size": sum(v.numel() * v.element_size() for v in weights.values())},
+        "weight_map": {key: file for file, tensors in parts.items() for key in tensors},
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+    whole.unlink()

@@ -76,6 +76,7 @@ def _corpus() -> Iterator[str]:
     yield from _lexicon()[0]
 
 
+@lru_cache(maxsize=4)
 def build_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     """A byte-fallback BPE like Gemma's, in miniature: any text encodes, scene words are one token."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token=UNK))

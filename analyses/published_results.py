@@ -1,0 +1,44 @@
+"""What the paper's own numbers say about size, encoder and connector (no model is run).
+
+    python analyses/published_results.py
+
+Writes figures/published_results.png and .svg and figures/published_effects.csv, and prints which
+numbers were not at hand. Each published number is one run: there is no interval to draw.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from vlm_probe.figures import published_effect, save, styled
+from vlm_probe.findings import FACTORS, published_effects
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Effects among the paper's published numbers")
+    parser.add_argument("--out", type=Path, default=Path("figures"))
+    arguments = parser.parse_args()
+    effects = published_effects()
+    with styled():
+        figure, panels = plt.subplots(1, len(FACTORS), figsize=(15, 5.2), layout="constrained")
+        figure.suptitle("LLaVA-Gemma as published (Hinck et al. 2024): what one change does, all else equal")
+    for ax, (factor, (_, start, end)) in zip(panels, FACTORS.items(), strict=True):
+        words = {"yes": "pretrained", "no": "not pretrained"}
+        title = f"{factor}: {words.get(start, start)} to {words.get(end, end)}"
+        published_effect(effects[effects["factor"] == factor], ax, title=title)
+    print(*save(figure, arguments.out, "published_results"), sep="\n")
+    effects.to_csv(arguments.out / "published_effects.csv", index=False)
+    for factor, rows in effects.groupby("factor", sort=False):
+        known = rows[rows["missing"] == ""]
+        up = int((known["difference"] > 0).sum())
+        print(f"\n{factor}: {len(known)} of {len(rows)} pairs published; {up} up, {len(known) - up} down or level")
+        print(known[["benchmark", "fixed", "before", "after", "difference", "unit"]].round(2).to_string(index=False))
+        for missing, gone in rows[rows["missing"] != ""].groupby("missing", sort=False):
+            print(f"  not at hand: {missing} ({', '.join(gone['benchmark'])})")
+
+
+if __name__ == "__main__":
+    main()

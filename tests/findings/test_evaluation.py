@@ -1,0 +1,132 @@
+"""Evaluation: the scores of the plain way, resumable to the identical table, honest about what is missing."""
+
+import json
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.findings import evaluation
+from vlm_probe.findings.evaluation import evaluate, gather_items, read_answers, write_evaluation
+from vlm_probe.scenes import FAMILIES, family_items
+from vlm_probe.scenes.items import Item, export_items
+from vlm_probe.scenes.score import score_answer
+
+
+@pytest.fixture(scope="module")
+def items():
+    return list(family_items(6, seed=2))
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(evaluation, "IMAGES_AT_ONCE", 5)
+
+
+def test_answers_are_those_of_asking_one_by_one(replica, items):
+    table = evaluate(replica, items)
+    assert table["id"].tolist() == [i.id for i in items]
+    for item, row in zip(items, table.to_dict("records"), strict=True):
+        assert row["answer"] == replica.answer(item.picture(replica.image_size), item.question)
+        assert (row["normalized"], row["score"]) == score_answer(item, row["answer"])
+        assert 0 <= row["p_answer"] <= 1
+        assert 0 <= row["p_yes"] <= 1
+        assert row["entropy"] >= 0
+    # The most probable answer of one token is the one that is decoded.
+    sure = table[(table["p_answer"] > 0.5) & (table["family"] != "mmvet")]
+    assert len(sure)
+    assert sure["correct"].all()
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_killed_evaluation_resumes_to_the_identical_table(replica, items, tmp_path):
+    whole = evaluate(replica, items, parts=tmp_path / "whole")
+    seen = []
+
+    def kill(n):
+        seen.append(n)
+        if len(seen) == 2:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        evaluate(replica, items, parts=tmp_path / "killed", progress=kill)
+    done = sorted(p.name for p in (tmp_path / "killed").rglob("*.parquet"))
+    assert 0 < len(done) < len(list((tmp_path / "whole").rglob("*.parquet")))
+    pd.testing.assert_frame_equal(evaluate(replica, items, parts=tmp_path / "killed"), whole, check_exact=True)
+    assert not list(tmp_path.rglob("*.partial"))
+    with pytest.raises(VlmProbeError, match=r"holds an unfinished run with another items and digest; give another"):
+        evaluate(replica, items[:-1], parts=tmp_path / "killed")
+    with pytest.raises(VlmProbeError, match="another suffix; give another --out"):
+        evaluate(replica, items, parts=tmp_path / "killed", suffix="\nBe short.")
+
+
+def test_missing_and_broken_images(replica, tmp_path):
+    some = list(family_items(2, families=("pope", "gqa")))
+    export_items(some, tmp_path)
+    read, _ = gather_items(str(tmp_path / "items.jsonl"), None, n=1, seed=0, format=None, skip_bad=False)
+    broken = tmp_path / "images" / read[0].image
+    broken.write_text("no image")
+    with pytest.raises(VlmProbeError, match=read[0].image):
+        evaluate(replica, read)
+    table = evaluate(replica, read, skip_bad=True)
+    assert table["id"].tolist() == [i.id for i in read if i.image != read[0].image]
+    assert table.attrs["skipped"] == len(read) - len(table)
+
+
+def test_items_that_cannot_be_asked(replica):
+    item = next(iter(family_items(1, families=("gqa",))))
+    with pytest.raises(VlmProbeError, match=f"^item ids must differ, '{item.id}' comes twice$"):
+        evaluate(replica, [item, item])
+    with pytest.raises(VlmProbeError, match=r"^there is no item to ask$"):
+        evaluate(replica, [])
+    bare = Item("x", "pope", "k", "x", "gone.jpg", "Is there?", "yes")
+    with pytest.raises(VlmProbeError, match=r"^item x names the image 'gone.jpg', but no image folder was given$"):
+        evaluate(replica, [bare])
+
+
+def test_the_written_evaluation(replica, items, tmp_path):
+    table = evaluate(replica, items)
+    other = table.assign(model="contrary", correct=~table["correct"], score=1 - table["score"])
+    result = write_evaluation([table, other], tmp_path, seed=0, skipped=["q, line 3: no text"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "answers.parquet", "comparison.csv", "metrics.csv", "skipped.txt",
+    ]  # fmt: skip
+    assert set(result.metrics["family"]) == set(FAMILIES)
+    (comparison,) = result.comparisons
+    assert comparison.set_index("family").loc["all", "difference"] == pytest.approx(1 - 2 * table["score"].mean())
+    back = read_answers(tmp_path / "answers.parquet", [], skip_bad=False)
+    pd.testing.assert_frame_equal(back, pd.concat([table, other], ignore_index=True))
+    write_evaluation([table], tmp_path, seed=0, skipped=[])
+    assert not (tmp_path / "comparison.csv").exists(), "what an earlier run left would be taken for this one's"
+    with pytest.raises(VlmProbeError, match=r"two sets of answers of 'contrary'"):
+        write_evaluation([other, other], tmp_path, seed=0, skipped=[])
+
+
+def test_answers_given_elsewhere(tmp_path):
+    log = tmp_path / "some__model"
+    log.mkdir()
+    line = {"doc_id": 0, "target": "yes", "filtered_resps": ["Yes"], "doc": {"question_id": "1"}}
+    (log / "1_samples_pope.jsonl").write_text(json.dumps(line) + "\n{\n")
+    skipped: list[str] = []
+    table = read_answers(log / "1_samples_pope.jsonl", skipped, skip_bad=True)
+    assert (len(table), len(skipped)) == (1, 1)
+    pd.DataFrame({"model": ["m"]}).to_parquet(tmp_path / "half.parquet")
+    with pytest.raises(VlmProbeError, match="is no table of answers: it has no column id, family"):
+        read_answers(tmp_path / "half.parquet", [], skip_bad=False)
+    (tmp_path / "no.parquet").write_text("no")
+    with pytest.raises(VlmProbeError, match="^cannot read .*no.parquet"):
+        read_answers(tmp_path / "no.parquet", [], skip_bad=False)
+
+
+def test_a_question_file_without_images_says_what_to_do(tmp_path):
+    file = tmp_path / "pope.jsonl"
+    file.write_text('{"question_id": 1, "image": "1.jpg", "text": "Is there a dog?", "label": "no"}\n')
+    with pytest.raises(VlmProbeError, match=r"names images; say where they are with --images FOLDER$"):
+        gather_items(str(file), None, n=1, seed=0, format=None, skip_bad=False)
+    Image.new("RGB", (7, 5)).save(tmp_path / "1.jpg")
+    found, _ = gather_items(str(file), tmp_path, n=1, seed=0, format=None, skip_bad=False)
+    assert len(found) == 1

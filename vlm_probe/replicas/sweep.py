@@ -1,0 +1,154 @@
+"""The whole grid, unattended: every cell from every seed, several at a time, resumable.
+
+Each cell is trained by a process of its own (`vlm-probe train <cell> --resume`), which leaves its
+model, its card and its log in `<runs>/seed-<seed>/<cell>/`. What is finished is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+import pandas as pd
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.replicas.grid import CELLS, Cell
+from vlm_probe.replicas.recipe import runs_of, share_encoder
+
+COLUMNS = (
+    "cell", "seed", "size", "encoder", "connector_pretrained", "vocabulary", "split", "kind", "n", "accuracy", "low",
+    "high",
+)  # fmt: skip
+
+
+def order_of_grid(seeds: int) -> list[Cell]:
+    """All cells from all seeds: the first seed whole, then the cells of the size and vocabulary comparisons."""
+    first = list(CELLS.values())
+    carrying = [c for c in first if c.encoder == "clip" and c.steps.connector]
+    rest = [c for c in first if c not in carrying]
+    further = [replace(cell, seed=seed) for part in (carrying, rest) for seed in range(1, seeds) for cell in part]
+    return first + further
+
+
+@dataclass
+class _Job:
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+def model_folder(cell: Cell, runs: Path) -> Path:
+    """Where a cell's finished model and card go."""
+    return runs_of(cell, runs) / cell.name / "model"
+
+
+def run_grid(
+    runs: Path,
+    cells: Iterable[Cell],
+    *,
+    jobs: int = 1,
+    items: int = 1200,
+    device: str = "cpu",
+    finished: Callable[[Cell], None] | None = None,
+) -> None:
+    """Train cells, `jobs` at a time, each with its share of the processor's cores.
+
+    A killed run goes on where it stopped. Stages that cells share are trained by whichever comes
+    first; others wait for it.
+
+    Raises VlmProbeError where a cell fails: it names the cell and its log, and stops the others.
+    """
+    waiting = [cell for cell in cells if not (model_folder(cell, runs) / "card.json").exists()]
+    for cell in cells:
+        if cell not in waiting and finished is not None:
+            finished(cell)
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    running: list[_Job] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(_start(waiting.pop(0), runs, items, device, threads))
+            time.sleep(0.5)
+            for job in [job for job in running if job.process.poll() is not None]:
+                running.remove(job)
+                if job.process.returncode != 0:
+                    last = job.log.read_text(errors="replace").strip().splitlines()[-1:] or ["it wrote nothing"]
+                    raise VlmProbeError(f"training {job.cell.name} (seed {job.cell.seed}) failed; {job.log}: {last[0]}")
+                if finished is not None:
+                    finished(job.cell)
+    finally:
+        for job in running:
+            job.process.terminate()
+
+
+def _start(cell: Cell, runs: Path, items: int, device: str, threads: str) -> _Job:
+    folder = model_folder(cell, runs).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "train.log"
+    command = [sys.executable, "-m", "vlm_probe", "train", cell.name, "--runs", str(runs), "--resume"]
+    command += ["--seed", str(cell.seed), "--items", str(items), "--device", device]
+    with log.open("ab") as out:
+        environment = {**os.environ, "OMP_NUM_THREADS": threads}
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
+    return _Job(cell, process, log)
+
+
+def collect_scores(runs: Path, kept: Path | None = None) -> pd.DataFrame:
+    """The scores of every finished cell in a runs folder, columns `COLUMNS`.
+
+    kept: a table made earlier; its rows of cells that are not in this folder stay.
+    """
+    rows = []
+    for card in sorted(runs.glob("seed-*/*/model/card.json")):
+        data = json.loads(card.read_text())
+        cell = data["cell"]
+        about = (
+            card.parents[1].name, cell["seed"], cell["size"], cell["encoder"], cell["steps"]["connector"] > 0,
+            cell["vocabulary"],
+        )  # fmt: skip
+        for split, scores in data["scores"].items():
+            rows += [(*about, split, *(s[name] for name in ("kind", "n", "accuracy", "low", "high"))) for s in scores]
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    if kept is not None and kept.exists():
+        before = pd.read_csv(kept)
+        done = set(zip(table["cell"], table["seed"], strict=True))
+        stays = [key not in done for key in zip(before["cell"], before["seed"], strict=True)]
+        table = pd.concat([before[stays], table], ignore_index=True)
+    order = {name: i for i, name in enumerate(CELLS)}
+    return table.sort_values(["cell", "seed"], key=lambda c: c.map(order) if c.name == "cell" else c, kind="stable")
+
+
+def ship(runs: Path, weights: Path) -> list[str]:
+    """Copy the finished cells of seed 0 into the package, encoders once, and the scores beside them.
+
+    Scores of cells and seeds that are not in this runs folder stay in the table. Returns the cells' names.
+    """
+    names = []
+    for cell in CELLS.values():
+        model = model_folder(cell, runs)
+        if not (model / "card.json").exists():
+            continue
+        shutil.rmtree(weights / cell.name, ignore_errors=True)
+        shutil.copytree(model, weights / cell.name)
+        share_encoder(weights / cell.name, f"encoder-{cell.encoder}.safetensors")
+        names.append(cell.name)
+    scores = weights.parent / "grid_scores.csv"
+    collect_scores(runs, kept=scores).to_csv(scores, index=False)
+    return names
+
+
+def grid_scores() -> pd.DataFrame:
+    """The committed scores of the grid: accuracy on held-out and novel scenes per cell, seed and question type.
+
+    Made by `vlm-probe train --grid`; a cell or seed that is not there was not trained.
+    """
+    with (files("vlm_probe.replicas") / "grid_scores.csv").open() as file:
+        return pd.read_csv(file)
