@@ -28,15 +28,16 @@ def main() -> None:
     for ax, (factor, (_, start, end)) in zip(panels, FACTORS.items(), strict=True):
         words = {"yes": "pretrained", "no": "not pretrained"}
         title = f"{factor}: {words.get(start, start)} to {words.get(end, end)}"
-        published_effect(effects[effects["factor"] == factor], ax, title=title)
+        published_effect(effects.query("factor == @factor"), ax, title=title)
     print(*save(figure, arguments.out, "published_results"), sep="\n")
     effects.to_csv(arguments.out / "published_effects.csv", index=False)
     for factor, rows in effects.groupby("factor", sort=False):
-        known = rows[rows["missing"] == ""]
-        up = int((known["difference"] > 0).sum())
+        known = rows.query("missing == ''")
+        up = len(known.query("difference > 0"))
         print(f"\n{factor}: {len(known)} of {len(rows)} pairs published; {up} up, {len(known) - up} down or level")
-        print(known[["benchmark", "fixed", "before", "after", "difference", "unit"]].round(2).to_string(index=False))
-        for missing, gone in rows[rows["missing"] != ""].groupby("missing", sort=False):
+        columns = ["benchmark", "fixed", "before", "after", "difference", "unit"]
+        print(known.filter(columns).round(2).to_string(index=False))
+        for missing, gone in rows.query("missing != ''").groupby("missing", sort=False):
             print(f"  not at hand: {missing} ({', '.join(gone['benchmark'])})")
 
 

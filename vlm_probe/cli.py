@@ -323,8 +323,8 @@ def train(
             sweep.run_grid(runs, cells, jobs=jobs, items=items, device=device, finished=lambda _: advance(1))
         table = sweep.collect_scores(runs)
         table.to_csv(runs / "scores.csv", index=False)
-        overall = table[(table["split"] == "heldout") & (table["kind"] == "all")]
-        _show(overall[["cell", "seed", "n", "accuracy", "low", "high"]], "held-out scenes, all questions")
+        overall = table.query("split == 'heldout' and kind == 'all'")
+        _show(overall.filter(["cell", "seed", "n", "accuracy", "low", "high"]), "held-out scenes, all questions")
         _say(runs / "scores.csv")
         return
     assert cell is not None

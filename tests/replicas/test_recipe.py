@@ -16,10 +16,10 @@ import vlm_probe
 from vlm_probe.replicas import recipe
 from vlm_probe.replicas.card import check_scores
 from vlm_probe.replicas.fusion import LanguageStage
-from vlm_probe.replicas.grid import CELLS, VOCABULARIES, Cell, Steps
+from vlm_probe.replicas.grid import CELLS, VOCABULARIES, VOCABULARY, Cell, Steps
 from vlm_probe.replicas.shipped import DEFAULT, folder_of, shipped
 from vlm_probe.replicas.sweep import COLUMNS, grid_scores
-from vlm_probe.replicas.text import IGNORE, IMAGE, PROMPT, Packer, aside, build_tokenizer
+from vlm_probe.replicas.text import IGNORE, IMAGE, PROMPT, Packer, _lexicon, build_tokenizer
 from vlm_probe.replicas.training import run_stage, schedule
 from vlm_probe.scenes import COLORS, SHAPES, sample_scene
 
@@ -177,14 +177,17 @@ def test_the_grid_differs_in_one_thing_at_a_time():
     assert len({str(cell.vision) for cell in CELLS.values()}) == 1
 
 
-@pytest.mark.parametrize("vocabulary", [*VOCABULARIES, CELLS["small-clip"].vocabulary])
-def test_tokenizers_have_their_size_and_differ_in_how_finely_they_cut(vocabulary):
-    tokenizer = build_tokenizer(vocabulary)
-    assert len(tokenizer) == vocabulary
-    pieces = len(tokenizer("what color is the star?", add_special_tokens=False)["input_ids"])
-    assert pieces > 8 if vocabulary < 700 else pieces == 6
-    rare = len(tokenizer(aside(random.Random(3)), add_special_tokens=False)["input_ids"])
-    assert rare < 9 if vocabulary > 10_000 else rare >= 9
+def test_tokenizers_have_their_size_and_differ_in_how_finely_they_cut():
+    seen, unseen = [], []
+    for vocabulary in sorted([*VOCABULARIES, VOCABULARY]):
+        tokenizer = build_tokenizer(vocabulary)
+        assert len(tokenizer) == vocabulary
+        for text, pieces in (("what color is the star?", seen), (" ".join(_lexicon()[0][12_000:12_006]), unseen)):
+            pieces.append(len(tokenizer(text, add_special_tokens=False)["input_ids"]))
+    assert seen[0] > 8
+    assert seen[1:] == [6, 6, 6], "words of the scenes are one token from the grid's vocabulary up"
+    assert unseen == sorted(unseen, reverse=True)
+    assert len(set(unseen)) == len(unseen), "other words are cut ever more coarsely"
 
 
 def test_all_shipped_cells_together_are_small():

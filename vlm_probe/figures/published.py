@@ -39,7 +39,7 @@ def published_effect(effects: pd.DataFrame, ax: Axes | None = None, *, title: st
             if effects.loc[effects["benchmark"] == name, "relative"].isna().all():
                 ax.text(0.5, y, "not at hand", transform=ax.get_yaxis_transform(), fontsize=7.5, color=CONTROL,
                         ha="center", va="center")  # fmt: skip
-        ax.set_yticks(range(len(benchmarks)), [_LABELS.get(name, name) for name in benchmarks])
+        ax.set_yticks(range(len(benchmarks)), [_LABELS.get(str(name), str(name)) for name in benchmarks])
         ax.set_ylim(len(benchmarks) - 0.5, -0.5)
         ax.set(xlabel="change relative to the first, %", title=title)
         ax.grid(axis="x", lw=0.4, alpha=0.5)

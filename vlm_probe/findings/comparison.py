@@ -53,15 +53,16 @@ def holm(p: list[float]) -> list[float]:
 
 def _clusters(rows: pd.DataFrame) -> np.ndarray:
     """Pairs stay together, and so do items of one image."""
-    paired = rows.groupby("group")["id"].transform("size") > 1
-    return rows["group"].where(paired, rows["image"]).to_numpy()
+    groups = rows["group"].to_numpy()
+    _, index, size = np.unique(groups.astype(str), return_inverse=True, return_counts=True)
+    return np.where(size[index] > 1, groups, rows["image"].to_numpy())
 
 
 def _paired(answers: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     """Both models' rows of the items they share: columns of the first, with suffixes _a and _b for answers."""
-    a, b = (answers[answers["model"] == name] for name in (first, second))
-    kept = ["id", "family", "group", "image", "correct", "score"]
-    both = a[kept].merge(b[["id", "correct", "score"]], on="id", suffixes=("_a", "_b"))
+    a, b = answers.query("model == @first"), answers.query("model == @second")
+    about = a.filter(["id", "family", "group", "image", "correct", "score"])
+    both = about.merge(b.filter(["id", "correct", "score"]), on="id", suffixes=("_a", "_b"))
     if both.empty:
         raise VlmProbeError(f"{first} and {second} have no item in common, so they cannot be compared")
     return both
@@ -101,7 +102,7 @@ def compare(answers: pd.DataFrame, first: str, second: str, *, seed: int = 0) ->
         )  # fmt: skip
     table = pd.DataFrame(rows)
     corrected = holm(table["p"].tolist()[: len(groups)])
-    table.insert(table.columns.get_loc("p") + 1, "p_holm", [*corrected, *[np.nan] * (len(table) - len(groups))])
+    table["p_holm"] = [*corrected, *[np.nan] * (len(table) - len(groups))]
     table.insert(0, "models", f"{second} - {first}")
     table.attrs = {"title": f"{second} against {first}", "first": first, "second": second}
     return table

@@ -154,7 +154,7 @@ def _answer_chunk(
     images = [pictures[name] for name in index]
     answers = ask_all(model, images, asked, max_new_tokens=max_new_tokens)
     return [
-        answer_row(model.name, item, a.text, p_answer=a.p_answer, p_yes=a.p_yes, entropy=a.entropy)
+        answer_row(str(model.name), item, a.text, p_answer=a.p_answer, p_yes=a.p_yes, entropy=a.entropy)
         for item, a in zip(kept, answers, strict=True)
     ]
 
@@ -197,8 +197,9 @@ def evaluate(
         raise VlmProbeError("there is no item to ask")
     if parts is not None:
         # A name may be a path or a Hub id: a digest keeps two that look alike apart.
-        digest = hashlib.sha256(model.name.encode()).hexdigest()[:8]
-        parts = parts / f"{re.sub(r'[^A-Za-z0-9.]+', '-', model.name)[-60:]}-{digest}"
+        name = str(model.name)
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        parts = parts / f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)[-60:]}-{digest}"
         _resume(parts, _settings(model, items, suffix, max_new_tokens))
     tables: list[pd.DataFrame] = []
     for number, chunk in enumerate(_chunks(items)):

@@ -43,10 +43,10 @@ def published_results() -> pd.DataFrame:
     with (files("vlm_probe.findings") / "llava_gemma_results.csv").open() as file:
         wide = pd.read_csv(file)
     tidy = wide.melt(id_vars=[*MODEL, "source"], value_vars=list(MEASURES), var_name="benchmark", value_name="value")
-    tidy["unit"] = tidy["benchmark"].map({name: unit for name, (unit, _) in MEASURES.items()})
-    tidy["value"] *= tidy["benchmark"].map({name: factor for name, (_, factor) in MEASURES.items()})
+    tidy["unit"] = [MEASURES[name][0] for name in tidy["benchmark"]]
+    tidy["value"] *= [MEASURES[name][1] for name in tidy["benchmark"]]
     tidy.attrs = {"title": "published results", "citation": "Hinck et al. 2024, arXiv:2404.01331"}
-    return tidy[[*MODEL, "benchmark", "value", "unit", "source"]]
+    return tidy.filter([*MODEL, "benchmark", "value", "unit", "source"])
 
 
 def published_effects() -> pd.DataFrame:
@@ -57,22 +57,23 @@ def published_effects() -> pd.DataFrame:
     difference (after - before), relative (difference over before, in %), missing (the models of the
     pair whose number was not at hand; "" if none, and then nothing is NaN).
     """
-    results = published_results()
-    gemma = results[results["language_model"].str.startswith("gemma")]
-    values = gemma.set_index([*MODEL, "benchmark"])["value"]
+    values: dict[tuple[str, ...], float] = {}
+    for row in published_results().to_dict("records"):
+        if str(row["language_model"]).startswith("gemma"):
+            values[(*(str(row[name]) for name in MODEL), str(row["benchmark"]))] = row["value"]
+    models = list(dict.fromkeys(key[:-1] for key in values))
     rows = []
     for factor, (column, start, end) in FACTORS.items():
-        others = [name for name in MODEL if name != column]
-        for fixed, _ in gemma.groupby(others, sort=False):
-            levels = dict(zip(others, fixed, strict=True))
-            pair = [tuple({**levels, column: level}[name] for name in MODEL) for level in (start, end)]
+        at = MODEL.index(column)
+        for first in (model for model in models if model[at] == start):
+            pair = [first, (*first[:at], end, *first[at + 1 :])]
             for benchmark, (unit, _) in MEASURES.items():
-                before, after = (float(values.get((*model, benchmark), float("nan"))) for model in pair)
+                before, after = (values.get((*model, benchmark), float("nan")) for model in pair)
                 missing = [_name(model) for model, value in zip(pair, (before, after), strict=True) if pd.isna(value)]
                 rows.append(
                     {
                         "factor": factor, "benchmark": benchmark, "unit": unit,
-                        "fixed": _name(tuple(levels.get(name, "") for name in MODEL)),
+                        "fixed": _name((*first[:at], "", *first[at + 1 :])),
                         "before": before, "after": after, "difference": after - before,
                         "relative": 100 * (after - before) / before, "missing": " and ".join(missing),
                     }

@@ -69,7 +69,7 @@ CHECKED_ITEMS = 100
 """Items of which the card keeps exact figures, so that a test can compute them again."""
 
 
-def check_scores(model: HookedVLM, items: int = CHECKED_ITEMS) -> dict[str, float]:
+def check_scores(model: HookedVLM, items: int = CHECKED_ITEMS) -> dict[str, float | int]:
     """Figures of the first held-out items that reproduce to 1e-6: accuracy and mean log-probability."""
     chosen = list(scene_items(items, split="heldout", seed=ITEMS_SEED))
     asked = [Asked(i, item.question.text, item.question.answer) for i, item in enumerate(chosen)]
@@ -84,7 +84,9 @@ def check_scores(model: HookedVLM, items: int = CHECKED_ITEMS) -> dict[str, floa
     }
 
 
-def write_card(cell: Cell, runs: Path, folder: Path, scores: dict[str, pd.DataFrame], check: dict[str, float]) -> None:
+def write_card(
+    cell: Cell, runs: Path, folder: Path, scores: dict[str, pd.DataFrame], check: dict[str, float | int]
+) -> None:
     """Write `README.md` (the card), `card.json` (the same as data) and `training_log.jsonl`.
 
     scores: `accuracy_table` of every split in `SPLITS`; check: `check_scores` of the exported model.
@@ -156,7 +158,7 @@ training image ever showed. Text named them.
 
 def score(
     folder: Path, items: int, bar: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-) -> tuple[dict[str, pd.DataFrame], dict[str, float]]:
+) -> tuple[dict[str, pd.DataFrame], dict[str, float | int]]:
     """A finished checkpoint's accuracy on scenes of every split in `SPLITS`, and `check_scores`."""
     model = load(folder, device="cpu", dtype="float32")
     tables = {}

@@ -151,10 +151,10 @@ class DinoStage:
         self.steps, self.seed, self.device = cell.steps.encoder, cell.seed, device
         self.patches = (cell.vision["image_size"] // cell.vision["patch_size"]) ** 2
         torch.manual_seed(cell.seed)
-        config = Dinov2Config(
-            **cell.vision, mlp_ratio=4, layerscale_value=1.0, drop_path_rate=0.0, attn_implementation=FLOAT32_ATTENTION
-        )
+        config = Dinov2Config(**cell.vision, mlp_ratio=4, layerscale_value=1.0, drop_path_rate=0.0)
         self.module = _Distillation(config, self.prototypes).to(device)
+        for network in (self.module.student, self.module.teacher):
+            network.encoder.set_attn_implementation(FLOAT32_ATTENTION)
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return self.module.student.parameters()

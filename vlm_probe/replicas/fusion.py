@@ -41,9 +41,10 @@ def language_model(cell: Cell, packer: Packer) -> GemmaForCausalLM:
         intermediate_size=shape.intermediate_size, num_attention_heads=shape.num_attention_heads,
         num_key_value_heads=shape.num_key_value_heads, head_dim=shape.head_dim, max_position_embeddings=512,
         bos_token_id=packer.id[BOS], eos_token_id=packer.id[EOS], pad_token_id=packer.id[PAD],
-        attn_implementation=FLOAT32_ATTENTION,
     )  # fmt: skip
-    return GemmaForCausalLM(config)
+    model = GemmaForCausalLM(config)
+    model.set_attn_implementation(FLOAT32_ATTENTION)
+    return model
 
 
 def answer_loss(model: GemmaForCausalLM, packed: Packed, features: Tensor | None) -> tuple[Tensor, dict[str, float]]:

@@ -123,7 +123,8 @@ def collect_scores(runs: Path, kept: Path | None = None) -> pd.DataFrame:
         stays = [key not in done for key in zip(before["cell"], before["seed"], strict=True)]
         table = pd.concat([before[stays], table], ignore_index=True)
     order = {name: i for i, name in enumerate(CELLS)}
-    return table.sort_values(["cell", "seed"], key=lambda c: c.map(order) if c.name == "cell" else c, kind="stable")
+    rank = [(order.get(cell, len(order)), seed) for cell, seed in zip(table["cell"], table["seed"], strict=True)]
+    return table.iloc[sorted(range(len(rank)), key=rank.__getitem__)].reset_index(drop=True)
 
 
 def ship(runs: Path, weights: Path) -> list[str]:

@@ -296,7 +296,7 @@ _LMMS_FAMILIES = {"pope": "pope", "mmvp": "mmvp", "gqa": "gqa", "vqav2": "vqav2"
 
 def _logged_item(row: dict[str, Any], task: str, number: int) -> Item:
     """The item behind one logged sample of lmms-eval, from its `doc` and `target`."""
-    doc = row.get("doc") if isinstance(row.get("doc"), dict) else {}
+    doc: dict[str, Any] = row["doc"] if isinstance(row.get("doc"), dict) else {}
     family = next((f for key, f in _LMMS_FAMILIES.items() if task.lower().startswith(key)), task)
     target = row.get("target")
     target = target[0] if isinstance(target, list) and target else target

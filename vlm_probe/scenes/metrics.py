@@ -71,7 +71,8 @@ def group_accuracy(answers: pd.DataFrame) -> float:
     MMVP's pair accuracy (Tong et al. 2024, arXiv:2401.06209) where a group is a pair, and MME's
     accuracy+ (Fu et al. 2023, arXiv:2306.13394) where it is the two questions about an image.
     """
-    return float(answers.groupby("group")["correct"].all().mean())
+    whole = [bool(rows["correct"].to_numpy(dtype=bool).all()) for _, rows in answers.groupby("group")]
+    return sum(whole) / len(whole)
 
 
 def _family_metrics(family: str, rows: pd.DataFrame) -> dict[str, float]:
@@ -81,7 +82,7 @@ def _family_metrics(family: str, rows: pd.DataFrame) -> dict[str, float]:
         if family == "mme":
             return {"accuracy": found["accuracy"], "accuracy_plus": group_accuracy(rows)}
         return found
-    found = {"accuracy": float(rows["score"].mean())}
+    found = {"accuracy": float(rows["score"].to_numpy(dtype=float).mean())}
     if family == "mmvp":
         found["pair_accuracy"] = group_accuracy(rows)
     return found
@@ -94,7 +95,8 @@ def metric_table(answers: pd.DataFrame) -> pd.DataFrame:
     accuracy for vqav2, the share of answer parts for mmvet, and exact match elsewhere.
     """
     rows = []
-    for (model, family), group in answers.groupby(["model", "family"], sort=False):
+    for keys, group in answers.groupby(["model", "family"], sort=False):
+        model, family = keys if isinstance(keys, tuple) else (keys, "")
         for metric, value in _family_metrics(str(family), group).items():
             n = group["group"].nunique() if metric in ("pair_accuracy", "accuracy_plus") else len(group)
             rows.append((model, family, metric, value, n))
