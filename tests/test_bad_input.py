@@ -237,3 +237,42 @@ def test_out_folder_with_other_things_in_it_is_left_alone(tmp_path, capsys, monk
     assert code == 2
     assert err.endswith(f"error: {tmp_path} exists and is no earlier report; name another folder with --out\n")
     assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
+
+
+POPE_LINE = '{"question_id": 1, "image": "1.jpg", "text": "Is there a dog?", "label": "no"}\n'
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["evaluate", "--items", "{tmp}/gone.json"], "cannot read {tmp}/gone.json: No such file or directory"),
+        (["evaluate", "--items", "{tmp}/pope.jsonl"], "say where they are with --images FOLDER"),
+        (
+            ["evaluate", "--items", "{tmp}/pope.jsonl", "--images", "{tmp}"],
+            "{tmp}/pope.jsonl, line 1: the image {tmp}/1.jpg does not exist",
+        ),
+        (["evaluate", "--items", "{tmp}/pope.jsonl", "--format", "pop"], "no format 'pop'; nearest are 'pope'"),
+        (["evaluate", "--model", "replica/nought"], "no replica 'nought'"),
+        (["evaluate", "--answers", "{tmp}/gone.parquet"], "cannot read {tmp}/gone.parquet"),
+        (["scenes", "export", "{tmp}/out", "--family", "popes"], "no question family 'popes'; nearest are 'pope'"),
+        (["scenes", "export", "{tmp}/out", "--split", "held"], "no split 'held'; there are train, heldout, novel, any"),
+        (["scenes", "export", "{tmp}/pope.jsonl/out"], "cannot write to {tmp}/pope.jsonl/out: Not a directory"),
+        (["train"], "name a cell to train (vlm-probe models lists them), or give --grid"),
+        (["train", "replica/small-clip", "--grid"], "name a cell to train"),
+        (["train", "replica/medium-clip"], "no replica cell 'medium-clip' in the grid; nearest are"),
+    ],
+)
+def test_evaluation_and_training(capsys, monkeypatch, tmp_path, argv, message):
+    (tmp_path / "pope.jsonl").write_text(POPE_LINE)
+    code, out, err = run(
+        capsys,
+        monkeypatch,
+        *(a.format(tmp=tmp_path) for a in argv),
+        *(["--out", str(tmp_path / "evaluation")] if argv[0] == "evaluate" else []),
+    )
+    assert code == 2
+    assert out == ""
+    assert message.format(tmp=tmp_path) in err
+    assert err.strip().count("\n") == 0
+    assert not (tmp_path / "evaluation").exists()
+    assert not (tmp_path / "out").exists()

@@ -74,3 +74,28 @@ def test_the_sizes_in_the_list_of_models_are_those_of_their_shapes():
             config = LlavaConfig(vision_config=CLIPVisionConfig(**SHAPES["2b"][0]), text_config=text)
             count = sum(p.numel() for p in LlavaForConditionalGeneration(config).parameters())
         assert abs(count / 1e9 - billions) < 0.01, (name, count)
+
+
+def test_size_compares_models_and_shows_every_seed(tmp_path):
+    models = ["--models", "replica/small-clip", "replica/small-dino"]
+    done = run("analyses/size_2b_vs_7b.py", *models, "--n", "6", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in tmp_path.glob("*.png")} == {"size_replica-small-dino.png", "size_seeds.png"}
+    assert "replica/small-dino against replica/small-clip" in done.stdout
+    assert "nothing here is a statement about the 2B or the 7B" in done.stdout
+
+
+def test_published_results_draws_and_says_what_is_missing(tmp_path):
+    done = run("analyses/published_results.py", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "published_results.svg").exists()
+    assert "size: 18 of 40 pairs published" in done.stdout
+    assert "not at hand: gemma-7b-it, CLIP, connector pretrained (textvqa)" in done.stdout
+
+
+def test_sharing_an_image_gives_the_same_answers_in_the_benchmark(tmp_path):
+    out = tmp_path / "shared"
+    done = run("benchmarks/shared_prefix.py", "--repeats", "2", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.with_suffix(".json").read_text())
+    assert result["largest_difference_in_probability"] < 1e-5

@@ -1,5 +1,6 @@
 """Plotting functions: small, over named arrays and tables; they never see a model."""
 
+from vlm_probe.figures.comparison import difference_by_family, scores_by_seed
 from vlm_probe.figures.maps import case_panels, head_grid, layer_strip, overlay
 from vlm_probe.figures.measures import accuracy_by_type, box_share_by_layer, image_mass_by_layer, pointing_game
 from vlm_probe.figures.published import published_effect
@@ -9,6 +10,7 @@ __all__ = [
     "accuracy_by_type",
     "box_share_by_layer",
     "case_panels",
+    "difference_by_family",
     "head_grid",
     "image_mass_by_layer",
     "layer_strip",
@@ -16,5 +18,6 @@ __all__ = [
     "pointing_game",
     "published_effect",
     "save",
+    "scores_by_seed",
     "styled",
 ]

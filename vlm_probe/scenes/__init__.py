@@ -1,5 +1,6 @@
 """Generated scenes with questions, answers and boxes: where the truth is known."""
 
+from vlm_probe.scenes.benchmarks import read_items, read_lmms_samples
 from vlm_probe.scenes.families import FAMILIES, family_items
 from vlm_probe.scenes.items import Item, export_items, item_table
 from vlm_probe.scenes.metrics import group_accuracy, metric_table, vqa_accuracy, yes_no_metrics
@@ -41,6 +42,8 @@ __all__ = [
     "metric_table",
     "normalize_answer",
     "pixel_box",
+    "read_items",
+    "read_lmms_samples",
     "render",
     "sample_scene",
     "scene_image",
