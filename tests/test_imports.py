@@ -43,6 +43,7 @@ ALLOWED = {
     "scenes": set(),
     "hooked": {"tokens", "trace", "replicas.shipped"},
     "attention": {"tokens", "trace", "hooked"},
+    "embedding": {"tokens", "trace", "hooked", "scenes"},
     "figures": {"tokens"},
     "replicas": {"scenes", "hooked"},
     "findings": {"tokens", "trace", "hooked", "attention", "scenes"},

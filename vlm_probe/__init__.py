@@ -23,7 +23,7 @@ _HOMES = {
     "Trace": "vlm_probe.trace",
 }
 
-_PARTS = ("attention", "figures", "findings", "hooked", "replicas", "report", "scenes", "tokens", "trace")
+_PARTS = ("attention", "embedding", "figures", "findings", "hooked", "replicas", "report", "scenes", "tokens", "trace")
 
 __all__ = ["HookedVLM", "ImageTransform", "ModelInputs", "TokenLayout", "Trace", "VlmProbeError", "load"]
 
