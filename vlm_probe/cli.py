@@ -313,7 +313,11 @@ def train(
 ) -> None:
     """Train a replica, or the whole grid of replicas, from nothing, by the recipe of LLaVA in miniature."""
     if (cell is None) == (not grid):
-        raise VlmProbeError("name a cell to train (vlm-probe models lists them), or give --grid for all of them")
+        raise VlmProbeError(
+            "name a cell to train, replica/<size>-<encoder>[-nopre][-v<vocabulary>], or give --grid for all"
+        )
+    # Of a configuration that is about to be replaced, and of torchvision, which nothing here needs.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     with _err.status("starting"):
         from vlm_probe.replicas import sweep
         from vlm_probe.replicas.recipe import find_cell

@@ -1,0 +1,156 @@
+"""Activations at any hook points over many items, pooled as they stream by, with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.images import open_image
+from vlm_probe.hooked.points import dimensions
+from vlm_probe.scenes.items import Item
+from vlm_probe.scenes.questions import NUMBERS
+from vlm_probe.scenes.world import COLUMNS, ROWS, Scene
+from vlm_probe.tokens import TokenLayout
+
+POOLS = ("patches", "mean", "box", "last")
+"""patches: every patch; mean: over all patches; box: over the patches of the item's box, by how much of
+each it covers; last: the position that predicts the answer (language model only)."""
+
+
+def scene_labels(item: Item) -> dict[str, str]:
+    """What is true of a generated scene: color, shape, row and column of the first object asked about ("" without
+    one), count (how many objects there are). Empty for items from files.
+    """
+    if not isinstance(item.source, Scene):
+        return {}
+    scene = item.source
+    asked = next((o for box in item.boxes for o in scene.objects if o.box == box), None)
+    about = {"color": "", "shape": "", "row": "", "column": ""}
+    if asked is not None:
+        about = {
+            "color": asked.color, "shape": asked.shape, "row": ROWS[asked.row], "column": COLUMNS[asked.column],
+        }  # fmt: skip
+    return {**about, "count": NUMBERS[len(scene.objects)]}
+
+
+def _weights(item: Item, layout: TokenLayout, size: tuple[int, int], pool: str) -> Float[np.ndarray, " patch"]:
+    """How much each patch counts in the pooled vector; sums to 1."""
+    if pool != "box":
+        n = len(layout.image_positions)
+        return np.full(n, 1 / n)
+    width, height = size
+    left, top, right, bottom = item.boxes[0]
+    coverage = layout.box_coverage((left * width, top * height, right * width, bottom * height)).ravel()
+    if coverage.sum() == 0:
+        raise VlmProbeError(f"the box of item {item.id} lies outside what the model sees of its image")
+    return coverage / coverage.sum()
+
+
+def _patches(name: str, activation: Tensor, layouts: list[TokenLayout]) -> Float[Tensor, "item patch feature"]:
+    """The rows of an activation that belong to patches, in the order of the grid."""
+    flat = activation.flatten(2)
+    rows, columns = layouts[0].grid
+    if name.startswith("language."):
+        positions = torch.as_tensor(np.stack([layout.image_positions for layout in layouts]), device=flat.device)
+        return torch.gather(flat, 1, positions[:, :, None].expand(-1, -1, flat.shape[-1]))
+    # CLS and registers stand before the patches.
+    return flat[:, flat.shape[1] - rows * columns :]
+
+
+def _check(model: HookedVLM, items: Sequence[Item], points: list[str], pool: str) -> None:
+    if pool not in POOLS:
+        raise VlmProbeError(f"no pool {pool!r}; there are {', '.join(POOLS)}")
+    if not items:
+        raise VlmProbeError("there is no item to take features of")
+    for name in points:
+        dims = dimensions(name)
+        if "query" in dims or dims[-1] in ("one", "vocabulary"):
+            raise VlmProbeError(f"{name} has dimensions {', '.join(dims)}: no feature vector per position to pool")
+        if pool == "last" and not name.startswith("language."):
+            raise VlmProbeError(f"pool 'last' is the language model's answer position; {name} has none")
+    without = sum(not item.boxes for item in items)
+    if pool == "box" and without:
+        raise VlmProbeError(f"pool 'box' needs a box for every item; {without} of {len(items)} have none")
+
+
+@torch.no_grad()
+def features(
+    model: HookedVLM,
+    items: Sequence[Item],
+    points: str | Sequence[str],
+    *,
+    pool: str = "mean",
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> xr.Dataset:
+    """Activations at hook points, pooled per item; only one batch is ever held whole.
+
+    Parameters
+    ----------
+    items: each with one image. The prompt is the item's question.
+    points: hook names or globs: any with a feature vector per position.
+    pool: see `POOLS`.
+    progress: called with the number of items just done.
+
+    Returns
+    -------
+    One float32 variable a point, named by it: [item, feature], or [item, row, col, feature] for
+    "patches" (features of points with heads are head x d_head). Coordinates along item: id, image,
+    family, kind, answer, and for generated scenes `scene_labels`. `attrs` carry model and provenance.
+
+    Raises
+    ------
+    VlmProbeError: an unknown point or pool, a point without feature vectors ("attn.hook_pattern"), "last"
+        outside the language model, "box" with an item that has none.
+    """
+    names = model.match(points if isinstance(points, str) else list(points))
+    _check(model, items, names, pool)
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for start in range(0, len(items), batch_size):
+        batch = items[start : start + batch_size]
+        pictures = [open_image(item.picture(model.image_size)) for item in batch]
+        inputs = model.prepare(list[Any](pictures), [item.question for item in batch])
+        _, cache = model.run_with_cache(inputs, names_filter=names)
+        for name in names:
+            kept[name].append(_pool(name, cache[name], batch, inputs.layouts, pictures, pool))
+        if progress is not None:
+            progress(len(batch))
+    axes = ("item", "row", "col") if pool == "patches" else ("item",)
+    data = {name: ((*axes, f"{name} feature"), np.concatenate(parts)) for name, parts in kept.items()}
+    about = {
+        name: ("item", [getattr(item, name) for item in items]) for name in ("id", "image", "family", "kind", "answer")
+    }
+    labels = [scene_labels(item) for item in items]
+    if all(labels):
+        about |= {name: ("item", [label[name] for label in labels]) for name in labels[0]}
+    attrs = {"title": f"features, pool {pool}", "units": "activation", "pool": pool, **model.provenance()}
+    return xr.Dataset(data, coords=about, attrs=attrs)
+
+
+def _pool(
+    name: str,
+    activation: Tensor,
+    items: Sequence[Item],
+    layouts: list[TokenLayout],
+    pictures: list[Image.Image],
+    pool: str,
+) -> np.ndarray:
+    """One batch of one point, pooled: [item, feature] or [item, row, col, feature]."""
+    if pool == "last":
+        at = torch.as_tensor([layout.answer_position for layout in layouts], device=activation.device)
+        return activation.flatten(2)[torch.arange(len(at), device=at.device), at].float().cpu().numpy()
+    patches = _patches(name, activation, layouts).float()
+    if pool == "patches":
+        rows, columns = layouts[0].grid
+        return patches.unflatten(1, (rows, columns)).cpu().numpy()
+    weights = np.stack([_weights(*each, pool) for each in zip(items, layouts, [p.size for p in pictures], strict=True)])
+    return torch.einsum("ip,ipf->if", torch.as_tensor(weights).to(patches), patches).cpu().numpy()
