@@ -49,13 +49,13 @@ def main() -> None:
     result = write_evaluation(tables, kept, seed=arguments.seed, skipped=skipped)
     for comparison in result.comparisons:
         name = comparison.attrs["second"].replace("/", "-")
-        print(*save(difference_by_family(comparison).get_figure(root=True), arguments.out, f"size_{name}"), sep="\n")
+        print(*save(difference_by_family(comparison), arguments.out, f"size_{name}"), sep="\n")
         columns = ["family", "n", "a", "b", "difference", "low", "high", "p_holm", "verdict"]
         print(f"\n{comparison.attrs['title']}")
         print(comparison.filter(columns).round(3).to_string(index=False))
     result.metrics.to_csv(arguments.out / "size.csv", index=False)
     scores = grid_scores().query("split == 'heldout' and kind == 'all'")
-    print(*save(scores_by_seed(scores).get_figure(root=True), arguments.out, "size_seeds"), sep="\n")
+    print(*save(scores_by_seed(scores), arguments.out, "size_seeds"), sep="\n")
     if any(name.startswith("replica") for name in arguments.models):
         print("Replicas are miniatures: nothing here is a statement about the 2B or the 7B.")
 

@@ -33,8 +33,8 @@ def test_pooled_features_are_those_of_each_item_alone(replica, items, name):
     for i, item in enumerate(items):
         expected, _ = alone(replica, item, name)
         found = torch.as_tensor(patches.values[i]).flatten(0, 1)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(torch.as_tensor(mean.values[i]), expected.mean(0), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(torch.as_tensor(mean.values[i]), expected.mean(0), atol=1e-4, rtol=1e-4)
 
 
 def test_box_and_last(replica, items):
@@ -46,10 +46,10 @@ def test_box_and_last(replica, items):
         size = replica.image_size
         weights = inputs.layout.box_coverage(tuple(edge * size for edge in item.boxes[0])).ravel()
         by_hand = (torch.as_tensor(weights).float()[:, None] * expected).sum(0) / weights.sum()
-        torch.testing.assert_close(torch.as_tensor(boxed.values[i]), by_hand, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(torch.as_tensor(boxed.values[i]), by_hand, atol=1e-4, rtol=1e-4)
         with torch.no_grad():
             _, cache = replica.run_with_cache(inputs, names_filter=[name])
-        torch.testing.assert_close(torch.as_tensor(last.values[i]), cache[name][0, -1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(torch.as_tensor(last.values[i]), cache[name][0, -1], atol=1e-4, rtol=1e-4)
 
 
 def test_labels_are_true_of_the_scene(items):

@@ -44,10 +44,12 @@ def _check(x: np.ndarray, y: np.ndarray, groups: np.ndarray, folds: int, regress
         return
     classes, counts = np.unique(y, return_counts=True)
     if len(classes) < 2:
-        raise VlmProbeError(f"all {len(y)} labels are {classes[0]!r}: a probe needs two classes or more")
+        raise VlmProbeError(f"all {len(y)} labels are {str(classes[0])!r}: a probe needs two classes or more")
     if counts.min() < folds:
         rare = classes[counts.argmin()]
-        raise VlmProbeError(f"only {counts.min()} items have the label {rare!r}; {folds} folds need at least {folds}")
+        raise VlmProbeError(
+            f"only {counts.min()} items have the label {str(rare)!r}; {folds} folds need at least {folds}"
+        )
 
 
 def _splits(y: np.ndarray, groups: np.ndarray, folds: int, seed: int, regression: bool) -> list[tuple[Any, Any]]:

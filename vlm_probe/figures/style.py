@@ -56,8 +56,10 @@ def axes(ax: Axes | None, size: tuple[float, float] = (4.2, 3.4)) -> Axes:
     return ax if ax is not None else plt.subplots(figsize=size, layout="constrained")[1]
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and SVG and close it; returns both paths."""
+def save(drawn: Figure | Axes, folder: Path, name: str) -> list[Path]:
+    """Write a figure, or the one that axes are in, as PNG and SVG and close it; returns both paths."""
+    figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
+    assert figure is not None, "these axes have been removed from their figure"
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{suffix}" for suffix in ("png", "svg")]
     with styled():
