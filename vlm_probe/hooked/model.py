@@ -95,7 +95,8 @@ class HookedVLM(HookedRootModule):
         self.name, self.revision = name, revision
         self.prompt = prompt if prompt is not None else PROMPTS[text.model_type]
         self._read: int | None = None
-        self._token_scale = self._measure_token_scale() if language.scales_tokens else 1.0
+        self.token_scale: float = self._measure_token_scale() if language.scales_tokens else 1.0
+        """The factor by which a token's embedding row is multiplied before block 0."""
         self.embed_scale = embed_scale or ("all" if language.scales_images else "text")
 
         hf.set_attn_implementation(attention.IMPLEMENTATION)
@@ -122,7 +123,7 @@ class HookedVLM(HookedRootModule):
     @property
     def image_scale(self) -> float:
         """The factor on the connector's output: sqrt(d_model) under "all", else 1."""
-        return self._token_scale if self._embed_scale == "all" else 1.0
+        return self.token_scale if self._embed_scale == "all" else 1.0
 
     def _measure_token_scale(self) -> float:
         """The factor by which the installed transformers scales a token's embedding row, measured.

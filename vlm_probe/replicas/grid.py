@@ -26,8 +26,9 @@ SIZES = {
     # Gemma 2B: 2048 wide, 18 layers, 8 heads, 1 key-value head; Gemma 7B: 3072 wide, 28 layers, 16
     # heads, 16 key-value heads. Width and depth keep their ratios of 1.5. Deviations: the MLP is
     # twice as wide as the model, not eight times, so that the whole grid fits into 40 MB; the small
-    # model's heads are 32 wide where its width over its heads would be 14: everything the image
-    # says passes through its one key-value head, and at 16 nothing was ever looked up.
+    # model's heads are 32 wide where its width over its heads would be 14. All that a position can
+    # tell another passes through its one key-value head: with 16 dimensions, color questions about
+    # text were still at chance after 500 steps; with 32, two thirds were right after 450.
     "small": LanguageShape(112, 4, 224, 8, 1, 32),
     "large": LanguageShape(168, 6, 336, 16, 16, 16),
 }

@@ -1,0 +1,111 @@
+"""The modality gap: how far image rows lie from text rows, in every layer of the language model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from vlm_probe.embedding.probe import linear_probe
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.images import open_image
+from vlm_probe.scenes.items import Item
+
+_EMBED = "language.hook_embed"
+
+
+def gap_measures(image: Float[np.ndarray, "row feature"], text: Float[np.ndarray, "other feature"]) -> dict[str, float]:
+    """How two clouds of rows lie to each other.
+
+    Returns centroid_distance (Liang et al. 2022, arXiv:2203.02053: between the mean unit vectors),
+    cosine_within_image, cosine_within_text, cosine_between (means over pairs of different rows), and
+    norm_ratio (median norm of image rows over that of text rows).
+
+    Raises VlmProbeError for fewer than two rows of either, or rows that are zero or not finite.
+    """
+    for name, rows in (("image", image), ("text", text)):
+        if len(rows) < 2:
+            raise VlmProbeError(f"{len(rows)} {name} rows are too few, give at least 2")
+        norms = np.linalg.norm(rows, axis=1)
+        bad = int((~np.isfinite(norms) | (norms == 0)).sum())
+        if bad:
+            raise VlmProbeError(f"{bad} of {len(rows)} {name} rows are zero or not finite")
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (image, text)]
+    total = [u.sum(0) for u in unit]
+    n = [len(u) for u in unit]
+    within = [float((t @ t - k) / (k * (k - 1))) for t, k in zip(total, n, strict=True)]
+    return {
+        "centroid_distance": float(np.linalg.norm(total[0] / n[0] - total[1] / n[1])),
+        "cosine_within_image": within[0],
+        "cosine_within_text": within[1],
+        "cosine_between": float(total[0] @ total[1] / (n[0] * n[1])),
+        "norm_ratio": float(np.median(np.linalg.norm(image, axis=1)) / np.median(np.linalg.norm(text, axis=1))),
+    }
+
+
+@torch.no_grad()
+def modality_gap(
+    model: HookedVLM,
+    items: Sequence[Item],
+    *,
+    rows_per_item: int = 8,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """`gap_measures` and linear separability where block 0 receives the rows and behind every layer.
+
+    Parameters
+    ----------
+    items: each with one image; the text rows are those of the question.
+    rows_per_item: image rows, and text rows, drawn from every item at most.
+    progress: called with the number of items just done.
+
+    Returns
+    -------
+    One row a point ("language.hook_embed", "language.blocks.0.hook_resid_post", ...): columns point, n_image,
+    n_text, those of `gap_measures`, separability (accuracy of a linear probe for image or text,
+    grouped by item) with low and high, and norm_ratio_other_scale: what the norm ratio at block 0
+    would be under the other embedding-scale policy ("text" where the model's is "all", and the other
+    way round; NaN behind block 0, where it is no mere factor).
+
+    Raises VlmProbeError as `gap_measures` and `linear_probe` do.
+    """
+    points = [_EMBED, *(f"language.blocks.{i}.hook_resid_post" for i in range(len(model.language.blocks)))]
+    rng = np.random.default_rng(seed)
+    kept: dict[str, dict[str, list[np.ndarray]]] = {point: {"image": [], "text": []} for point in points}
+    owners: dict[str, list[int]] = {"image": [], "text": []}
+    for number, item in enumerate(items):
+        inputs = model.prepare(open_image(item.picture(model.image_size)), item.question)
+        _, cache = model.run_with_cache(inputs, names_filter=points)
+        layout = inputs.layout
+        places = {"image": layout.image_positions, "text": layout.question_positions}
+        for kind, positions in places.items():
+            chosen = rng.permutation(positions)[:rows_per_item]
+            owners[kind] += [number] * len(chosen)
+            for point in points:
+                kept[point][kind].append(cache[point][0, torch.as_tensor(chosen)].float().cpu().numpy())
+        if progress is not None:
+            progress(1)
+    groups = np.asarray(owners["image"] + owners["text"])
+    label = np.repeat(["image", "text"], [len(owners["image"]), len(owners["text"])])
+    other = model.token_scale if model.embed_scale == "text" else 1 / model.token_scale
+    rows: list[dict[str, Any]] = []
+    for point in points:
+        image, text = (np.concatenate(kept[point][kind]) for kind in ("image", "text"))
+        measures = gap_measures(image, text)
+        probe = linear_probe(np.concatenate([image, text]), label, groups=groups, seed=seed)
+        rows.append(
+            {
+                "point": point, "n_image": len(image), "n_text": len(text), **measures,
+                "separability": probe["score"], "low": probe["low"], "high": probe["high"],
+                "norm_ratio_other_scale": measures["norm_ratio"] * other if point == _EMBED else float("nan"),
+            }
+        )  # fmt: skip
+    table = pd.DataFrame(rows)
+    table.attrs = {"title": "modality gap", "items": len(items), "seed": seed, **model.provenance()}
+    return table

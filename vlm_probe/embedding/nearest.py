@@ -1,0 +1,136 @@
+"""The vocabulary's rows nearest to what stands at image positions: does the connector speak in words?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.trace import Trace
+
+BLOCK = 8192
+"""Vocabulary rows that are compared at a time: what bounds the memory."""
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest rows of a table to each of some vectors."""
+
+    ids: Int[Tensor, "vector k"]
+    scores: Float[Tensor, "vector k"]
+    """Cosine, larger is nearer; or Euclidean distance, smaller is nearer."""
+
+
+@torch.no_grad()
+def nearest_rows(
+    vectors: Float[Tensor, "vector feature"],
+    table: Float[Tensor, "row feature"],
+    *,
+    k: int = 5,
+    metric: Literal["cosine", "euclidean"] = "cosine",
+    keep: Bool[Tensor, " row"] | None = None,
+    scale: float = 1.0,
+    block: int = BLOCK,
+) -> Nearest:
+    """The `k` nearest rows of a table to every vector, streamed over the table's rows.
+
+    keep: rows that count; all if None. scale: a factor on the table's rows (Euclidean only).
+
+    Never holds more than [vector, block] comparisons, in float32 whatever the table's dtype.
+
+    Raises VlmProbeError where fewer than `k` rows count.
+    """
+    count = len(table) if keep is None else int(keep.sum())
+    if not 1 <= k <= count:
+        raise VlmProbeError(f"k must be between 1 and the {count} rows that count, got {k}")
+    v = vectors.float()
+    if metric == "cosine":
+        v = v / v.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    best = torch.full((len(v), k), -torch.inf, device=v.device)
+    ids = torch.zeros(len(v), k, dtype=torch.long, device=v.device)
+    for start in range(0, len(table), block):
+        rows = table[start : start + block].float().to(v.device)
+        if metric == "cosine":
+            score = v @ (rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)).T
+        else:
+            score = -torch.cdist(v, rows * scale)
+        if keep is not None:
+            score.masked_fill_(~keep[start : start + block].to(v.device), -torch.inf)
+        both = torch.cat([best, score], dim=1)
+        best, at = both.topk(k, dim=1)
+        new = torch.arange(start, start + len(rows), device=v.device).expand(len(v), -1)
+        ids = torch.cat([ids, new], dim=1).gather(1, at)
+    return Nearest(ids, best if metric == "cosine" else -best)
+
+
+def used_rows(model: HookedVLM) -> Bool[Tensor, " row"]:
+    """The embedding rows that stand for a token: not those behind the tokenizer's last id (padding to a
+    round number), and not those that are zero. Without a tokenizer only the latter rule holds.
+    """
+    table = model.hf.get_input_embeddings().weight
+    used = table.detach().float().abs().amax(dim=1) > 0
+    if model.tokenizer is not None:
+        used[len(model.tokenizer) :] = False
+    return used
+
+
+@torch.no_grad()
+def nearest_tokens(
+    model: HookedVLM,
+    trace: Trace,
+    *,
+    point: str = "connector.hook_out",
+    k: int = 5,
+    metric: Literal["cosine", "euclidean"] = "cosine",
+) -> pd.DataFrame:
+    """For every patch of an image, the vocabulary rows nearest to what stands there.
+
+    Parameters
+    ----------
+    trace: holds `point`: "connector.hook_out", or a language point of the model's width
+        ("language.blocks.3.hook_resid_post").
+    metric: cosine, or Euclidean distance at the scale at which block 0 receives both (the connector's
+        rows times the embedding scale, token rows times theirs).
+
+    Returns
+    -------
+    One row a patch and rank: columns image, row, col, rank, token_id, token, score; `attrs` carry point,
+    metric and provenance. Padding rows are left out (`used_rows`).
+
+    Raises
+    ------
+    VlmProbeError: a point that is not in the trace, or not of the language model's width.
+    """
+    rows = trace[point]
+    table = model.hf.get_input_embeddings().weight.detach()
+    if rows.ndim != 3 or rows.shape[-1] != table.shape[1]:
+        raise VlmProbeError(
+            f"{point} has shape {list(rows.shape)}, token rows have {table.shape[1]} features: name one of that width"
+        )
+    if point.startswith("language."):
+        vectors = rows[0, torch.as_tensor(trace.layout.image_positions, device=rows.device)]
+    else:
+        patches = [span.grid[0] * span.grid[1] for span in trace.layout.images]
+        # CLS and registers, where the model keeps them, stand before the patches.
+        vectors = torch.cat([row[len(row) - n :] for row, n in zip(rows, patches, strict=True)]) * trace.image_scale
+    found = nearest_rows(vectors, table, k=k, metric=metric, keep=used_rows(model), scale=model.token_scale)
+    ids, scores = found.ids.tolist(), found.scores.tolist()
+    records, patch = [], 0
+    for image, span in enumerate(trace.layout.images):
+        for row in range(span.grid[0]):
+            for col in range(span.grid[1]):
+                words = model.token_strings(ids[patch]) or tuple(f"<{i}>" for i in ids[patch])
+                records += [
+                    (image, row, col, rank, ids[patch][rank], words[rank], scores[patch][rank]) for rank in range(k)
+                ]
+                patch += 1
+    columns = ["image", "row", "col", "rank", "token_id", "token", "score"]
+    nearest = pd.DataFrame(records, columns=columns)
+    nearest.attrs = {"title": f"nearest tokens at {point}", "units": metric, "point": point, **trace.provenance}
+    return nearest
