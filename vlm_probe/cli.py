@@ -136,18 +136,13 @@ def report(
         )
     with _err.status("drawing"):
         page = write_report(measured, out)
-    table = Table("model", "question type", "n", "accuracy", "95 % interval", "chance", "blind guess")
-    for row in measured.accuracy.to_dict("records"):
-        interval = f"{row['low']:.3f} to {row['high']:.3f}"
-        table.add_row(
-            str(row["model"]),
-            str(row["kind"]),
-            str(row["n"]),
-            f"{row['accuracy']:.3f}",
-            interval,
-            f"{row['chance']:.2f}",
-        )
-    _out.print(table)
+    scores = {name: measured.accuracy.query("model == @name").reset_index(drop=True) for name in names}
+    shown = scores[names[0]].filter(["kind", "n"])
+    for name, rows in scores.items():
+        each = zip(rows["accuracy"], rows["low"], rows["high"], strict=True)
+        shown[name] = [f"{share:.2f} ({low:.2f}–{high:.2f})" for share, low, high in each]
+    shown["chance"], shown["blind guess"] = scores[names[0]]["chance"], scores[names[0]]["blind"]
+    _show(shown, "share right, 95 % intervals")
     _say(page)
 
 
