@@ -15,7 +15,9 @@ from tiny import tiny_batch, tiny_llava
 import vlm_probe
 from vlm_probe import VlmProbeError
 from vlm_probe.cli import main
+from vlm_probe.errors import nearest
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.replicas.shipped import shipped
 
 
 def run(capsys, monkeypatch, *argv: str) -> tuple[int, str, str]:
@@ -79,7 +81,9 @@ def test_empty_question_and_unknown_models(tmp_path, capsys, monkeypatch, pictur
     assert (code, err) == (2, "error: the question is empty; ask something about the image\n")
     code, _, err = run(capsys, monkeypatch, "inspect", str(picture), "What?", "--model", "replica/smal-clip")
     assert code == 2
-    assert err == "error: no replica 'smal-clip'; nearest are 'small-clip', 'small-dino'\n"
+    # Which cells are shipped grows with the grid; the nearest of them comes first.
+    assert err == f"error: no replica 'smal-clip'; nearest are {nearest('smal-clip', ['default', *shipped()])}\n"
+    assert "nearest are 'small-clip'," in err
     code, _, err = run(capsys, monkeypatch, "inspect", str(picture), "What?", "--model", "nonsense")
     assert code == 2
     assert err.startswith("error: unknown model 'nonsense': no such directory, and no Hub id (owner/name)")
