@@ -83,11 +83,11 @@ def ask_all(
     rows = [_tokenize(model, i, one, seen[one.image][3]) for i, one in enumerate(asked)]
     results: dict[int, Answered] = {}
     for start in range(0, len(images), batch_size):
-        part = [row for prefix, row in rows if start <= row.image < start + batch_size]
+        part = [row for _, row in rows if start <= row.image < start + batch_size]
         if not part:
             continue
         # All prefixes are one and the same row of ids: a template around equally many placeholders.
-        prefix = next(prefix for prefix, row in rows if row is part[0])
+        prefix, _ = rows[0]
         pixels = torch.stack([p for p, *_ in seen[start : start + batch_size]]).to(model.device, model.dtype)
         cache = _read_images(model, prefix, pixels)
         for batch in _batches(model, part, len(prefix), max_new_tokens, batch_size):

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -52,7 +52,7 @@ def model_folder(cell: Cell, runs: Path) -> Path:
 
 def run_grid(
     runs: Path,
-    cells: Iterable[Cell],
+    cells: Sequence[Cell],
     *,
     jobs: int = 1,
     items: int = 1200,

@@ -84,7 +84,7 @@ def export_items(
 ) -> Path:
     """Write `items.parquet`, `items.jsonl` (the same rows) and `images/*.png` for other tools.
 
-    The images are named by their digest-free `image` key; boxes are in unit coordinates. Every item
+    The images are named by their items' `image`; boxes are in unit coordinates. Every item
     must carry a scene or an image file. Returns the folder.
 
     Raises VlmProbeError where an image is missing or the folder cannot be written.
