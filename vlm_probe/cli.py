@@ -303,6 +303,9 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Of weights and data.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="With --grid: how many seeds.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="With --grid: cells trained at a time.")] = 1,
+    keep_shipped: Annotated[
+        bool, typer.Option("--keep-shipped", help="With --grid: see through the shipped encoders, skip shipped cells.")
+    ] = False,
     items: Annotated[int, typer.Option(min=12, help="Held-out scenes for the scores in the card.")] = 1200,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
@@ -317,7 +320,8 @@ def train(
         from vlm_probe.replicas import sweep
         from vlm_probe.replicas.recipe import find_cell
     if grid:
-        cells = sweep.order_of_grid(seeds)
+        there = sweep.adopt_shipped(runs) if keep_shipped else []
+        cells = [one for one in sweep.order_of_grid(seeds) if one.seed or one.name not in there]
         with _bar("cells", len(cells)) as advance:
             sweep.run_grid(runs, cells, jobs=jobs, items=items, device=device, finished=lambda _: advance(1))
         table = sweep.collect_scores(runs)

@@ -6,10 +6,17 @@ import sys
 
 import pandas as pd
 import pytest
+import torch
 
+from vlm_probe import load
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.replicas import sweep
-from vlm_probe.replicas.grid import CELLS
+from vlm_probe.replicas.encoders import DinoStage
+from vlm_probe.replicas.grid import CELLS, VOCABULARY
+from vlm_probe.replicas.recipe import runs_of
+from vlm_probe.replicas.shipped import shipped
+from vlm_probe.replicas.text import Packer, build_tokenizer
+from vlm_probe.replicas.training import run_stage
 
 ROW = {"kind": "all", "n": 7, "accuracy": 0.5, "low": 0.3, "high": 0.7}
 
@@ -98,3 +105,14 @@ run_stage(Stage(), Path(sys.argv[1]), resume=True)
     printed = [process.communicate()[0].decode().split("\n") for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sorted(line for lines in printed for line in lines if line) == [f"step {i}" for i in range(4)]
+
+
+def test_new_cells_see_through_the_shipped_encoders(tmp_path):
+    assert sweep.adopt_shipped(tmp_path) == shipped()
+    cell = CELLS["small-dino-nopre"]
+    stage = DinoStage(cell, Packer(build_tokenizer(VOCABULARY)))
+    run_stage(stage, runs_of(cell, tmp_path) / "encoders", resume=True, listen=lambda _: pytest.fail("it trained"))
+    kept = load("replica/small-dino", dtype="float32").hf.model.vision_tower.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in stage.encoder.state_dict().items())
+    # The card of a new cell reads the encoder's log.
+    assert (runs_of(cell, tmp_path) / "encoders/encoder-dino.jsonl").read_text().startswith('{"step": 0, "loss"')

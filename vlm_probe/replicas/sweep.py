@@ -18,10 +18,15 @@ from importlib.resources import files
 from pathlib import Path
 
 import pandas as pd
+import torch
+from transformers import LlavaForConditionalGeneration
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.replicas.grid import CELLS, Cell
+from vlm_probe.replicas.encoders import ENCODERS
+from vlm_probe.replicas.grid import CELLS, VOCABULARY, Cell
 from vlm_probe.replicas.recipe import runs_of, share_encoder
+from vlm_probe.replicas.shipped import folder_of, shipped
+from vlm_probe.replicas.text import Packer, build_tokenizer
 
 COLUMNS = (
     "cell", "seed", "size", "encoder", "connector_pretrained", "vocabulary", "split", "kind", "n", "accuracy", "low",
@@ -36,6 +41,30 @@ def order_of_grid(seeds: int) -> list[Cell]:
     rest = [c for c in first if c not in carrying]
     further = [replace(cell, seed=seed) for part in (carrying, rest) for seed in range(1, seeds) for cell in part]
     return first + further
+
+
+def adopt_shipped(runs: Path) -> list[str]:
+    """Put the encoders that the package ships into a runs folder, as finished stages of seed 0.
+
+    New cells then see through the very encoder of the shipped ones, rounded to half precision as it
+    is there. A stage that the folder already has stays. Returns the names of the shipped cells,
+    which need no training.
+    """
+    for cell in (CELLS[name] for name in shipped()):
+        stage = ENCODERS[cell.encoder](cell, Packer(build_tokenizer(VOCABULARY)))
+        file = runs_of(cell, runs) / "encoders" / stage.name
+        if file.with_suffix(".pt").exists():
+            continue
+        file.parent.mkdir(parents=True, exist_ok=True)
+        model = LlavaForConditionalGeneration.from_pretrained(folder_of(cell.name), dtype=torch.float32)
+        stage.encoder.load_state_dict(model.model.vision_tower.state_dict())
+        about = json.loads((folder_of(cell.name) / "card.json").read_text())["stages"]["encoder"]
+        log = (folder_of(cell.name) / "training_log.jsonl").read_text().splitlines()
+        lines = [line for line in map(json.loads, log) if line.pop("stage") == "encoder"]
+        file.with_suffix(".jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        state = {"module": stage.module.state_dict(), "step": about["steps"], "seconds": about["seconds"]}
+        torch.save(state, file.with_suffix(".pt"))
+    return shipped()
 
 
 @dataclass
