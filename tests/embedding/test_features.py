@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vlm_probe.embedding.features import features, scene_labels
-from vlm_probe.embedding.probe import probe_layers
+from vlm_probe.embedding.layers import probe_layers
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.scenes import family_items
 
@@ -57,6 +57,8 @@ def test_labels_are_true_of_the_scene(items):
         labels = scene_labels(item)
         named = next(o for o in item.source.objects if o.box == item.boxes[0])
         assert (labels["color"], labels["shape"]) == (named.color, named.shape)
+        assert labels["position"] == f"{labels['row']} {labels['column']}" == named.place
+        assert labels["existence"] == ("yes" if "red" in {o.color for o in item.source.objects} else "no")
         assert labels["count"] == ("zero", "one", "two", "three")[len(item.source.objects)]
 
 

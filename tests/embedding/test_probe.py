@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
-from vlm_probe.embedding.probe import _splits, description_length, linear_probe, probe_layers
+from vlm_probe.embedding.layers import probe_layers
+from vlm_probe.embedding.logistic import fit_logistic
+from vlm_probe.embedding.probe import _model, _splits, description_length, held_out_predictions, linear_probe
 from vlm_probe.errors import VlmProbeError
 
 RNG = np.random.default_rng(0)
@@ -113,3 +116,35 @@ def test_what_cannot_be_probed(x, y, message):
     with pytest.raises(VlmProbeError) as caught:
         linear_probe(x, y)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_both_solvers_find_the_same_probe(classes):
+    noisy = X[:, :classes] + RNG.normal(size=(233, classes))
+    label = np.asarray(list("abcde"))[noisy.argmax(1)]
+    one, two = (linear_probe(X * 7 + 30, label, groups=np.arange(233) // 2, solver=s) for s in ("sklearn", "torch"))
+    assert two == pytest.approx(one, abs=0.01)
+    predicted = [held_out_predictions(X, label, solver=s) for s in ("sklearn", "torch")]
+    assert (predicted[0] == predicted[1]).mean() > 0.99
+    assert (predicted[0] == label).mean() == pytest.approx(linear_probe(X, label)["score"])
+
+
+def test_batched_logistic_regression_reaches_scikit_learns_optimum():
+    codes = torch.as_tensor((X[:, :3] + RNG.normal(size=(233, 3))).argmax(1))
+    train = torch.ones(2, 233, dtype=torch.bool)
+    train[0, ::7], train[1, 100:] = False, False
+    layers = torch.as_tensor(np.stack([X, X**2 - 40]), dtype=torch.float32)
+    strength = torch.tensor([[0.03, 1.0], [1.0, 0.001]])
+    found = fit_logistic(layers, codes.expand(2, -1), train, strength, 3)
+    for layer in range(2):
+        for problem in range(2):
+            known = train[problem].numpy()
+            x = layers[layer].double().numpy()
+            probe = _model(float(strength[layer, problem]), False).fit(x[known], codes.numpy()[known])
+            expected = torch.as_tensor(probe.predict_log_proba(x)).T
+            torch.testing.assert_close(found[layer, problem].log_softmax(0).double(), expected, atol=0.02, rtol=0.02)
+
+
+def test_an_unknown_solver():
+    with pytest.raises(VlmProbeError, match="^no solver 'magic'; there are auto, sklearn, torch$"):
+        linear_probe(X, planted(), solver="magic")

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -71,11 +72,11 @@ def test_a_page_that_cannot_be_written_leaves_nothing(replica_module, tmp_path, 
     picture = tmp_path / "scene.png"
     scene_image(sample_scene(3), 64).save(picture)
 
-    def fail(path, *args, **kwargs):
-        path.write_text("half")
-        raise UnicodeEncodeError("utf-8", "x", 0, 1, "planned")
+    def fail(path, target):
+        assert path.read_text().startswith("<!doctype html>")
+        raise OSError("the disk is full")
 
-    monkeypatch.setattr("vlm_probe.report.inspection.write_page", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(VlmProbeError, match="cannot write"):
         inspect(replica_module, picture, "How many objects are there?", out=tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

@@ -11,8 +11,7 @@ identity part is left in the row of tokens and out of every image map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +24,7 @@ from transformer_lens.hook_points import HookPoint
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked.inputs import ModelInputs
 from vlm_probe.hooked.model import HookedVLM
+from vlm_probe.hooked.targets import frozen, target_token
 
 
 @dataclass
@@ -41,19 +41,6 @@ def _attended(pattern: Tensor, gradient: Tensor) -> Float[Tensor, "batch query k
     return (pattern.float() * gradient.float()).clamp_min(0).mean(dim=1)
 
 
-@contextmanager
-def _frozen(model: HookedVLM) -> Iterator[None]:
-    """No parameter asks for a gradient meanwhile: less is kept, and nothing is left in `.grad`."""
-    learning = [p for p in model.hf.parameters() if p.requires_grad]
-    for parameter in learning:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
-
-
 def _leaf(x: Tensor, hook: HookPoint) -> Tensor:
     """The graph begins here: what comes before needs no gradient."""
     return x.detach().requires_grad_()
@@ -61,21 +48,6 @@ def _leaf(x: Tensor, hook: HookPoint) -> Tensor:
 
 def _watch(update: Callable[[Tensor, Tensor], None], pattern: Tensor, hook: HookPoint) -> None:
     pattern.register_hook(partial(update, pattern.detach()))
-
-
-def _token_id(model: HookedVLM, target: int | str | None, logits: Tensor) -> int:
-    if target is None:
-        return int(logits.argmax())
-    if isinstance(target, str):
-        if model.tokenizer is None:
-            raise VlmProbeError(f"{model.name} has no tokenizer; give the target as a token id")
-        ids = model.tokenizer(target, add_special_tokens=False)["input_ids"]
-        if not ids or ids[0] == model.tokenizer.unk_token_id or not model.token_strings(ids[:1])[0].strip():
-            raise VlmProbeError(f"target {target!r} does not begin with a token of this model's vocabulary")
-        return ids[0]
-    if not 0 <= target < logits.shape[-1]:
-        raise VlmProbeError(f"target token {target} is outside the vocabulary of {logits.shape[-1]}")
-    return target
 
 
 def _propagate(
@@ -106,9 +78,9 @@ def _propagate(
     if through_encoder:
         read = range(model.vision_layers_read)
         hooks += [(f"vision.blocks.{i}.attn.hook_pattern", partial(_watch, through_vision)) for i in read]
-    with _frozen(model), torch.enable_grad(), model.hooks(fwd_hooks=hooks):
+    with frozen(model), torch.enable_grad(), model.hooks(fwd_hooks=hooks):
         logits = model(inputs, logits_to_keep=layout.length - layout.answer_position).logits[0, 0]
-        token = _token_id(model, target, logits)
+        token = target_token(model, target, logits)
         logits[token].backward()
     return rows, token
 

@@ -27,19 +27,22 @@ each it covers; last: the position that predicts the answer (language model only
 
 
 def scene_labels(item: Item) -> dict[str, str]:
-    """What is true of a generated scene: color, shape, row and column of the first object asked about ("" without
-    one), count (how many objects there are). Empty for items from files.
+    """What is true of a generated scene: color, shape, row, column and position ("top left") of the first
+    object asked about ("" without one), count (how many objects there are) and existence (whether
+    anything is red, "yes" or "no"). Empty for items from files.
     """
     if not isinstance(item.source, Scene):
         return {}
     scene = item.source
     asked = next((o for box in item.boxes for o in scene.objects if o.box == box), None)
-    about = {"color": "", "shape": "", "row": "", "column": ""}
+    about: dict[str, str] = dict.fromkeys(("color", "shape", "row", "column", "position"), "")
     if asked is not None:
         about = {
             "color": asked.color, "shape": asked.shape, "row": ROWS[asked.row], "column": COLUMNS[asked.column],
+            "position": asked.place,
         }  # fmt: skip
-    return {**about, "count": NUMBERS[len(scene.objects)]}
+    red = "yes" if any(o.color == "red" for o in scene.objects) else "no"
+    return {**about, "count": NUMBERS[len(scene.objects)], "existence": red}
 
 
 def _weights(item: Item, layout: TokenLayout, size: tuple[int, int], pool: str) -> Float[np.ndarray, " patch"]:
@@ -125,15 +128,18 @@ def features(
         if progress is not None:
             progress(len(batch))
     axes = ("item", "row", "col") if pool == "patches" else ("item",)
-    data = {name: ((*axes, f"{name} feature"), np.concatenate(parts)) for name, parts in kept.items()}
+    attrs = {"units": "activation", "pool": pool, **model.provenance()}
+    data = {
+        name: ((*axes, f"{name} feature"), np.concatenate(parts), {"title": name, **attrs})
+        for name, parts in kept.items()
+    }
     about = {
         name: ("item", [getattr(item, name) for item in items]) for name in ("id", "image", "family", "kind", "answer")
     }
     labels = [scene_labels(item) for item in items]
     if all(labels):
         about |= {name: ("item", [label[name] for label in labels]) for name in labels[0]}
-    attrs = {"title": f"features, pool {pool}", "units": "activation", "pool": pool, **model.provenance()}
-    return xr.Dataset(data, coords=about, attrs=attrs)
+    return xr.Dataset(data, coords=about, attrs={"title": f"features, pool {pool}", **attrs})
 
 
 def _pool(

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 
 from vlm_probe.embedding.probe import linear_probe
+from vlm_probe.embedding.rows import token_rows
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.images import open_image
 from vlm_probe.scenes.items import Item
 
 _EMBED = "language.hook_embed"
@@ -48,7 +47,6 @@ def gap_measures(image: Float[np.ndarray, "row feature"], text: Float[np.ndarray
     }
 
 
-@torch.no_grad()
 def modality_gap(
     model: HookedVLM,
     items: Sequence[Item],
@@ -76,36 +74,21 @@ def modality_gap(
     Raises VlmProbeError as `gap_measures` and `linear_probe` do.
     """
     points = [_EMBED, *(f"language.blocks.{i}.hook_resid_post" for i in range(len(model.language.blocks)))]
-    rng = np.random.default_rng(seed)
-    kept: dict[str, dict[str, list[np.ndarray]]] = {point: {"image": [], "text": []} for point in points}
-    owners: dict[str, list[int]] = {"image": [], "text": []}
-    for number, item in enumerate(items):
-        inputs = model.prepare(open_image(item.picture(model.image_size)), item.question)
-        _, cache = model.run_with_cache(inputs, names_filter=points)
-        layout = inputs.layout
-        places = {"image": layout.image_positions, "text": layout.question_positions}
-        for kind, positions in places.items():
-            chosen = rng.permutation(positions)[:rows_per_item]
-            owners[kind] += [number] * len(chosen)
-            for point in points:
-                kept[point][kind].append(cache[point][0, torch.as_tensor(chosen)].float().cpu().numpy())
-        if progress is not None:
-            progress(1)
-    groups = np.asarray(owners["image"] + owners["text"])
-    label = np.repeat(["image", "text"], [len(owners["image"]), len(owners["text"])])
+    rows = token_rows(model, items, points, rows_per_item=rows_per_item, seed=seed, progress=progress)
+    label, groups = rows["modality"].values, rows["item"].values
     other = model.token_scale if model.embed_scale == "text" else 1 / model.token_scale
-    rows: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for point in points:
-        image, text = (np.concatenate(kept[point][kind]) for kind in ("image", "text"))
+        image, text = (rows[point].values[label == kind] for kind in ("image", "text"))
         measures = gap_measures(image, text)
-        probe = linear_probe(np.concatenate([image, text]), label, groups=groups, seed=seed)
-        rows.append(
+        probe = linear_probe(rows[point], label, groups=groups, seed=seed)
+        records.append(
             {
                 "point": point, "n_image": len(image), "n_text": len(text), **measures,
                 "separability": probe["score"], "low": probe["low"], "high": probe["high"],
                 "norm_ratio_other_scale": measures["norm_ratio"] * other if point == _EMBED else float("nan"),
             }
         )  # fmt: skip
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(records)
     table.attrs = {"title": "modality gap", "items": len(items), "seed": seed, **model.provenance()}
     return table

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import torch
 import xarray as xr
+from jaxtyping import Float
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from vlm_probe.embedding.logistic import fit_logistic
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.statistics import paired_bootstrap
 
 STRENGTHS = (0.001, 0.03, 1.0)
 """Inverse regularisation that the inner cross-validation chooses from."""
 PORTIONS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 """Shares of the data after which the online code's probe is trained anew."""
+LARGE = 200_000
+"""Numbers in a feature matrix from which "auto" leaves scikit-learn for the batched solver."""
+
+SOLVERS = ("auto", "sklearn", "torch")
+Labels = Sequence[Any] | np.ndarray
 
 
 def _model(strength: float, regression: bool) -> Any:
@@ -58,26 +67,10 @@ def _splits(y: np.ndarray, groups: np.ndarray, folds: int, seed: int, regression
     return list(kind(folds, shuffle=True, random_state=seed).split(np.zeros(len(y)), y, groups))
 
 
-def _best(x: np.ndarray, y: np.ndarray, groups: np.ndarray, seed: int, regression: bool) -> float:
-    """The strength that does best in an inner cross-validation, never on the fold that is scored."""
-    inner = _splits(y, groups, 3, seed, regression)
-    scores = [np.mean([_model(s, regression).fit(x[a], y[a]).score(x[b], y[b]) for a, b in inner]) for s in STRENGTHS]
-    return STRENGTHS[int(np.argmax(scores))]
-
-
 def _control_labels(y: np.ndarray, types: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A label drawn for every type from the distribution of the real ones (Hewitt and Liang 2019, section 2)."""
     kinds, index = np.unique(types, return_inverse=True)
     return rng.choice(y, len(kinds))[index]
-
-
-def _interval(score: np.ndarray, groups: np.ndarray, seed: int) -> tuple[float, float]:
-    """95 % percentile bootstrap of a mean, groups drawn whole."""
-    _, index = np.unique(groups, return_inverse=True)
-    total, count = np.bincount(index, weights=score), np.bincount(index)
-    drawn = np.random.default_rng(seed).integers(0, len(total), (2000, len(total)))
-    low, high = np.quantile(total[drawn].sum(1) / count[drawn].sum(1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def description_length(
@@ -108,15 +101,179 @@ def description_length(
     return bits
 
 
-def linear_probe(
-    x: np.ndarray | xr.DataArray,
-    y: Sequence[Any] | np.ndarray,
+@dataclass
+class _Task:
+    """Labels with their controls and folds: the same for every layer that is probed."""
+
+    targets: dict[str, np.ndarray]
+    """score: the labels; shuffled and control: what a probe could memorise."""
+    groups: np.ndarray
+    splits: list[tuple[Any, Any]]
+    majority: np.ndarray
+    regression: bool
+    seed: int
+    strengths: tuple[float, ...] = STRENGTHS
+
+
+def _best(x: np.ndarray, y: np.ndarray, groups: np.ndarray, task: _Task) -> float:
+    """The strength that does best in an inner cross-validation, never on the fold that is scored."""
+    if len(task.strengths) == 1:
+        return task.strengths[0]
+    how = task.regression
+    inner = _splits(y, groups, 3, task.seed, how)
+    scores = [np.mean([_model(s, how).fit(x[a], y[a]).score(x[b], y[b]) for a, b in inner]) for s in task.strengths]
+    return task.strengths[int(np.argmax(scores))]
+
+
+def _task(y: Labels, groups: Labels | None, types: Labels | None, folds: int, seed: int, xs: list[np.ndarray]) -> _Task:
+    labels = np.asarray(y)
+    group = np.arange(len(xs[0])) if groups is None else np.asarray(groups)
+    kind = np.arange(len(labels)) if types is None else np.asarray(types)
+    regression = labels.dtype.kind == "f" and not bool((labels == np.round(labels)).all())
+    for x in xs:
+        _check(x, labels, group, folds, regression)
+    rng = np.random.default_rng(seed)
+    targets = {"score": labels, "shuffled": rng.permutation(labels), "control": _control_labels(labels, kind, rng)}
+    splits = _splits(labels, group, folds, seed, regression)
+    majority = np.zeros(len(labels))
+    if not regression:
+        for train, test in splits:
+            values, counts = np.unique(labels[train], return_counts=True)
+            majority[test] = labels[test] == values[counts.argmax()]
+    return _Task(targets, group, splits, majority, regression, seed)
+
+
+def _by_sklearn(x: np.ndarray, task: _Task) -> dict[str, np.ndarray]:
+    """Predictions of every target for the items of each fold, by probes trained on the other folds."""
+    x, y = x.astype(float), task.targets["score"]
+    predicted = {name: np.empty(len(y), dtype=y.dtype) for name in task.targets}
+    for train, test in task.splits:
+        strength = _best(x[train], y[train], task.groups[train], task)
+        for name, target in task.targets.items():
+            if task.regression or len(np.unique(target[train])) > 1:
+                fitted = _model(strength, task.regression).fit(x[train], target[train])
+                predicted[name][test] = fitted.predict(x[test])
+            else:
+                predicted[name][test] = target[train][0]
+    return predicted
+
+
+def _mask(chosen: np.ndarray, n: int) -> np.ndarray:
+    mask = np.zeros(n, dtype=bool)
+    mask[chosen] = True
+    return mask
+
+
+def _by_torch(
+    x: Float[np.ndarray, "layer item feature"], task: _Task, device: torch.device
+) -> list[dict[str, np.ndarray]]:
+    """As `_by_sklearn`, for several layers: every fold, strength and target is solved in one batch."""
+    y, n = task.targets["score"], x.shape[1]
+    names = np.unique(y)
+    codes = {name: torch.as_tensor(np.searchsorted(names, t), device=device) for name, t in task.targets.items()}
+    features = torch.as_tensor(x, dtype=torch.float32, device=device)
+    outer = [(_mask(train, n), _mask(test, n)) for train, test in task.splits]
+
+    def predict(labels: list[torch.Tensor], masks: list[np.ndarray], strength: torch.Tensor) -> torch.Tensor:
+        known = torch.as_tensor(np.stack(masks), device=device)
+        return fit_logistic(features, torch.stack(labels), known, strength, len(names)).argmax(2)
+
+    pairs = []
+    for train, _ in task.splits if len(task.strengths) > 1 else []:
+        parts = _splits(y[train], task.groups[train], 3, task.seed, False)
+        pairs += [(_mask(train[a], n), _mask(train[b], n)) for a, b in parts]
+    scores = []
+    for strength in task.strengths if pairs else []:
+        c = torch.full((len(x), len(pairs)), strength, device=device)
+        found = predict([codes["score"]] * len(pairs), [a for a, _ in pairs], c) == codes["score"]
+        asked = torch.as_tensor(np.stack([b for _, b in pairs]), device=device)
+        scores.append(((found & asked).sum(-1) / asked.sum(-1)).unflatten(1, (len(outer), 3)).mean(2))
+    chosen = torch.stack(scores).argmax(0) if scores else torch.zeros(len(x), len(outer), dtype=torch.long)
+    best = torch.tensor(task.strengths, device=device)[chosen.to(device)]
+    each = [(fold, name) for fold in range(len(outer)) for name in codes]
+    found = predict(
+        [codes[name] for _, name in each], [outer[fold][0] for fold, _ in each],
+        best.repeat_interleave(len(codes), dim=1),
+    ).cpu().numpy()  # fmt: skip
+    predicted = [{name: np.empty(n, dtype=y.dtype) for name in codes} for _ in x]
+    for number, (fold, name) in enumerate(each):
+        test = outer[fold][1]
+        for layer in range(len(x)):
+            predicted[layer][name][test] = names[found[layer, number, test]]
+    return predicted
+
+
+def _held_out(xs: list[np.ndarray], task: _Task, solver: str, device: str | None) -> list[dict[str, np.ndarray]]:
+    """Held-out predictions of every target at every layer, by the solver that suits the data."""
+    if solver not in SOLVERS:
+        raise VlmProbeError(f"no solver {solver!r}; there are {', '.join(SOLVERS)}")
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    large = max(x.size for x in xs) >= LARGE or where.type == "cuda"
+    if task.regression or solver == "sklearn" or (solver == "auto" and not large):
+        return [_by_sklearn(x, task) for x in xs]
+    together = 1
+    if where.type == "cuda":
+        # What L-BFGS remembers, per layer: its history twice over and a few copies of the parameters.
+        one = 4 * 28 * 3 * len(task.splits) * len(np.unique(task.targets["score"])) * (xs[0].shape[1] + 1)
+        together = max(1, int(0.5 * torch.cuda.mem_get_info(where)[0] / one))
+    found = []
+    for start in range(0, len(xs), together):
+        found += _by_torch(np.stack(xs[start : start + together]), task, where)
+    return found
+
+
+def _summary(x: np.ndarray, task: _Task, predicted: dict[str, np.ndarray], mdl: bool) -> dict[str, float]:
+    """The figures that `linear_probe` returns."""
+    y = task.targets["score"]
+    low = high = float("nan")
+    if task.regression:
+        scores = {
+            n: 1 - float(((t - predicted[n]) ** 2).sum() / ((t - t.mean()) ** 2).sum()) for n, t in task.targets.items()
+        }
+    else:
+        scores = {name: float((target == predicted[name]).mean()) for name, target in task.targets.items()}
+        _, low, high = paired_bootstrap((y == predicted["score"]).astype(float), task.groups, seed=task.seed)
+    found = {
+        "score": scores["score"], "low": low, "high": high, "shuffled": scores["shuffled"],
+        "control": scores["control"], "selectivity": scores["score"] - scores["control"],
+        "majority": float(task.majority.mean()), "n": len(y), "classes": 0 if task.regression else len(np.unique(y)),
+    }  # fmt: skip
+    if mdl and not task.regression:
+        found["description_length"] = description_length(x.astype(float), y, task.groups, seed=task.seed)
+        found["compression"] = len(y) * float(np.log2(found["classes"])) / found["description_length"]
+    return found
+
+
+def probe_each(
+    xs: Sequence[np.ndarray],
+    y: Labels,
     *,
-    groups: Sequence[Any] | np.ndarray | None = None,
-    types: Sequence[Any] | np.ndarray | None = None,
+    groups: Labels | None = None,
+    types: Labels | None = None,
     folds: int = 5,
     seed: int = 0,
     mdl: bool = False,
+    solver: str = "auto",
+    device: str | None = None,
+) -> list[dict[str, float]]:
+    """`linear_probe` of the same labels on several feature matrices of one width, solved together."""
+    matrices = [np.asarray(x) for x in xs]
+    task = _task(y, groups, types, folds, seed, matrices)
+    predicted = _held_out(matrices, task, solver, device)
+    return [_summary(x, task, found, mdl) for x, found in zip(matrices, predicted, strict=True)]
+
+
+def linear_probe(
+    x: np.ndarray | xr.DataArray,
+    y: Labels,
+    *,
+    groups: Labels | None = None,
+    types: Labels | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    mdl: bool = False,
+    solver: str = "auto",
+    device: str | None = None,
 ) -> dict[str, float]:
     """A linear probe behind standardisation, nested cross-validation, and what it has to beat.
 
@@ -129,6 +286,10 @@ def linear_probe(
         get one random label, which a probe that memorises can learn. Each item alone if None, and the
         control then is a second shuffle.
     mdl: also the description length (Voita and Titov 2020), for classes only.
+    solver: "sklearn", "torch" (the same objective for all folds, strengths and controls at once, see
+        `embedding.logistic`), or "auto": torch on a GPU and for `LARGE` data, else scikit-learn.
+        Regression is scikit-learn's throughout.
+    device: of the torch solver; a GPU where there is one if None.
 
     Returns
     -------
@@ -143,83 +304,28 @@ def linear_probe(
     VlmProbeError: features that are not finite or all the same, too few groups, one class only, a class
         with fewer items than folds.
     """
-    x, y = np.asarray(x, dtype=float), np.asarray(y)
-    group = np.arange(len(x)) if groups is None else np.asarray(groups)
-    kind = np.arange(len(x)) if types is None else np.asarray(types)
-    regression = y.dtype.kind == "f" and not bool((y == np.round(y)).all())
-    _check(x, y, group, folds, regression)
-    rng = np.random.default_rng(seed)
-    targets = {"score": y, "shuffled": rng.permutation(y), "control": _control_labels(y, kind, rng)}
-    predicted = {name: np.empty(len(y), dtype=y.dtype) for name in targets}
-    majority = np.zeros(len(y))
-    for train, test in _splits(y, group, folds, seed, regression):
-        strength = _best(x[train], y[train], group[train], seed, regression)
-        for name, target in targets.items():
-            if regression or len(np.unique(target[train])) > 1:
-                predicted[name][test] = _model(strength, regression).fit(x[train], target[train]).predict(x[test])
-            else:
-                predicted[name][test] = target[train][0]
-        if not regression:
-            values, counts = np.unique(y[train], return_counts=True)
-            majority[test] = y[test] == values[counts.argmax()]
-    if regression:
-        scores = {
-            n: 1 - float(((t - predicted[n]) ** 2).sum() / ((t - t.mean()) ** 2).sum()) for n, t in targets.items()
-        }
-        low = high = float("nan")
-    else:
-        scores = {name: float((target == predicted[name]).mean()) for name, target in targets.items()}
-        low, high = _interval((y == predicted["score"]).astype(float), group, seed)
-    found = {
-        "score": scores["score"], "low": low, "high": high, "shuffled": scores["shuffled"],
-        "control": scores["control"], "selectivity": scores["score"] - scores["control"],
-        "majority": 0.0 if regression else float(majority.mean()), "n": len(y),
-        "classes": 0 if regression else len(np.unique(y)),
-    }  # fmt: skip
-    if mdl and not regression:
-        found["description_length"] = description_length(x, y, group, seed=seed)
-        found["compression"] = len(y) * float(np.log2(found["classes"])) / found["description_length"]
-    return found
+    return probe_each(
+        [np.asarray(x)], y, groups=groups, types=types, folds=folds, seed=seed, mdl=mdl, solver=solver, device=device
+    )[0]
 
 
-def probe_layers(
-    data: xr.Dataset,
-    labels: Sequence[str],
+def held_out_predictions(
+    x: np.ndarray | xr.DataArray,
+    y: Labels,
     *,
-    types: str | None = None,
+    groups: Labels | None = None,
     folds: int = 5,
     seed: int = 0,
-    mdl: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> pd.DataFrame:
-    """`linear_probe` at every point of a set of features, for every label, grouped by image.
+    strengths: tuple[float, ...] = STRENGTHS,
+    solver: str = "auto",
+    device: str | None = None,
+) -> np.ndarray:
+    """What `linear_probe` predicts for every item while it is held out, [item], in the labels' own type.
 
-    data: from `features`, pooled to one vector an item. labels: coordinates of it. types: the
-    coordinate that control labels depend on.
-
-    Returns one row a point and label: columns point, label, and those of `linear_probe`.
-
-    Raises VlmProbeError for an unknown label, features that are not pooled, and as `linear_probe` does.
+    For comparing probes with each other, or with a model's answers, item by item. strengths: inverse
+    regularisation to choose from; one alone needs no inner cross-validation. Raises as `linear_probe` does.
     """
-    wanted = [*labels, *([types] if types else [])]
-    unknown = [name for name in wanted if name not in data.coords]
-    if unknown:
-        raise VlmProbeError(
-            f"the features have no label {', '.join(unknown)}; they have {', '.join(map(str, data.coords))}"
-        )
-    rows = []
-    for point, values in data.data_vars.items():
-        for label in labels:
-            try:
-                found = linear_probe(
-                    values.values, data[label].values, groups=data["image"].values,
-                    types=None if types is None else data[types].values, folds=folds, seed=seed, mdl=mdl,
-                )  # fmt: skip
-            except VlmProbeError as error:
-                raise VlmProbeError(f"{label} at {point}: {error}") from error
-            rows.append({"point": str(point), "label": label, **found})
-            if progress is not None:
-                progress(1)
-    table = pd.DataFrame(rows)
-    table.attrs = {"title": "linear probes", "units": "share right", **data.attrs}
-    return table
+    matrix = np.asarray(x)
+    task = _task(y, groups, None, folds, seed, [matrix])
+    task = replace(task, targets={"score": task.targets["score"]}, strengths=strengths)
+    return _held_out([matrix], task, solver, device)[0]["score"]

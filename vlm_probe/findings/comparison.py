@@ -7,25 +7,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.findings.statistics import verdict
-
-
-def paired_bootstrap(
-    differences: np.ndarray, clusters: np.ndarray, *, seed: int = 0, draws: int = 4000
-) -> tuple[float, float, float]:
-    """Mean of per-item differences with a 95 % percentile interval (Efron 1979).
-
-    differences: [item] float; clusters: [item], what is drawn together (items of one image are not
-    independent). Returns (mean, low, high).
-    """
-    _, index = np.unique(clusters, return_inverse=True)
-    total = np.bincount(index, weights=np.asarray(differences, dtype=float))
-    count = np.bincount(index)
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(total), (draws, len(total)))
-    means = total[drawn].sum(1) / count[drawn].sum(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(total.sum() / count.sum()), float(low), float(high)
+from vlm_probe.statistics import paired_bootstrap, verdict
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:

@@ -24,9 +24,9 @@ from vlm_probe.attention import (
     sinks,
     union_coverage,
 )
-from vlm_probe.findings.statistics import bootstrap_mean, summarize, verdict
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.scenes import SceneItem, SceneObject, answer_items, pixel_box, scene_image
+from vlm_probe.statistics import bootstrap_mean, summarize, verdict
 from vlm_probe.tokens import TokenLayout
 from vlm_probe.trace import Trace
 

@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 
 from vlm_probe.attention import encoder_attention, head_summary, image_attention, relevancy, sinks
-from vlm_probe.errors import VlmProbeError
 from vlm_probe.figures import head_grid, layer_strip, overlay
 from vlm_probe.figures.style import styled
 from vlm_probe.hooked import HookedVLM, ModelInputs
@@ -108,15 +107,8 @@ def inspect(
         "sinks": rows_of(found),
         "provenance": rows_of(provenance_table(trace.provenance)),
     }
-    page, partial = out / "inspect.html", out / "inspect.partial"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_page(partial, "inspect.html", **context)
-        partial.replace(page)
-    except (OSError, UnicodeError) as error:
-        raise VlmProbeError(f"cannot write {page}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    page = out / "inspect.html"
+    write_page(page, "inspect.html", **context)
     progress(1)
     return Inspection(answer, answer_ids, top, page)
 

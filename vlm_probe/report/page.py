@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
+from vlm_probe.errors import VlmProbeError
 from vlm_probe.figures.style import styled
 
 _environment = Environment(
@@ -66,5 +68,18 @@ def rows_of(table: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 def write_page(path: Path, template: str, **context: Any) -> None:
-    """Render a template to a file; every value is escaped."""
-    path.write_text(_environment.get_template(template).render(**context), encoding="utf-8")
+    """Render a template to a file, whole or not at all; every value is escaped.
+
+    Raises VlmProbeError where the folder cannot be written.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(_environment.get_template(template).render(**context), encoding="utf-8")
+        partial.replace(path)
+    except (OSError, UnicodeError) as error:
+        raise VlmProbeError(f"cannot write {path}: {error}") from error
+    finally:
+        # Where the folder is none there is nothing to clear either.
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

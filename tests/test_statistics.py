@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vlm_probe.findings import bootstrap_mean, summarize
-from vlm_probe.findings.statistics import verdict
+from vlm_probe.statistics import bootstrap_mean, summarize, verdict
 
 
 def test_bootstrap_covers_the_truth():

@@ -1,0 +1,150 @@
+"""What in the image an answer rests on, by changing the image: Captum's methods through one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked import HookedVLM, ModelInputs
+from vlm_probe.hooked.inputs import see
+from vlm_probe.hooked.points import dimensions
+from vlm_probe.hooked.targets import frozen, target_token
+
+CITATIONS = {
+    "integrated_gradients": "Sundararajan et al. 2017, arXiv:1703.01365",
+    "layer_conductance": "Dhamdhere et al. 2018, arXiv:1805.12233",
+    "occlusion": "Zeiler and Fergus 2014, arXiv:1311.2901",
+}
+"""Method -> its paper."""
+BASELINES = ("black", "mean", "blur")
+"""black; the image's own mean colour; the image blurred over an eighth of its side."""
+
+
+def _baseline(model: HookedVLM, inputs: ModelInputs, baseline: str | Image.Image) -> Float[Tensor, "1 c h w"]:
+    """The pixels of the image to start from, made as those of the image itself."""
+    (image,) = inputs.images[0]
+    if isinstance(baseline, Image.Image):
+        if baseline.size != image.size:
+            raise VlmProbeError(f"the baseline is {baseline.size} pixels, the image {image.size}; make them alike")
+        start = baseline.convert("RGB")
+    elif baseline == "black":
+        start = Image.new("RGB", image.size)
+    elif baseline == "mean":
+        red, green, blue = np.asarray(image, dtype=float).mean((0, 1)).round().astype(int).tolist()
+        start = Image.new("RGB", image.size, (red, green, blue))
+    elif baseline == "blur":
+        start = image.filter(ImageFilter.GaussianBlur(max(image.size) / 8))
+    else:
+        raise VlmProbeError(f"no baseline {baseline!r}; there are {', '.join(BASELINES)}, or give an image")
+    return see(model, start)[0][None].to(model.device, model.dtype)
+
+
+def _per_patch(name: str, inputs: ModelInputs, values: Float[Tensor, "position feature"]) -> tuple[np.ndarray, float]:
+    """A layer's attributions summed over features: of every patch, and of all positions that are none."""
+    summed = values.float().sum(-1).cpu().numpy()
+    span = inputs.layout.image()
+    patches = span.grid[0] * span.grid[1]
+    at = np.asarray(span.positions) if name.startswith("language.") else np.arange(len(summed))[-patches:]
+    return summed[at].reshape(span.grid), float(summed.sum() - summed[at].sum())
+
+
+def attribute(
+    model: HookedVLM,
+    inputs: ModelInputs,
+    *,
+    method: str = "integrated_gradients",
+    target: int | str | None = None,
+    baseline: str | Image.Image = "black",
+    point: str | None = None,
+    steps: int = 32,
+    batch_size: int = 8,
+) -> xr.DataArray:
+    """Attribute the logit of an output token to the patches of the image, against a baseline image.
+
+    Parameters
+    ----------
+    inputs: one example with one image, from `model.prepare`.
+    method: "integrated_gradients" over pixels, summed within each patch; "layer_conductance": what flows
+        through each patch's row at `point` as pixels go from baseline to image; "occlusion": how much
+        is lost when one patch alone is replaced by the baseline's.
+    target: token id, or text (its first token); None takes the most probable token.
+    baseline: see `BASELINES`, or an image of the same size.
+    point: of layer conductance: a point with one row a position ("connector.hook_out").
+    steps: along the straight line from baseline to image (Gauss-Legendre); not for occlusion.
+    batch_size: images run at a time.
+
+    Returns
+    -------
+    DataArray(row, col), float32, in logits: what the patch adds. `attrs`: output and output_baseline (the
+    logit with the image and with the baseline), completeness_error: all attributions minus the
+    difference of the two, which is 0 for the first two methods but for the steps (and says for occlusion
+    how much the patches overlap or need each other); elsewhere: what flows through positions that are no
+    patch (layer conductance).
+
+    Raises
+    ------
+    VlmProbeError: an unknown method, baseline or point, a batch, no image or several.
+    """
+    # Slow to import.
+    from captum.attr import IntegratedGradients, LayerConductance, Occlusion
+
+    if method not in CITATIONS:
+        raise VlmProbeError(f"no attribution method {method!r}; there are {', '.join(CITATIONS)}")
+    layout = inputs.layout
+    if inputs.pixel_values is None or len(layout.images) != 1 or not inputs.images:
+        raise VlmProbeError("attribution needs one image in the prompt, from model.prepare(image, question)")
+    if (method == "layer_conductance") != (point is not None):
+        raise VlmProbeError("layer_conductance needs point=, a hook point's name, and no other method takes one")
+    if point is not None:
+        (point,) = model.match(point)
+        if len(dimensions(point)) != 3 or dimensions(point)[-1] in ("one", "vocabulary") or "resid_mid" in point:
+            raise VlmProbeError(f"no conductance through {point}; name a point with one row a position")
+    pixels, start = inputs.pixel_values, _baseline(model, inputs, baseline)
+    kept = layout.length - layout.answer_position
+
+    def forward(images: Tensor, token: int | None = None) -> Tensor:
+        n = len(images)
+        ids, mask = inputs.input_ids.expand(n, -1), inputs.attention_mask.expand(n, -1)
+        out = model(ids, images, mask, logits_to_keep=kept).logits[:, 0].float()
+        return out if token is None else out[:, token]
+
+    with frozen(model), torch.no_grad():
+        token = target_token(model, target, forward(pixels)[0])
+        ends = forward(torch.cat([pixels, start]), token).tolist()
+    side = pixels.shape[-1] // layout.grid[1]
+    elsewhere = 0.0
+    along: dict[str, Any] = {
+        "baselines": start, "n_steps": steps, "method": "gausslegendre", "internal_batch_size": batch_size,
+        "additional_forward_args": token,
+    }  # fmt: skip
+    with frozen(model):
+        if method == "occlusion":
+            window = (pixels.shape[1], side, side)
+            with torch.no_grad():
+                whole = Occlusion(forward).attribute(
+                    pixels, window, strides=window, baselines=start, additional_forward_args=token,
+                    perturbations_per_eval=batch_size,
+                )  # fmt: skip
+            values = whole[0, 0, ::side, ::side].float().cpu().numpy()
+        elif point is not None:
+            through = LayerConductance(forward, model.point(point)).attribute(pixels, **along)
+            values, elsewhere = _per_patch(point, inputs, through[0].detach())
+        else:
+            each = IntegratedGradients(forward).attribute(pixels, **along)[0].detach().float().sum(0)
+            values = each.unflatten(0, (-1, side)).unflatten(2, (-1, side)).sum((1, 3)).cpu().numpy()
+    name = model.token_strings([token])
+    attrs = {
+        "title": f"{method.replace('_', ' ').capitalize()} for {name[0].strip()!r}" if name else method,
+        "units": "logits", "method": method, "citation": CITATIONS[method], "target": token, "point": point,
+        "baseline": baseline if isinstance(baseline, str) else "given image", "output": ends[0],
+        "output_baseline": ends[1], "elsewhere": elsewhere,
+        "completeness_error": float(values.sum()) + elsewhere - (ends[0] - ends[1]), **model.provenance(),
+    }  # fmt: skip
+    return xr.DataArray(values.astype(np.float32), dims=("row", "col"), name="attribution", attrs=attrs)

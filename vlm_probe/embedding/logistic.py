@@ -1,0 +1,130 @@
+"""Many logistic regressions at once: all layers, folds, strengths and label sets in shared matrix products.
+
+Each problem is scikit-learn's `LogisticRegression` behind `StandardScaler`: the same objective, the
+same optimum, found by L-BFGS (Liu and Nocedal 1989) that runs on all problems side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+HISTORY = 10
+"""Steps that L-BFGS remembers, as scipy's does."""
+TOLERANCE = 1e-4
+"""Largest entry of the gradient of the mean loss at which a problem is solved, as scikit-learn's."""
+_ARMIJO, _HALVINGS = 1e-4, 20
+
+Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Parameters [problem, parameter] -> values [problem] and gradients [problem, parameter]."""
+
+
+def _direction(gradient: Tensor, past: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """The two-loop recursion: minus the approximate inverse Hessian times the gradient, per problem."""
+    if not past:
+        return -gradient / gradient.norm(dim=-1, keepdim=True).clamp(min=1.0)
+    q, weights = gradient.clone(), []
+    for s, y, rho in reversed(past):
+        weight = rho * (s * q).sum(-1, keepdim=True)
+        q.sub_(weight * y)
+        weights.append(weight)
+    s, y, rho = past[-1]
+    q.mul_(1 / (rho * y.square().sum(-1, keepdim=True)).clamp(min=1e-12))
+    for (s, y, rho), weight in zip(past, reversed(weights), strict=True):
+        q.add_((weight - rho * (y * q).sum(-1, keepdim=True)) * s)
+    return -q
+
+
+def minimize(
+    evaluate: Evaluate, start: Float[Tensor, "problem parameter"], *, steps: int = 300, tolerance: float = TOLERANCE
+) -> Float[Tensor, "problem parameter"]:
+    """L-BFGS on convex problems side by side, each with its own step length (Armijo, by halving).
+
+    A solved problem stands still while the others go on.
+    """
+    x = start.clone()
+    value, gradient = evaluate(x)
+    past: list[tuple[Tensor, Tensor, Tensor]] = []
+    for _ in range(steps):
+        going = gradient.abs().amax(-1) > tolerance
+        if not going.any():
+            break
+        direction = _direction(gradient, past)
+        slope = (direction * gradient).sum(-1)
+        # Rounding can spoil a direction where a problem is all but solved.
+        direction = torch.where((slope < 0)[:, None], direction, -gradient)
+        slope = torch.where(slope < 0, slope, -gradient.square().sum(-1))
+        length = going.to(x.dtype)
+        slack = 1e-6 * value.abs()
+        for _ in range(_HALVINGS):
+            new = x + length[:, None] * direction
+            new_value, new_gradient = evaluate(new)
+            failed = new_value > value + _ARMIJO * length * slope + slack
+            if not failed.any():
+                break
+            length = torch.where(failed, length / 2, length)
+        s, y = new - x, new_gradient - gradient
+        bend = (s * y).sum(-1, keepdim=True)
+        # Where nothing moved, nothing was learned of the curvature.
+        rho = torch.where(bend > 1e-12, 1 / bend.clamp(min=1e-12), torch.zeros_like(bend))
+        past = [*past[1 - HISTORY :], (s, y, rho)]
+        x, value, gradient = new, new_value, new_gradient
+    return x
+
+
+def fit_logistic(
+    x: Float[Tensor, "layer item feature"],
+    y: Int[Tensor, "problem item"],
+    train: Bool[Tensor, "problem item"],
+    strength: Float[Tensor, "layer problem"],
+    classes: int,
+) -> Float[Tensor, "layer problem class item"]:
+    """Logits of all items after fitting every problem, on its training items, at every layer.
+
+    y: class numbers from 0. strength: inverse regularisation, scikit-learn's C, whose objective is
+    minimised: C x sum of losses + |weights|^2 / 2, the intercept free, two classes by one weight vector.
+    """
+    layers, _, features = x.shape
+    problems, outputs = len(y), 1 if classes == 2 else classes
+    # One scaling for all keeps the sums of squares harmless; each problem's own comes on top.
+    x = x - x.mean(1, keepdim=True)
+    x = x / x.std(1, keepdim=True, correction=0).clamp(min=1e-12)
+    part = train.to(x.dtype) / train.sum(1, keepdim=True)
+    mean = part @ x
+    spread = (part @ x.square() - mean.square()).clamp(min=0).sqrt()
+    mean, spread = mean[:, :, None], torch.where(spread < 1e-6, 1.0, spread)[:, :, None]
+    penalty = 1 / (strength * train.sum(1))[:, :, None, None]
+    target = torch.nn.functional.one_hot(y, classes).to(x.dtype).transpose(1, 2)[:, -outputs:]
+
+    def logits(weights: Tensor, bias: Tensor) -> Tensor:
+        raw = weights / spread
+        shift = bias - (raw * mean).sum(-1)
+        return (raw.flatten(1, 2) @ x.mT).unflatten(1, (problems, outputs)) + shift[..., None]
+
+    def split(parameters: Tensor) -> tuple[Tensor, Tensor]:
+        shaped = parameters.view(layers, problems, outputs, features + 1)
+        return shaped[..., :-1], shaped[..., -1]
+
+    def evaluate(parameters: Tensor) -> tuple[Tensor, Tensor]:
+        weights, bias = split(parameters)
+        z = logits(weights, bias)
+        if outputs == 1:
+            total, probability = torch.nn.functional.softplus(z[:, :, 0]), z.sigmoid()
+        else:
+            total = z.logsumexp(2)
+            probability = (z - total[:, :, None]).exp()
+        loss = ((total - (z * target).sum(2)) * part).sum(-1)
+        value = loss + 0.5 * (penalty * weights.square()).sum((-2, -1))
+        residual = (probability - target) * part[:, None]
+        sums = residual.sum(-1)
+        raw = (residual.flatten(1, 2) @ x).unflatten(1, (problems, outputs))
+        slope = (raw - sums[..., None] * mean) / spread + penalty * weights
+        gradient = torch.cat([slope, sums[..., None]], dim=-1)
+        return value.flatten(), gradient.flatten(2).flatten(0, 1)
+
+    start = torch.zeros(layers * problems, outputs * (features + 1), dtype=x.dtype, device=x.device)
+    z = logits(*split(minimize(evaluate, start)))
+    return torch.cat([torch.zeros_like(z), z], dim=2) if outputs == 1 else z

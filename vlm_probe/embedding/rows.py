@@ -1,0 +1,80 @@
+"""Single rows of the language model's stream, image and text: what gaps and projections are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.images import open_image
+from vlm_probe.scenes.items import Item
+
+
+@torch.no_grad()
+def token_rows(
+    model: HookedVLM,
+    items: Sequence[Item],
+    points: str | Sequence[str],
+    *,
+    rows_per_item: int = 8,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> xr.Dataset:
+    """Rows at image positions and at question positions, drawn at random from every item.
+
+    Parameters
+    ----------
+    items: each with one image; the text rows are those of the question.
+    points: hook names or globs of the language model ("language.hook_embed").
+    rows_per_item: image rows, and text rows, of every item at most.
+    progress: called with the number of items just done.
+
+    Returns
+    -------
+    One float32 variable a point, [token, feature], with coordinates along token: modality ("image" or
+    "text"), item (its number), position in the sequence, and text (the token; for image rows "row,col").
+
+    Raises VlmProbeError for no item, a point outside the language model or without rows of its width.
+    """
+    names = model.match(points if isinstance(points, str) else list(points))
+    if not items:
+        raise VlmProbeError("there is no item to take rows of")
+    foreign = [name for name in names if not name.startswith("language.") or "hook_resid" not in name]
+    foreign = [name for name in foreign if name != "language.hook_embed"]
+    if foreign:
+        raise VlmProbeError(f"{foreign[0]} is no residual stream of the language model, which image and text share")
+    rng = np.random.default_rng(seed)
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    about: dict[str, list[object]] = {"modality": [], "item": [], "position": [], "text": []}
+    for start in range(0, len(items), batch_size):
+        batch = items[start : start + batch_size]
+        inputs = model.prepare(
+            [open_image(item.picture(model.image_size)) for item in batch], [item.question for item in batch]
+        )
+        _, cache = model.run_with_cache(inputs, names_filter=names)
+        for i, layout in enumerate(inputs.layouts):
+            image, columns = layout.image_positions, layout.grid[1]
+            places = {int(p): f"{n // columns},{n % columns}" for n, p in enumerate(image)}
+            for modality, positions in (("image", image), ("text", layout.question_positions)):
+                chosen = rng.permutation(positions)[:rows_per_item]
+                about["modality"] += [modality] * len(chosen)
+                about["item"] += [start + i] * len(chosen)
+                about["position"] += chosen.tolist()
+                about["text"] += [places.get(int(p)) or layout.tokens[int(p)] for p in chosen]
+                at = torch.as_tensor(chosen, device=model.device)
+                for name in names:
+                    kept[name].append(cache[name][i, at].float().cpu().numpy())
+        if progress is not None:
+            progress(len(batch))
+    attrs = {"units": "activation", "seed": seed, **model.provenance()}
+    data = {
+        name: (("token", f"{name} feature"), np.concatenate(parts), {"title": name, **attrs})
+        for name, parts in kept.items()
+    }
+    coordinates = {name: ("token", np.asarray(values)) for name, values in about.items()}
+    return xr.Dataset(data, coords=coordinates, attrs={"title": "rows of the language model", **attrs})
