@@ -148,7 +148,7 @@ def spatial_probe(
     table = pd.DataFrame(
         _rows(labels.values, predicted, predicted[_other_images(images, seed)], images, seed),
     )
-    attrs = {"title": f"spatial probe at {patches.name}", "units": "label", **patches.attrs}
+    attrs = {**patches.attrs, "title": f"spatial probe at {patches.name}", "units": "label"}
     table.attrs = {**attrs, "units": "intersection over union"}
     coords = {name: labels.coords[name] for name in ("id", "image")}
     return xr.DataArray(predicted, dims=("item", "row", "col"), coords=coords, name="label", attrs=attrs), table

@@ -9,24 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from vlm_probe.figures.style import CONTROL, PALETTE, axes, styled
-
-
-def _models(table: pd.DataFrame) -> dict[str, str]:
-    """Each model of a table with its colour."""
-    names = dict.fromkeys(table["model"].tolist())
-    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
-
-
-def _title(ax: Axes, title: str, note: str) -> None:
-    """A title on the left, and under it in small letters what the data are."""
-    ax.set_title(f"{title}\n", loc="left")
-    ax.text(0.0, 1.02, note, transform=ax.transAxes, fontsize=8, color=CONTROL, va="bottom")
-
-
-def _legend(ax: Axes) -> None:
-    """Below the axes, where long model names cost no width."""
-    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+from vlm_probe.figures.style import CONTROL, axes, legend_below, models_of, styled, titled
 
 
 def accuracy_by_type(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -36,7 +19,7 @@ def accuracy_by_type(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     with styled():
         ax = axes(ax, (5.6, 3.4))
-        models = _models(table)
+        models = models_of(table)
         by_kind = table.drop_duplicates("kind").set_index("kind")
         kinds = by_kind.index.tolist()
         step = 0.7 / max(len(models), 1)
@@ -53,16 +36,16 @@ def accuracy_by_type(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         counts = by_kind["n"].tolist()
         ax.set_yticks(range(len(kinds)), [f"{kind} (n={n})" for kind, n in zip(kinds, counts, strict=True)])
         ax.set(xlim=(-0.02, 1.02), xlabel="accuracy (share right)")
-        _title(ax, "Accuracy by question type", "held-out scenes; 95 % Wilson intervals")
+        titled(ax, "Accuracy by question type", "held-out scenes; 95 % Wilson intervals")
         ax.invert_yaxis()
         ax.grid(axis="x", lw=0.4, alpha=0.5)
-        _legend(ax)
+        legend_below(ax)
     return ax
 
 
 def _by_layer(table: pd.DataFrame, ax: Axes, lines: dict[str, tuple[str, str, str]]) -> None:
     """One line with its interval per model and measure; lines: measure -> (style, marker, words)."""
-    for model, color in _models(table).items():
+    for model, color in models_of(table).items():
         for name, (style, marker, words) in lines.items():
             rows = table.query("model == @model").query(f"measure == '{name}'").sort_values("layer")
             layer = rows["layer"].to_numpy()
@@ -91,8 +74,8 @@ def box_share_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set(ylabel="share of image attention", ylim=(0, None))
         n = table.query("measure == 'in_box'")["n"].to_numpy().max()
         note = f"n = {n} items with a box; bands: 95 % bootstrap intervals"
-        _title(ax, "Does the answer position look into the right box?", note)
-        _legend(ax)
+        titled(ax, "Does the answer position look into the right box?", note)
+        legend_below(ax)
     return ax
 
 
@@ -107,8 +90,8 @@ def image_mass_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         _by_layer(table, ax, lines)
         ax.set(ylabel="attention probability", ylim=(0, 1))
         note = f"n = {table['n'].to_numpy().max()} items; bands: 95 % bootstrap intervals"
-        _title(ax, "How much of the answer position's attention is on the image?", note)
-        _legend(ax)
+        titled(ax, "How much of the answer position's attention is on the image?", note)
+        legend_below(ax)
     return ax
 
 
@@ -126,7 +109,7 @@ def pointing_game(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     with styled():
         ax = axes(ax, (5.6, 3.4))
-        models = _models(table)
+        models = models_of(table)
         step = 0.8 / len(models)
         for m, (model, color) in enumerate(models.items()):
             rows = table.query("model == @model").set_index("measure").loc[list(_BOXES)]
@@ -140,6 +123,6 @@ def pointing_game(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         )
         ax.invert_yaxis()
         ax.set(xlim=(0, 1), xlabel="share of items")
-        _title(ax, "Pointing game: where is the most relevant patch?", "95 % bootstrap intervals")
-        _legend(ax)
+        titled(ax, "Pointing game: where is the most relevant patch?", "95 % bootstrap intervals")
+        legend_below(ax)
     return ax

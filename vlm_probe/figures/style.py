@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
@@ -68,3 +69,20 @@ def save(drawn: Figure | Axes, folder: Path, name: str) -> list[Path]:
             figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
     return paths
+
+
+def models_of(table: pd.DataFrame) -> dict[str, str]:
+    """Each model of a table with its colour."""
+    names = dict.fromkeys(table["model"].tolist())
+    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
+
+
+def titled(ax: Axes, title: str, note: str) -> None:
+    """A title on the left, and under it in small letters what the data are."""
+    ax.set_title(f"{title}\n", loc="left")
+    ax.text(0.0, 1.02, note, transform=ax.transAxes, fontsize=8, color=CONTROL, va="bottom")
+
+
+def legend_below(ax: Axes) -> None:
+    """Below the axes, where long model names cost no width."""
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
