@@ -10,42 +10,29 @@ figures/size.csv, and prints the verdicts. Answers are kept in <out>/size_answer
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
-from rich.progress import Progress
+from command import disclaim, each_model, options, run
 
-import vlm_probe
-from vlm_probe import VlmProbeError
 from vlm_probe.figures import difference_by_family, save, scores_by_seed
 from vlm_probe.findings import evaluate
 from vlm_probe.findings.evaluation import gather_items, write_evaluation
-from vlm_probe.replicas.shipped import shipped
 from vlm_probe.replicas.sweep import grid_scores
 
 
 def main() -> None:
-    default = [f"replica/{name}" for name in ("small-clip", "large-clip") if name in shipped()]
-    parser = argparse.ArgumentParser(description="Does the larger language model help?")
-    parser.add_argument("--models", nargs="+", default=default)
+    parser = options("Does the larger language model help?", ("replica/small-clip", "replica/large-clip"), n=200)
     parser.add_argument("--items", default="scenes", help="scenes, or a benchmark's question file")
     parser.add_argument("--images", type=Path, help="folder with the question file's images")
-    parser.add_argument("--n", type=int, default=200, help="generated items of every family")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device")
-    parser.add_argument("--out", type=Path, default=Path("figures"))
     arguments = parser.parse_args()
     items, skipped = gather_items(
         arguments.items, arguments.images, n=arguments.n, seed=arguments.seed, format=None, skip_bad=False
     )
     kept = arguments.out / "size_answers"
-    tables = []
-    with Progress(transient=True) as bar:
-        for name in arguments.models:
-            task = bar.add_task(name, total=len(items))
-            model = vlm_probe.load(name, device=arguments.device)
-            tables.append(evaluate(model, items, parts=kept / "parts", progress=lambda n, t=task: bar.advance(t, n)))
+    tables = [
+        evaluate(model, items, parts=kept / "parts", progress=advance)
+        for model, advance in each_model(arguments, len(items))
+    ]
     result = write_evaluation(tables, kept, seed=arguments.seed, skipped=skipped)
     for comparison in result.comparisons:
         name = comparison.attrs["second"].replace("/", "-")
@@ -56,12 +43,8 @@ def main() -> None:
     result.metrics.to_csv(arguments.out / "size.csv", index=False)
     scores = grid_scores().query("split == 'heldout' and kind == 'all'")
     print(*save(scores_by_seed(scores), arguments.out, "size_seeds"), sep="\n")
-    if any(name.startswith("replica") for name in arguments.models):
-        print("Replicas are miniatures: nothing here is a statement about the 2B or the 7B.")
+    disclaim(arguments.models)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except VlmProbeError as error:
-        sys.exit(f"error: {error}")
+    run(main)

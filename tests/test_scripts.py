@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
+
+from vlm_probe.scenes import sample_scene, scene_image
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -22,7 +26,7 @@ def test_where_it_looks_draws_the_figures_for_a_list_of_models(tmp_path):
         "--models",
         "replica/small-clip",
         "replica/small-dino",
-        "--items",
+        "--n",
         "12",
         "--out",
         str(tmp_path),
@@ -99,3 +103,35 @@ def test_sharing_an_image_gives_the_same_answers_in_the_benchmark(tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads(out.with_suffix(".json").read_text())
     assert result["largest_difference_in_probability"] < 1e-5
+
+
+def test_encoders_are_compared_and_their_blind_pairs_shown(tmp_path):
+    models = ["--models", "replica/small-clip", "replica/small-dino"]
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(6):
+        scene_image(sample_scene(i), 64).save(pictures / f"{i}.png")
+    out = ["--images", str(pictures), "--out", str(tmp_path)]
+    done = run("analyses/encoder_clip_vs_dino.py", *models, "--n", "90", *out)
+    assert done.returncode == 0, done.stderr
+    labels = ("color", "shape", "position", "count", "existence")
+    expected = {f"encoder_probe_{label}.png" for label in labels} | {"encoder_cka_replica-small-dino.png"}
+    assert {p.name for p in tmp_path.glob("*.png")} == expected
+    verdicts = pd.read_csv(tmp_path / "encoder.csv")
+    assert verdicts["hypothesis"].tolist() == ["E1"] * 6 + ["E2"] * 2
+    assert verdicts["verdict"].isin(["supported", "not supported", "undecided (interval includes 0)"]).all()
+    assert "<figure" in (tmp_path / "blind_pairs" / "pairs.html").read_text()
+    assert "nothing here is a statement about the 2B or the 7B" in done.stdout
+
+
+def test_connectors_are_compared(tmp_path):
+    models = ["--models", "replica/small-clip", "replica/small-clip-nopre"]
+    done = run("analyses/connector.py", *models, "--n", "90", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    names = {p.stem for p in tmp_path.glob("*.svg")}
+    assert {"connector_gap", "connector_effective_rank", "connector_intrinsic_dimension"} < names
+    each = [f"connector_{what}_{name.replace('/', '-')}" for what in ("words", "tokens") for name in models[1:]]
+    assert set(each) < names
+    verdicts = pd.read_csv(tmp_path / "connector.csv")
+    assert verdicts["hypothesis"].value_counts().to_dict() == {"C1": 6, "S2": 8, "C2": 7}
+    assert "replica/small-clip-nopre against replica/small-clip" in done.stdout

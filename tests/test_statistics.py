@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vlm_probe.statistics import bootstrap_mean, summarize, verdict
+from vlm_probe.statistics import bootstrap_mean, jackknife, summarize, verdict
 
 
 def test_bootstrap_covers_the_truth():
@@ -37,3 +37,23 @@ def test_missing_values_are_left_out_and_counted():
 )
 def test_verdicts(values, said):
     assert verdict(*values) == said
+
+
+def test_the_jackknife_of_a_mean_covers_it_as_students_t_does():
+    rng = np.random.default_rng(1)
+    inside = 0
+    for case in range(400):
+        clusters = np.repeat(np.arange(31), 3)
+        x = rng.normal(size=31)[clusters] + rng.normal(size=93)
+        value, low, high = jackknife(lambda kept, x=x: float(x[kept].mean()), clusters, seed=case)
+        assert value == pytest.approx(x.mean())
+        inside += low <= 0 <= high
+    assert 0.93 <= inside / 400 <= 0.97
+
+
+def test_the_jackknife_leaves_whole_clusters_out():
+    seen = []
+    clusters = np.asarray(list("aabbbcddde"))
+    jackknife(lambda kept: seen.append(set(clusters[kept])) or float(len(kept)), clusters, blocks=50)
+    assert len(seen) == 6
+    assert all(len(names) == 4 for names in seen[1:])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.manifold import trustworthiness
 
-from vlm_probe.embedding import project, token_rows
+from vlm_probe.embedding import features, patch_rows, project, token_rows
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.scenes import family_items
 
@@ -82,3 +82,21 @@ def test_rows_that_there_are_none_of(replica):
         token_rows(replica, items, "connector.hook_out")
     with pytest.raises(VlmProbeError, match="^there is no item to take rows of$"):
         token_rows(replica, [], "language.hook_embed")
+
+
+def test_patches_are_the_same_at_every_point(replica):
+    items = list(family_items(5, families=("gqa",), seed=2))
+    points = ["vision.blocks.1.hook_resid_post", "connector.hook_out", "language.blocks.0.hook_resid_post"]
+    rows = patch_rows(replica, items, points, rows_per_item=7, batch_size=3)
+    assert rows.sizes["patch"] == 35
+    whole = features(replica, items, points, pool="patches")
+    for patch in (0, 13, -1):
+        one = rows.isel(patch=patch)
+        row, col = map(int, str(one["place"].values).split(","))
+        for point in points:
+            expected = whole[point].values[int(one["item"]), row, col]
+            np.testing.assert_allclose(one[point].values, expected, atol=2e-4, rtol=2e-4)
+    with pytest.raises(
+        VlmProbeError, match="^vision.blocks.0.attn.hook_pattern has dimensions batch, head, query, key"
+    ):
+        patch_rows(replica, items, "vision.blocks.0.attn.hook_pattern")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from vlm_probe.embedding.similarity import (
     MEASURES,
@@ -133,3 +134,20 @@ def test_what_cannot_be_compared(name, x, y, message):
     with pytest.raises(VlmProbeError) as caught:
         MEASURES[name](x, y)
     assert str(caught.value).startswith(message)
+
+
+def test_features_of_different_items_are_not_compared():
+    def data(ids):
+        values = np.random.default_rng(0).normal(size=(len(ids), 3))
+        return xr.Dataset({"point": (("item", "f"), values)}, coords={"id": ("item", ids)})
+
+    alike = similarity_matrix(data(list("abcde")), data(list("abcde")))
+    assert alike.iloc[0, 0] == pytest.approx(1)
+    with pytest.raises(VlmProbeError) as caught:
+        similarity_matrix(data(list("abcde")), data(list("abxde")))
+    assert str(caught.value) == (
+        "the features are of different items: number 2 is 'c' in the first (5 items) and 'x' in the second (5); take "
+        "both from one list of items"
+    )
+    with pytest.raises(VlmProbeError, match=r"number 4 is 'e' in the first \(5 items\) and nothing in the second"):
+        similarity_matrix(data(list("abcde")), data(list("abcd")))

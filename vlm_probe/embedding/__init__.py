@@ -10,7 +10,7 @@ from vlm_probe.embedding.layers import probe_layers
 from vlm_probe.embedding.nearest import nearest_rows, nearest_tokens, used_rows
 from vlm_probe.embedding.probe import description_length, held_out_predictions, linear_probe
 from vlm_probe.embedding.projection import project
-from vlm_probe.embedding.rows import token_rows
+from vlm_probe.embedding.rows import patch_rows, token_rows
 from vlm_probe.embedding.similarity import (
     cka,
     minibatch_cka,
@@ -43,6 +43,7 @@ __all__ = [
     "nearest_tokens",
     "participation_ratio",
     "patch_labels",
+    "patch_rows",
     "probe_layers",
     "procrustes",
     "project",

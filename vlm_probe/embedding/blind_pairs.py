@@ -73,7 +73,7 @@ def image_embeddings(
     return torch.cat(found)
 
 
-def _unit(x: Float[Tensor, "image feature"]) -> Float[Tensor, "image feature"]:
+def unit_rows(x: Float[Tensor, "image feature"]) -> Float[Tensor, "image feature"]:
     """Directions from the mean image: without centring, all pooled features look alike."""
     centred = x - x.mean(0, keepdim=True)
     return centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-12)
@@ -97,7 +97,7 @@ def disagreeing_pairs(
         bad = (~x.isfinite()).any(dim=1).nonzero().flatten().tolist()
         if bad:
             raise VlmProbeError(f"the {which} encoder's embeddings of images {bad[:5]} are not finite")
-    n, units = len(close), [_unit(x.float()) for x in (close, far)]
+    n, units = len(close), [unit_rows(x.float()) for x in (close, far)]
     total = n * (n - 1) // 2
     if total <= _SAMPLE:
         i, j = torch.triu_indices(n, n, 1).unbind(0)

@@ -27,7 +27,8 @@ each it covers; last: the position that predicts the answer (language model only
 
 
 def scene_labels(item: Item) -> dict[str, str]:
-    """What is true of a generated scene: color, shape, row, column and position ("top left") of the first
+    """What is true of a generated scene: object ("red star"), color, shape, row, column and
+    position ("top left") of the first
     object asked about ("" without one), count (how many objects there are) and existence (whether
     anything is red, "yes" or "no"). Empty for items from files.
     """
@@ -35,11 +36,11 @@ def scene_labels(item: Item) -> dict[str, str]:
         return {}
     scene = item.source
     asked = next((o for box in item.boxes for o in scene.objects if o.box == box), None)
-    about: dict[str, str] = dict.fromkeys(("color", "shape", "row", "column", "position"), "")
+    about: dict[str, str] = dict.fromkeys(("object", "color", "shape", "row", "column", "position"), "")
     if asked is not None:
         about = {
-            "color": asked.color, "shape": asked.shape, "row": ROWS[asked.row], "column": COLUMNS[asked.column],
-            "position": asked.place,
+            "object": asked.name, "color": asked.color, "shape": asked.shape, "row": ROWS[asked.row],
+            "column": COLUMNS[asked.column], "position": asked.place,
         }  # fmt: skip
     red = "yes" if any(o.color == "red" for o in scene.objects) else "no"
     return {**about, "count": NUMBERS[len(scene.objects)], "existence": red}
@@ -58,7 +59,7 @@ def _weights(item: Item, layout: TokenLayout, size: tuple[int, int], pool: str) 
     return coverage / coverage.sum()
 
 
-def _patches(name: str, activation: Tensor, layouts: list[TokenLayout]) -> Float[Tensor, "item patch feature"]:
+def patches_of(name: str, activation: Tensor, layouts: list[TokenLayout]) -> Float[Tensor, "item patch feature"]:
     """The rows of an activation that belong to patches, in the order of the grid."""
     flat = activation.flatten(2)
     rows, columns = layouts[0].grid
@@ -69,15 +70,21 @@ def _patches(name: str, activation: Tensor, layouts: list[TokenLayout]) -> Float
     return flat[:, flat.shape[1] - rows * columns :]
 
 
-def _check(model: HookedVLM, items: Sequence[Item], points: list[str], pool: str) -> None:
+def check_points(points: list[str]) -> None:
+    """Raise VlmProbeError for a point without a feature vector per position."""
+    for name in points:
+        dims = dimensions(name)
+        if "query" in dims or dims[-1] in ("one", "vocabulary"):
+            raise VlmProbeError(f"{name} has dimensions {', '.join(dims)}: no feature vector per position")
+
+
+def _check(items: Sequence[Item], points: list[str], pool: str) -> None:
     if pool not in POOLS:
         raise VlmProbeError(f"no pool {pool!r}; there are {', '.join(POOLS)}")
     if not items:
         raise VlmProbeError("there is no item to take features of")
+    check_points(points)
     for name in points:
-        dims = dimensions(name)
-        if "query" in dims or dims[-1] in ("one", "vocabulary"):
-            raise VlmProbeError(f"{name} has dimensions {', '.join(dims)}: no feature vector per position to pool")
         if pool == "last" and not name.startswith("language."):
             raise VlmProbeError(f"pool 'last' is the language model's answer position; {name} has none")
     without = sum(not item.boxes for item in items)
@@ -116,7 +123,7 @@ def features(
         outside the language model, "box" with an item that has none.
     """
     names = model.match(points if isinstance(points, str) else list(points))
-    _check(model, items, names, pool)
+    _check(items, names, pool)
     kept: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for start in range(0, len(items), batch_size):
         batch = items[start : start + batch_size]
@@ -154,7 +161,7 @@ def _pool(
     if pool == "last":
         at = torch.as_tensor([layout.answer_position for layout in layouts], device=activation.device)
         return activation.flatten(2)[torch.arange(len(at), device=at.device), at].float().cpu().numpy()
-    patches = _patches(name, activation, layouts).float()
+    patches = patches_of(name, activation, layouts).float()
     if pool == "patches":
         rows, columns = layouts[0].grid
         return patches.unflatten(1, (rows, columns)).cpu().numpy()

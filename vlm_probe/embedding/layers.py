@@ -21,7 +21,7 @@ def probe_layers(
     folds: int = 5,
     seed: int = 0,
     mdl: bool = False,
-    solver: str = "auto",
+    solver: str = "torch",
     device: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:

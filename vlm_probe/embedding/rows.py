@@ -1,4 +1,5 @@
-"""Single rows of the language model's stream, image and text: what gaps and projections are made of."""
+"""Single rows, of patches anywhere and of image and text in the language model: what gaps, dimensions and
+projections are made of."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from vlm_probe.embedding.features import check_points, patches_of
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.images import open_image
@@ -78,3 +80,59 @@ def token_rows(
     }
     coordinates = {name: ("token", np.asarray(values)) for name, values in about.items()}
     return xr.Dataset(data, coords=coordinates, attrs={"title": "rows of the language model", **attrs})
+
+
+@torch.no_grad()
+def patch_rows(
+    model: HookedVLM,
+    items: Sequence[Item],
+    points: str | Sequence[str],
+    *,
+    rows_per_item: int = 8,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> xr.Dataset:
+    """Rows of patches drawn at random from every item, the same patches at every point.
+
+    points: hook names or globs, of the encoder, the connector or the language model.
+    progress: called with the number of items just done.
+
+    Returns one float32 variable a point, [patch, feature], with coordinates along patch: item (its number)
+    and place ("row,col").
+
+    Raises VlmProbeError for no item, and a point without a feature vector per position.
+    """
+    names = model.match(points if isinstance(points, str) else list(points))
+    check_points(names)
+    if not items:
+        raise VlmProbeError("there is no item to take rows of")
+    rng = np.random.default_rng(seed)
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    owners: list[int] = []
+    places: list[str] = []
+    for start in range(0, len(items), batch_size):
+        batch = items[start : start + batch_size]
+        inputs = model.prepare(
+            [open_image(item.picture(model.image_size)) for item in batch], [item.question for item in batch]
+        )
+        _, cache = model.run_with_cache(inputs, names_filter=names)
+        chosen = []
+        for i, layout in enumerate(inputs.layouts):
+            rows, columns = layout.grid
+            own = rng.permutation(rows * columns)[:rows_per_item]
+            chosen.append(own)
+            owners += [start + i] * len(own)
+            places += [f"{p // columns},{p % columns}" for p in own]
+        for name in names:
+            patches = patches_of(name, cache[name], inputs.layouts).float().cpu().numpy()
+            kept[name] += [patches[i, own] for i, own in enumerate(chosen)]
+        if progress is not None:
+            progress(len(batch))
+    attrs = {"units": "activation", "seed": seed, **model.provenance()}
+    data = {
+        name: (("patch", f"{name} feature"), np.concatenate(parts), {"title": name, **attrs})
+        for name, parts in kept.items()
+    }
+    coordinates = {"item": ("patch", np.asarray(owners)), "place": ("patch", np.asarray(places))}
+    return xr.Dataset(data, coords=coordinates, attrs={"title": "rows of patches", **attrs})

@@ -7,10 +7,12 @@ one number, 1 where the representations are the same up to what the measure igno
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
@@ -138,20 +140,38 @@ MEASURES: dict[str, Callable[..., float]] = {
 """Name -> measure of two matrices."""
 
 
-def similarity_matrix(
-    first: dict[str, Tensor | np.ndarray], second: dict[str, Tensor | np.ndarray], *, measure: str = "cka"
-) -> pd.DataFrame:
+Points = xr.Dataset | dict[str, Any]
+
+
+def _same_items(first: xr.Dataset, second: xr.Dataset) -> None:
+    if "id" not in first.coords or "id" not in second.coords:
+        return
+    one, two = first["id"].values.tolist(), second["id"].values.tolist()
+    if one == two:
+        return
+    at = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+    a, b = (repr(x[at]) if at < len(x) else "nothing" for x in (one, two))
+    raise VlmProbeError(
+        f"the features are of different items: number {at} is {a} in the first ({len(one)} items) and {b} in the "
+        f"second ({len(two)}); take both from one list of items"
+    )
+
+
+def similarity_matrix(first: Points, second: Points, *, measure: str = "cka") -> pd.DataFrame:
     """One measure between every point of one list and every point of another, of one or of two models.
 
-    first, second: point name -> [item, feature], the same items throughout.
+    first, second: from `features` (pooled), or point name -> [item, feature]; the same items throughout.
 
     Returns one row a point of `first`, one column a point of `second`; `attrs` name the measure.
 
-    Raises VlmProbeError for an unknown measure, and as the measure does.
+    Raises VlmProbeError for an unknown measure, features of different items, and as the measure does.
     """
     if measure not in MEASURES:
         raise VlmProbeError(f"no measure {measure!r}; there are {', '.join(MEASURES)}")
-    values = [[MEASURES[measure](x, y) for y in second.values()] for x in first.values()]
-    table = pd.DataFrame(values, index=list(first), columns=list(second))
-    table.attrs = {"title": measure, "units": measure, "items": len(next(iter(first.values())))}
+    if isinstance(first, xr.Dataset) and isinstance(second, xr.Dataset):
+        _same_items(first, second)
+    one, two = ({str(name): np.asarray(x) for name, x in points.items()} for points in (first, second))
+    values = [[MEASURES[measure](x, y) for y in two.values()] for x in one.values()]
+    table = pd.DataFrame(values, index=list(one), columns=list(two))
+    table.attrs = {"title": measure, "units": measure, "items": len(next(iter(one.values())))}
     return table

@@ -107,7 +107,7 @@ def spatial_probe(
     *,
     folds: int = 5,
     seed: int = 0,
-    solver: str = "auto",
+    solver: str = "torch",
     device: str | None = None,
 ) -> tuple[xr.DataArray, pd.DataFrame]:
     """Predict from every single patch what it is on; images are never on both sides of a split.

@@ -1,6 +1,8 @@
 """The hypotheses, measured: each with its control and its interval."""
 
 from vlm_probe.findings.comparison import compare, holm, mcnemar
+from vlm_probe.findings.connector import Connected, connect, connector_verdicts, pretraining_verdicts
+from vlm_probe.findings.encoder import Encoded, encode, encoder_verdicts, layer_likeness
 from vlm_probe.findings.evaluation import evaluate
 from vlm_probe.findings.published import FACTORS, published_effects, published_results
 from vlm_probe.findings.where_it_looks import Looking, where_it_looks
@@ -8,13 +10,21 @@ from vlm_probe.statistics import bootstrap_mean, paired_bootstrap, summarize
 
 __all__ = [
     "FACTORS",
+    "Connected",
+    "Encoded",
     "Looking",
     "bootstrap_mean",
     "compare",
+    "connect",
+    "connector_verdicts",
+    "encode",
+    "encoder_verdicts",
     "evaluate",
     "holm",
+    "layer_likeness",
     "mcnemar",
     "paired_bootstrap",
+    "pretraining_verdicts",
     "published_effects",
     "published_results",
     "summarize",

@@ -1,0 +1,85 @@
+"""What probes find, item by item, and how two models' findings become a row with a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from vlm_probe.embedding import features, held_out_predictions
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.scenes.items import Item
+from vlm_probe.statistics import jackknife, paired_bootstrap, verdict
+
+POOL_OF = {"color": "box", "shape": "box", "position": "box", "count": "mean", "existence": "mean"}
+"""Label -> where it is looked for: in the box of the object asked about, or in the mean over all patches."""
+COLUMNS = ("hypothesis", "claim", "n", "value", "control", "difference", "low", "high", "verdict")
+
+
+def row(
+    hypothesis: str, claim: str, value: np.ndarray, control: np.ndarray | float, clusters: np.ndarray, *, seed: int = 0
+) -> dict[str, object]:
+    """A verdict on "value is more than control", both per item, by a paired bootstrap over clusters.
+
+    Items without either (NaN) are left out.
+    """
+    against = np.broadcast_to(np.asarray(control, dtype=float), value.shape)
+    both = ~np.isnan(value - against)
+    value, against, clusters = value[both].astype(float), against[both], clusters[both]
+    if len(value) == 0:
+        nothing = dict.fromkeys(("value", "control", "difference", "low", "high"), float("nan"))
+        return {"hypothesis": hypothesis, "claim": claim, "n": 0, **nothing, "verdict": verdict(*[float("nan")] * 3)}
+    mean, low, high = paired_bootstrap(value - against, clusters, seed=seed)
+    return {
+        "hypothesis": hypothesis, "claim": claim, "n": len(value), "value": float(value.mean()),
+        "control": float(against.mean()), "difference": mean, "low": low, "high": high,
+        "verdict": verdict(mean, low, high),
+    }  # fmt: skip
+
+
+def jackknifed_row(
+    hypothesis: str,
+    claim: str,
+    value: Callable[[np.ndarray], float],
+    control: Callable[[np.ndarray], float],
+    clusters: np.ndarray,
+) -> dict[str, object]:
+    """As `row`, for two measures of all items together: functions of the numbers of the items that stay."""
+    everything = np.arange(len(clusters))
+    mean, low, high = jackknife(lambda kept: value(kept) - control(kept), clusters)
+    return {
+        "hypothesis": hypothesis, "claim": claim, "n": len(clusters), "value": value(everything),
+        "control": control(everything), "difference": mean, "low": low, "high": high,
+        "verdict": verdict(mean, low, high),
+    }  # fmt: skip
+
+
+def verdict_table(rows: Sequence[dict[str, object]]) -> pd.DataFrame:
+    """Rows of `row` and `jackknifed_row` as a table, columns `COLUMNS`."""
+    return pd.DataFrame(list(rows), columns=list(COLUMNS))
+
+
+def same_items(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> None:
+    """VlmProbeError where measured items (column id) differ between models."""
+    for name, table in zip(names[1:], tables[1:], strict=True):
+        if table["id"].tolist() != tables[0]["id"].tolist():
+            raise VlmProbeError(f"{names[0]} and {name} were measured on different items; measure both on one list")
+
+
+def probe_items(
+    model: HookedVLM, items: Sequence[Item], point: str, labels: Sequence[str], *, seed: int = 0
+) -> pd.DataFrame:
+    """Whether a probe at one point has each label of each item right while the item is held out.
+
+    Returns columns id, image, and one of 0 and 1 for every label.
+    """
+    table = pd.DataFrame({"id": [i.id for i in items], "image": [i.image for i in items]})
+    for pool in dict.fromkeys(POOL_OF[label] for label in labels):
+        data = features(model, items, point, pool=pool)
+        for label in [one for one in labels if POOL_OF[one] == pool]:
+            truth = data[label].values
+            found = held_out_predictions(data[point].values, truth, groups=data["image"].values, seed=seed)
+            table[label] = (found == truth).astype(float)
+    return table
