@@ -63,7 +63,7 @@ def attribute(
     target: int | str | None = None,
     baseline: str | Image.Image = "black",
     point: str | None = None,
-    steps: int = 32,
+    steps: int = 64,
     batch_size: int = 8,
 ) -> xr.DataArray:
     """Attribute the logit of an output token to the patches of the image, against a baseline image.

@@ -136,7 +136,7 @@ def dimension_by_stage(table: pd.DataFrame, measure: str = "effective_rank", ax:
                 x = [at[point] for point in own["point"]]
                 ax.fill_between(x, own["low"].to_numpy(), own["high"].to_numpy(), color=color, alpha=0.15, lw=0)
         words = measure.replace("_", " ")
-        ax.set(ylabel=words, ylim=(0, None))
+        ax.set(ylabel=words, ylim=(0, 1.1 * float(rows[measure].to_numpy().max())))
         n = f"n = {rows['n'].iloc[0]} rows" if "n" in rows else ""
         titled(ax, words.capitalize(), n)
         legend_below(ax)

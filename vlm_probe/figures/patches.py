@@ -50,7 +50,7 @@ def words_on_image(
     *,
     span: ImageSpan | None = None,
     number: int = 0,
-    longest: int = 9,
+    longest: int = 7,
 ) -> Axes:
     """The nearest word of every patch, written on it; the bolder the ground, the nearer.
 

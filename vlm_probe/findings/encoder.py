@@ -34,7 +34,7 @@ class Encoded:
 
     model: str
     probes: pd.DataFrame
-    """`probe_layers` at every encoder layer and the connector's input; column model."""
+    """`probe_layers` at the embedding and every encoder layer that feeds the connector; column model."""
     right: pd.DataFrame
     """`probe_items` at what the connector reads."""
     layers: xr.Dataset
@@ -88,7 +88,7 @@ def encode(
     Raises VlmProbeError for items without boxes, too few of a label, and no twins.
     """
     done = progress or (lambda n: None)
-    points = ["vision.hook_embed", *_read_layers(model), "connector.hook_in"]
+    points = ["vision.hook_embed", *_read_layers(model)]
     probes = []
     for pool in ("box", "mean"):
         data = features(model, items, points, pool=pool)
