@@ -113,8 +113,8 @@ def test_directories_that_are_no_llava_checkpoint(tmp_path, checkpoint):
     (empty / "config.json").write_text("{ not json")
     with pytest.raises(VlmProbeError, match=r"config\.json is not valid JSON"):
         vlm_probe.load(empty)
-    (empty / "config.json").write_text('{"model_type": "gemma"}')
-    with pytest.raises(VlmProbeError, match="is a 'gemma' checkpoint, expected a LLaVA one"):
+    (empty / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(VlmProbeError, match="is a 'gpt2' checkpoint, expected a LLaVA one"):
         vlm_probe.load(empty)
     shutil.copy(checkpoint / "config.json", empty / "config.json")
     with pytest.raises(VlmProbeError, match=r"holds no weights: expected \*\.safetensors or pytorch_model"):

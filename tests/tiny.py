@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoModelForCausalLM,
     CLIPImageProcessor,
     CLIPVisionConfig,
     Dinov2Config,
@@ -121,3 +122,10 @@ def tiny_vlm(tower: str = "clip", language: str = "gemma") -> HookedVLM:
         tiny_llava(tower, language), tokenizer=tiny_tokenizer(), preparer=ImagePreparer(processor, pad=True),
         prompt=PROMPT,
     )  # fmt: skip
+
+
+def tiny_language(language: str = "gemma3") -> HookedVLM:
+    """A hooked tiny language model without an encoder."""
+    torch.manual_seed(5)
+    hf = AutoModelForCausalLM.from_config(LANGUAGES[language]()).eval()
+    return HookedVLM(hf, tokenizer=tiny_tokenizer())

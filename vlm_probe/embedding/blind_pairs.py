@@ -55,7 +55,7 @@ def image_embeddings(
     (name,) = model.match(name)
     if not name.startswith("vision.") or "hook_resid" not in name:
         raise VlmProbeError(f"{name} is no residual stream of the encoder")
-    before = 1 + getattr(model.hf.config.vision_config, "num_register_tokens", 0)
+    before = 1 + getattr(model.vision_config, "num_register_tokens", 0)
     found: list[Tensor] = []
 
     def keep(x: Tensor, hook: HookPoint) -> None:

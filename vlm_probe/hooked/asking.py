@@ -102,7 +102,7 @@ def _tokenize(model: HookedVLM, index: int, one: Asked, count: int) -> tuple[lis
     """The prompt's ids up to its last image token, and the rest as a row."""
     if not one.answer.strip():
         raise VlmProbeError(f"the right answer to {one.question!r} is empty")
-    token = model.hf.config.image_token_id
+    token = model.image_token_id
     settings: dict[str, Any] = {"images": 1, "image_token_id": token}
     ids, _ = expand(encode_prompt(model.tokenizer, model.prompt, one.question, **settings), token, [count])
     longer, _ = expand(
@@ -129,7 +129,7 @@ def _batches(model: HookedVLM, rows: list[_Row], prefix: int, new: int, batch_si
     length run together.
     """
     rows = sorted(rows, key=lambda row: (len(row.suffix), row.index))
-    text = model.hf.config.text_config
+    text = model.text_config
     slides = "sliding_attention" in (getattr(text, "layer_types", None) or ())
     window: int | None = text.sliding_window if slides else None
     longest = prefix + len(rows[-1].suffix) + max(new, max(len(row.answer) for row in rows))

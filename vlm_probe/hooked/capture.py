@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def _bytes_needed(model: HookedVLM, inputs: ModelInputs, names: list[str]) -> dict[str, int]:
     """Size of every activation a capture would keep, from the model's configuration."""
-    text, sight = model.hf.config.text_config, model.hf.config.vision_config
+    text, sight = model.text_config, model.vision_config
     item = torch.finfo(model.dtype).bits // 8
     images = 0 if inputs.pixel_values is None else len(inputs.pixel_values)
     patches = sum(g[0] * g[1] for layout in inputs.layouts for g in [s.grid for s in layout.images])
@@ -29,7 +29,7 @@ def _bytes_needed(model: HookedVLM, inputs: ModelInputs, names: list[str]) -> di
     sizes = {}
     for name in names:
         language = name.startswith("language.")
-        config = text if language else sight
+        config: Any = text if language else sight
         inner = getattr(config, "intermediate_size", None) or int(config.hidden_size * getattr(config, "mlp_ratio", 4))
         length = inputs.input_ids.shape[1] if language else tokens
         axis = {
@@ -40,7 +40,7 @@ def _bytes_needed(model: HookedVLM, inputs: ModelInputs, names: list[str]) -> di
             "head": config.num_attention_heads,
             "d_head": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
             "d_model": text.hidden_size,
-            "d_vision": sight.hidden_size,
+            "d_vision": getattr(sight, "hidden_size", 0),
             "d_mlp": inner,
             "patch": tokens,
             "vocabulary": text.vocab_size,

@@ -96,7 +96,7 @@ def prepare_tensors(
         attention_mask = torch.ones_like(input_ids)
     if attention_mask.shape != input_ids.shape:
         raise VlmProbeError(f"attention_mask has shape {list(attention_mask.shape)}, input_ids {list(input_ids.shape)}")
-    image_token = model.hf.config.image_token_id
+    image_token = model.image_token_id
     count = 0 if pixel_values is None else len(pixel_values)
     layouts = []
     grid, each = ((0, 0), 1) if pixel_values is None else grid_of(model, pixel_values)
@@ -140,13 +140,16 @@ def expand(prompt: EncodedPrompt, image_token_id: int, counts: list[int]) -> tup
 
 def prepare(
     model: HookedVLM,
-    image: ImageLike | list[ImageLike] | list[list[ImageLike]] | None,
+    image: ImageLike | list[ImageLike] | list[ImageLike | None] | list[list[ImageLike]] | None,
     question: str | list[str],
 ) -> ModelInputs:
     """See `HookedVLM.prepare`."""
     if model.tokenizer is None:
         raise VlmProbeError(f"{model.name} has no tokenizer, so a question cannot be prepared; use prepare_tensors")
-    if model.preparer is None and image is not None:
+    shown = any(one is not None for one in image) if isinstance(image, list) else image is not None
+    if model.vision_config is None and shown:
+        raise VlmProbeError(f"{model.name} is a language model without an encoder: ask without an image (image=None)")
+    if model.preparer is None and shown:
         raise VlmProbeError(
             f"{model.name} has no image processor (preprocessor_config.json), so an image cannot be "
             "prepared; use prepare_tensors"
@@ -162,7 +165,7 @@ def prepare(
     for one in per_example:
         several: list[Any] = one if isinstance(one, list) else [one]
         pictures.append([open_image(each) for each in several if each is not None])
-    token_id = model.hf.config.image_token_id
+    token_id = model.image_token_id
     pixels: list[Tensor] = []
     rows: list[list[int]] = []
     pieces: list[tuple[list[tuple[int, int]], list[int], list[ImageTransform | None], list[int], str]] = []
@@ -185,7 +188,7 @@ def prepare(
     layouts = [
         lay_out(
             ids.numpy(), mask.numpy(), image_token_id=token_id, grids=grids, tokens_per_image=counts,
-            transforms=transforms, patch_size=model.hf.config.vision_config.patch_size,
+            transforms=transforms, patch_size=getattr(model.vision_config, "patch_size", None),
             question_positions=np.asarray(asked) + length - len(row),
             tokens=model.token_strings(ids.numpy()),
         )

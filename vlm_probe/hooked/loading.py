@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     LlavaForConditionalGeneration,
@@ -25,6 +26,7 @@ from vlm_probe.hooked.families import LANGUAGE, VISION, family
 from vlm_probe.hooked.images import ImagePreparer
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.original import fetch, is_original, read_original, weight_files
+from vlm_probe.real_small.catalog import SOURCES, fetched_folder
 from vlm_probe.replicas.shipped import folder_of, shipped
 
 _QUANTIZATION = {
@@ -42,12 +44,13 @@ def load(
     quantization: str | None = None,
     revision: str | None = None,
 ) -> HookedVLM:
-    """Open a LLaVA checkpoint with hooks.
+    """Open a LLaVA checkpoint with hooks, or a language model alone.
 
     Parameters
     ----------
-    name_or_path: `replica/...` (shipped miniatures), a Hub id, or a local directory, in the Hugging
-        Face layout (old or new key names) or the original LLaVA layout.
+    name_or_path: `replica/...` (shipped miniatures), a model that `vlm-probe fetch` brought
+        ("gemma3-270m"), a Hub id, or a local directory, in the Hugging Face layout (old or new key names)
+        or the original LLaVA layout. A causal language model has the hook points of `language.` only.
     device: where to put it; None takes CUDA where there is one, else the CPU.
     dtype: a torch dtype or its name; None takes float32 on the CPU and bfloat16 on a GPU.
     embed_scale: "all" or "text": whether image rows are multiplied by sqrt(d_model) as text rows
@@ -111,21 +114,23 @@ def _load(
         hf.generation_config.suppress_tokens = [config.image_token_id]
         pad = True
     else:
-        if raw.get("model_type") != "llava" or "text_config" not in raw:
+        alone = raw.get("model_type") in LANGUAGE
+        if not alone and (raw.get("model_type") != "llava" or "text_config" not in raw):
             raise VlmProbeError(
                 f"{name} is a {raw.get('model_type')!r} checkpoint, expected a LLaVA one (model_type 'llava', or "
-                "the original layout with 'mm_vision_tower')"
+                f"the original layout with 'mm_vision_tower'), or a language model ({', '.join(LANGUAGE)})"
             )
         config = _config(name, source, revision)
         if folder is not None:
             weight_files(folder)
-        pad = own.get("pad", raw["text_config"].get("model_type") in ("gemma", "gemma2"))
-        _apply_activation_rule(config, raw["text_config"])
+        text = raw if alone else raw["text_config"]
+        pad = own.get("pad", text.get("model_type") in ("gemma", "gemma2"))
+        _apply_activation_rule(config, text)
         hf = _from_pretrained(name, source, config=config, revision=revision, **kwargs)
     hf.eval()
     if quantization is None:
         hf.to(device)
-    processor = _optional(AutoImageProcessor, (source, extra), revision)
+    processor = _optional(AutoImageProcessor, (source, extra), revision) if hasattr(config, "vision_config") else None
     return HookedVLM(
         hf,
         embed_scale=embed_scale or own.get("embed_scale"),
@@ -142,12 +147,14 @@ def _locate(name: str) -> Path | None:
     if name.startswith("replica/") or name == "replica":
         return folder_of(name.removeprefix("replica").removeprefix("/") or "default")
     path = Path(name).expanduser()
+    if name in SOURCES and not path.is_dir():
+        return fetched_folder(name)
     if path.is_dir():
         return path
     if path.exists():
         raise VlmProbeError(f"{name} is a file, expected a checkpoint directory")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        known = [f"replica/{s}" for s in ("default", *shipped())]
+        known = [*(f"replica/{s}" for s in ("default", *shipped())), *SOURCES]
         raise VlmProbeError(
             f"unknown model {name!r}: no such directory, and no Hub id (owner/name); nearest shipped are "
             f"{nearest(name, known)} (vlm-probe models lists all)"
@@ -188,8 +195,9 @@ def _config(name: str, source: str | Path, revision: str | None) -> Any:
     except (OSError, ValueError, KeyError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise VlmProbeError(f"{name}'s config.json is not understood: {first}") from error
-    family(VISION, config.vision_config.model_type, "a vision encoder")
-    family(LANGUAGE, config.text_config.model_type, "a language model")
+    if getattr(config, "vision_config", None) is not None:
+        family(VISION, config.vision_config.model_type, "a vision encoder")
+    family(LANGUAGE, config.get_text_config().model_type, "a language model")
     return config
 
 
@@ -207,15 +215,15 @@ def _apply_activation_rule(config: Any, text: dict[str, Any]) -> None:
 
     A checkpoint that says both means the former ("gelu" there is the exact one, not tanh).
     """
-    if config.text_config.model_type == "gemma" and text.get("hidden_activation"):
-        config.text_config.hidden_act = text["hidden_activation"]
+    own = config.get_text_config()
+    if own.model_type == "gemma" and text.get("hidden_activation"):
+        own.hidden_act = text["hidden_activation"]
 
 
 def _from_pretrained(name: str, source: str | Path | None, **kwargs: Any) -> Any:
+    kind: Any = LlavaForConditionalGeneration if hasattr(kwargs["config"], "vision_config") else AutoModelForCausalLM
     try:
-        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
-            source, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-        )
+        loaded: Any = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
     except (OSError, RuntimeError, ValueError, KeyError, ImportError, SafetensorError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise VlmProbeError(f"{name} could not be loaded: {first}") from error

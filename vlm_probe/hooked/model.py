@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from importlib.metadata import version
 from typing import Any, Literal
 from weakref import WeakSet
 
@@ -25,6 +23,7 @@ from vlm_probe.hooked.images import ImageLike, ImagePreparer
 from vlm_probe.hooked.inputs import ModelInputs, prepare, prepare_tensors
 from vlm_probe.hooked.points import ConnectorPoints, LanguagePoints, TowerPoints
 from vlm_probe.hooked.prompts import PROMPTS
+from vlm_probe.hooked.provenance import describe, provenance_of
 from vlm_probe.hooked.wiring import layers_of, wire_connector, wire_language, wire_skipping, wire_tower
 from vlm_probe.trace import Trace
 
@@ -48,7 +47,8 @@ class HookedVLM(HookedRootModule):
 
     Parameters
     ----------
-    hf: a `LlavaForConditionalGeneration`. It keeps its class; it gains forward hooks and the
+    hf: a `LlavaForConditionalGeneration`, or a causal language model alone (Gemma, Llama), which then has
+        the points of `language.` only and takes no image. It keeps its class; it gains forward hooks and the
         attention implementation "vlm_probe".
     embed_scale: "all" multiplies image rows by sqrt(d_model) as Gemma does with text rows, "text"
         leaves them; None takes the family's default ("all" for gemma and gemma2, else "text").
@@ -79,30 +79,36 @@ class HookedVLM(HookedRootModule):
             raise VlmProbeError(
                 f"this {type(hf).__name__} is wrapped in a HookedVLM already; use that one, or load anew"
             )
-        text, sight = hf.config.text_config, hf.config.vision_config
-        vision, language = (
-            family(VISION, sight.model_type, "a vision encoder"),
-            family(LANGUAGE, text.model_type, "a language model"),
-        )
-        vision_tower, language_tower = hf.model.vision_tower, hf.model.language_model
-        self.vision = TowerPoints(len(layers_of(vision_tower, vision)))
-        self.connector = ConnectorPoints()
+        text, sight = hf.config.get_text_config(), getattr(hf.config, "vision_config", None)
+        language = family(LANGUAGE, text.model_type, "a language model")
+        language_tower = hf.model if sight is None else hf.model.language_model
         self.language = LanguagePoints(len(layers_of(language_tower, language)))
+        vision = None if sight is None else family(VISION, sight.model_type, "a vision encoder")
+        if vision is not None:
+            self.vision = TowerPoints(len(layers_of(hf.model.vision_tower, vision)))
+            self.connector = ConnectorPoints()
         # Names are given before the Hugging Face model becomes a child, which keeps its own.
         self.setup()
-        self.hf = hf
+        if vision is None:
+            # Without layers, and not declared: a language model alone has nothing there to hook.
+            self.vision, self.connector = TowerPoints(0), ConnectorPoints()
+        self.hf, self.text_config, self.vision_config = hf, text, sight
         self.tokenizer, self.preparer = tokenizer, preparer
         self.name, self.revision = name, revision
-        self.prompt = prompt if prompt is not None else PROMPTS[text.model_type]
+        self.prompt = (
+            prompt if prompt is not None else PROMPTS[text.model_type] if sight is not None else "{bos}{question}"
+        )
         self._read: int | None = None
         self.token_scale: float = self._measure_token_scale() if language.scales_tokens else 1.0
         """The factor by which a token's embedding row is multiplied before block 0."""
-        self.embed_scale = embed_scale or ("all" if language.scales_images else "text")
+        self.embed_scale = embed_scale or ("all" if language.scales_images and vision is not None else "text")
 
         hf.set_attn_implementation(attention.IMPLEMENTATION)
-        wire_tower(vision_tower, self.vision, vision, d_head=sight.hidden_size // sight.num_attention_heads)
-        wire_skipping(vision_tower, self.vision, vision, self._last_vision_layer)
-        wire_connector(hf.model.multi_modal_projector, self.connector, lambda: self.image_scale)
+        if vision is not None and sight is not None:
+            tower = hf.model.vision_tower
+            wire_tower(tower, self.vision, vision, d_head=sight.hidden_size // sight.num_attention_heads)
+            wire_skipping(tower, self.vision, vision, self._last_vision_layer)
+            wire_connector(hf.model.multi_modal_projector, self.connector, lambda: self.image_scale)
         d_head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         _wired.add(hf)
         wire_language(language_tower, hf.lm_head, self.language, language, d_head=d_head)
@@ -137,7 +143,7 @@ class HookedVLM(HookedRootModule):
         with torch.no_grad():
             embedded = embedding(torch.tensor([row], device=weight.device))[0].float()
             ratio = float(embedded.norm() / weight[row].float().norm())
-        full = self.hf.config.text_config.hidden_size**0.5
+        full = self.text_config.hidden_size**0.5
         return full if abs(ratio / full - 1) < 0.02 else 1.0
 
     @property
@@ -150,32 +156,22 @@ class HookedVLM(HookedRootModule):
 
     def provenance(self) -> dict[str, Any]:
         """Where results come from: model, revision, dtype, embedding scale, versions."""
-        return {
-            "model": self.name,
-            "revision": getattr(self.hf.config, "_commit_hash", None) or self.revision,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "embed_scale": self.embed_scale,
-            "device": str(self.device),
-            "versions": {
-                **{p: version(p) for p in ("vlm-probe", "torch", "transformers", "transformer-lens")},
-                "python": platform.python_version(),
-            },
-        }
+        return provenance_of(self)
 
     @property
     def image_size(self) -> int:
-        """Side, in pixels, of the square images the encoder was made for."""
-        return self.hf.config.vision_config.image_size
+        """Side, in pixels, of the square images the encoder was made for; VlmProbeError without an encoder."""
+        if self.vision_config is None:
+            raise VlmProbeError(f"{self.name} is a language model without an encoder: it takes no image")
+        return self.vision_config.image_size
+
+    @property
+    def image_token_id(self) -> int:
+        """The placeholder's token id; -1 without an encoder."""
+        return -1 if self.vision_config is None else self.hf.config.image_token_id
 
     def __repr__(self) -> str:
-        text, sight = self.hf.config.text_config, self.hf.config.vision_config
-        millions = sum(p.numel() for p in self.hf.parameters()) / 1e6
-        return (
-            f"HookedVLM({self.name}: {sight.model_type} {len(self.vision.blocks)} x {sight.hidden_size} -> "
-            f"{text.model_type} {len(self.language.blocks)} x {text.hidden_size}, vocabulary {text.vocab_size}, "
-            f"{millions:.1f}M parameters, {str(self.dtype).removeprefix('torch.')} on {self.device}, "
-            f"embed_scale={self.embed_scale!r} (image rows x {self.image_scale:g}))"
-        )
+        return describe(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HookedVLM:
         raise VlmProbeError("a HookedVLM cannot be copied: its hooks belong to one model; load it a second time")
@@ -231,6 +227,8 @@ class HookedVLM(HookedRootModule):
         return self._layers_read(None)
 
     def _layers_read(self, selected: int | list[int] | None) -> int:
+        if self.vision_config is None:
+            return 0
         chosen: Any = self.hf.config.vision_feature_layer if selected is None else selected
         n = len(self.vision.blocks)
         states: list[int] = chosen if isinstance(chosen, list) else [chosen]
@@ -293,7 +291,9 @@ class HookedVLM(HookedRootModule):
     # --- inputs and plain verbs ---------------------------------------------------------------
 
     def prepare(
-        self, image: ImageLike | list[ImageLike] | list[list[ImageLike]] | None, question: str | list[str]
+        self,
+        image: ImageLike | list[ImageLike] | list[ImageLike | None] | list[list[ImageLike]] | None,
+        question: str | list[str],
     ) -> ModelInputs:
         """Make tensors and layouts from an image and a question.
 
@@ -363,19 +363,21 @@ class HookedVLM(HookedRootModule):
         ends = self.answer_ends
         out = self.generate(
             inputs, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends) or None,
-            pad_token_id=self.hf.config.text_config.pad_token_id or 0,
+            pad_token_id=self.text_config.pad_token_id or 0,
         )  # fmt: skip
         new = out[:, inputs.input_ids.shape[1] :].tolist()
         return [row[: next((i for i, t in enumerate(row) if t in ends), len(row))] for row in new]
 
-    def answer_all(self, images: Sequence[ImageLike], questions: list[str], *, max_new_tokens: int = 16) -> list[str]:
-        """Answer several questions, each about its own image, in one left-padded batch."""
+    def answer_all(
+        self, images: Sequence[ImageLike | None], questions: list[str], *, max_new_tokens: int = 16
+    ) -> list[str]:
+        """Answer several questions, each about its own image (or none), in one left-padded batch."""
         if max_new_tokens < 1:
             raise VlmProbeError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        tokens = self.answer_tokens(self.prepare(list(images), questions), max_new_tokens=max_new_tokens)
+        tokens = self.answer_tokens(self.prepare(list[Any](images), questions), max_new_tokens=max_new_tokens)
         return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]
 
-    def answer(self, image: ImageLike, question: str, *, max_new_tokens: int = 16) -> str:
+    def answer(self, image: ImageLike | None, question: str, *, max_new_tokens: int = 16) -> str:
         """Answer a question by greedy decoding.
 
         Raises as `prepare` does.

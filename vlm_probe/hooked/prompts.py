@@ -19,6 +19,9 @@ PROMPTS = {
 }
 """Prompt by language-model type; a checkpoint's config may hold its own under vlm_probe.prompt."""
 
+ALONE = "{bos}{question}"
+"""Of a language model without an encoder."""
+
 
 @dataclass(frozen=True)
 class EncodedPrompt:

@@ -1,0 +1,98 @@
+"""`vlm-probe evaluate | scenes`: questions with known answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlm_probe.cli.terminal import Device, Dtype, EmbedScale, app, bar, console, err, load_model, plain, say, show
+from vlm_probe.errors import VlmProbeError
+
+
+@app.command()
+def evaluate(
+    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="May be given several times.")] = None,
+    items: Annotated[
+        str, typer.Option(help="scenes, or a question file: POPE, MMVP, GQA, VQAv2, MME, MM-Vet, or an exported one.")
+    ] = "scenes",
+    images: Annotated[Path | None, typer.Option(help="Folder with the question file's images.")] = None,
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option(help="Answers given elsewhere, to compare with: lmms-eval's samples or an answers.parquet."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the answers and tables.")] = Path("evaluation"),
+    n: Annotated[int, typer.Option(min=1, help="Generated items of every family.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the generated items, and of the bootstrap.")] = 0,
+    format: Annotated[str | None, typer.Option(help="The question file's format, where it is not recognised.")] = None,
+    suffix: Annotated[str, typer.Option(help="Appended to every question, after a line break.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer at most.")] = 16,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out malformed lines and missing images.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    embed_scale: EmbedScale = None,
+) -> None:
+    """Ask models the same items, score every answer, and compare the models. A killed run goes on where it stopped."""
+    names = list(dict.fromkeys(model or ([] if answers else ["replica/default"])))
+    with err.status("reading"):
+        from vlm_probe.findings import evaluation
+
+        read, skipped = evaluation.gather_items(items, images, n=n, seed=seed, format=format, skip_bad=skip_bad)
+        tables = [evaluation.read_answers(file, skipped, skip_bad=skip_bad) for file in answers or []]
+    for name in names:
+        loaded = load_model(name, device, dtype, embed_scale)
+        with bar(plain(name), len(read)) as advance:
+            tables.append(
+                evaluation.evaluate(
+                    loaded, read, parts=out / "parts", suffix=suffix and f"\n{suffix}", max_new_tokens=max_new_tokens,
+                    skip_bad=skip_bad, progress=advance,
+                )
+            )  # fmt: skip
+    result = evaluation.write_evaluation(tables, out, seed=seed, skipped=skipped)
+    for problem in skipped[:5]:
+        err.print(f"skipped: {plain(problem)}", soft_wrap=True, highlight=False)
+    if len(skipped) > 5:
+        err.print(f"... {len(skipped)} in all, see {plain(str(out / 'skipped.txt'))}")
+    wide = result.metrics.pivot_table(index=["family", "metric"], columns="model", values="value", sort=False)
+    show(wide.reset_index(), "metrics")
+    for table in result.comparisons:
+        a, b = table.attrs["first"], table.attrs["second"]
+        intervals = zip(table["difference"], table["low"], table["high"], strict=True)
+        shown = table[["family", "n"]].assign(
+            **{a: table["a"], b: table["b"]},
+            difference=[f"{d:+.3f} ({low:+.3f} to {high:+.3f})" for d, low, high in intervals],
+            p=table["p_holm"].fillna(table["p"]),
+            verdict=table["verdict"].str.split(" (", regex=False).str[0],
+        )
+        show(shown, f"is {b} better than {a}? (95 % intervals; p by McNemar, after Holm over the families)")
+    say(out)
+
+
+scenes_app = typer.Typer(
+    help="Generated scenes with questions whose answers and boxes are known.", no_args_is_help=True
+)
+app.add_typer(scenes_app, name="scenes")
+
+
+@scenes_app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="Folder for images/, items.parquet and items.jsonl.")],
+    n: Annotated[int, typer.Option(min=1, help="Items of every family.")] = 100,
+    family: Annotated[list[str] | None, typer.Option(help="pope, mmvp, gqa, mme, vqav2 or mmvet; all.")] = None,
+    split: Annotated[str, typer.Option(help="train, heldout, novel or any.")] = "heldout",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same items.")] = 0,
+    size: Annotated[int, typer.Option(min=16, help="Side of the images in pixels.")] = 336,
+) -> None:
+    """Write generated items as images and tables that other tools read."""
+    with err.status("starting"):
+        from vlm_probe.scenes.families import FAMILIES, family_items
+        from vlm_probe.scenes.items import export_items
+        from vlm_probe.scenes.world import SPLITS
+    if split not in SPLITS:
+        raise VlmProbeError(f"no split {split!r}; there are {', '.join(SPLITS)}")
+    chosen = list(family_items(n, families=tuple(family or FAMILIES), split=split, seed=seed))
+    with bar("drawing", len(chosen)) as advance:
+        folder = export_items(chosen, out, size=size, progress=advance)
+    console.print(f"{len(chosen)} items about {len({item.image for item in chosen})} images")
+    say(folder)

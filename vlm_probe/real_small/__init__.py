@@ -1,0 +1,1 @@
+"""Real pretrained models small enough for a laptop, from the package registry."""

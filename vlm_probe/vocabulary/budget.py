@@ -1,0 +1,114 @@
+"""What the vocabulary costs (V1): parameters, arithmetic and memory of each part, from a configuration alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
+
+from vlm_probe.errors import VlmProbeError
+
+PARTS: tuple[str, ...] = ("encoder", "connector", "embedding", "attention", "mlp", "norm", "unembedding")
+_ATTENTION, _MLP = (".self_attn.", ".attention.", ".attn."), (".mlp.", ".feed_forward.")
+
+
+def _part(name: str) -> str:
+    """The part that a parameter belongs to, by its name."""
+    dotted = f".{name}"
+    if ".vision_tower." in dotted:
+        return "encoder"
+    if ".multi_modal_projector." in dotted:
+        return "connector"
+    if ".embed_tokens." in dotted or ".wte." in dotted:
+        return "embedding"
+    if ".lm_head." in dotted:
+        return "unembedding"
+    # A norm inside attention (Gemma 3's on queries and keys) is attention's.
+    if any(mark in dotted for mark in _ATTENTION):
+        return "attention"
+    return "mlp" if any(mark in dotted for mark in _MLP) else "norm"
+
+
+def _meta(config: Any) -> nn.Module:
+    """The model without weights."""
+    kind: Any = LlavaForConditionalGeneration if config.model_type == "llava" else AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            return kind(config) if config.model_type == "llava" else kind.from_config(config)
+    except ValueError as error:
+        raise VlmProbeError(f"no causal or LLaVA model of type {config.model_type!r}") from error
+
+
+def budget(config: Any, *, context: int = 1024, bytes_per_number: int = 2) -> pd.DataFrame:
+    """Parameters, operations and memory of every part of a model that need not exist.
+
+    Parameters
+    ----------
+    config: a Hugging Face configuration: a LlavaConfig, or a language model's.
+    context: positions that one token attends to; enters attention's operations.
+    bytes_per_number: 2 for half precision.
+
+    Returns
+    -------
+    One row a part of `PARTS` that the model has: parameters (their sum is the model's; a matrix that embedding and
+    unembedding share is embedding's), weight_bytes, flops_per_token (multiplications and additions of one
+    token through the language model; looking up an embedding costs none), flops_per_image (encoder and
+    connector, at the configured image size), kv_bytes_per_token (keys and values that stay for later tokens),
+    activation_bytes_per_token (what the part's linear layers put out for one token, all layers together: what
+    training keeps; generation holds one layer's at a time). `attrs`: title, units, context, parameters.
+
+    Counted on the model itself, built without storage: nothing is estimated but softmax, norms and
+    activation functions, whose operations are left out.
+
+    Raises VlmProbeError for a configuration that is no causal language model or LLaVA.
+    """
+    model = _meta(config)
+    text = config.get_text_config()
+    sight = getattr(config, "vision_config", None)
+    counts = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():  # a tied matrix comes once
+        counts[_part(name)] += parameter.numel()
+    flops, image_flops, outputs = (dict.fromkeys(PARTS, 0) for _ in range(3))
+    tokens = 0 if sight is None else (sight.image_size // sight.patch_size) ** 2
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        part, work = _part(f"{name}."), 2 * module.in_features * module.out_features
+        if part in ("encoder", "connector"):
+            image_flops[part] += work * (tokens + (part == "encoder"))
+        else:
+            flops[part] += work
+            outputs[part] += module.out_features * bytes_per_number
+    heads = text.num_attention_heads
+    d_head = getattr(text, "head_dim", None) or text.hidden_size // heads
+    layers = text.num_hidden_layers
+    # Scores and the weighted sum, a multiplication and an addition each, for every position attended to.
+    flops["attention"] += 4 * heads * d_head * context * layers
+    kv = getattr(text, "num_key_value_heads", None) or heads
+    if sight is not None:
+        positions = tokens + 1
+        image_flops["encoder"] += 4 * sight.hidden_size * positions**2 * sight.num_hidden_layers
+        patch = model.get_submodule("model.vision_tower.embeddings")
+        image_flops["encoder"] += sum(2 * p.numel() * tokens for p in patch.parameters() if p.ndim == 4)
+    outputs["embedding"] = text.hidden_size * bytes_per_number
+    kept = dict.fromkeys(PARTS, 0) | {"attention": 2 * kv * d_head * layers * bytes_per_number}
+    rows = [
+        {
+            "part": part, "parameters": counts[part], "weight_bytes": counts[part] * bytes_per_number,
+            "flops_per_token": flops[part], "flops_per_image": image_flops[part], "kv_bytes_per_token": kept[part],
+            "activation_bytes_per_token": outputs[part],
+        }
+        for part in PARTS
+        if counts[part] or flops[part]
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    table.attrs = {
+        "title": f"budget of a {config.model_type} with {text.vocab_size:,} tokens",
+        "units": "parameters, operations, bytes",
+        "context": context, "bytes_per_number": bytes_per_number, "parameters": sum(counts.values()),
+        "vocabulary": text.vocab_size, "tied": bool(text.tie_word_embeddings),
+    }  # fmt: skip
+    return table
