@@ -215,7 +215,10 @@ def _spellings(model: HookedVLM, word: str) -> list[int]:
     """Ids of the single tokens that spell a word: with and without capital, with and without space."""
     found = set()
     for spelling in (word, word.capitalize(), word.upper(), f" {word}", f" {word.capitalize()}"):
-        ids = model.tokenizer(spelling, add_special_tokens=False)["input_ids"]
+        try:
+            ids = model.tokenizer(spelling, add_special_tokens=False)["input_ids"]
+        except VlmProbeError:  # a trimmed vocabulary that does not hold it
+            continue
         if len(ids) == 1:
             found.add(ids[0])
     return sorted(found)

@@ -26,6 +26,7 @@ from vlm_probe.hooked.families import LANGUAGE, VISION, family
 from vlm_probe.hooked.images import ImagePreparer
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.original import fetch, is_original, read_original, weight_files
+from vlm_probe.hooked.remapped import remapped
 from vlm_probe.real_small.catalog import SOURCES, fetched_folder
 from vlm_probe.replicas.shipped import folder_of, shipped
 
@@ -134,7 +135,7 @@ def _load(
     return HookedVLM(
         hf,
         embed_scale=embed_scale or own.get("embed_scale"),
-        tokenizer=_optional(AutoTokenizer, (source,), revision),
+        tokenizer=remapped(_optional(AutoTokenizer, (source,), revision), folder),
         preparer=None if processor is None else ImagePreparer(processor, pad=pad),
         name=name,
         revision=revision,

@@ -1,0 +1,85 @@
+"""Does probability leak (V4)? What every layer gives to tokens the task never uses, at the answer and at the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from vlm_probe.embedding.nearest import used_rows
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.images import open_image
+from vlm_probe.scenes.items import Item
+from vlm_probe.vocabulary.lens import normed_rows, stream_lens
+
+IMAGE_ROWS = 8
+"""Image positions of an item that are read, spread evenly."""
+
+
+@torch.no_grad()
+def leakage(
+    model: HookedVLM,
+    items: Sequence[Item],
+    used: Iterable[int],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """Probability on tokens that the task never uses, per item and layer, read through the logit lens.
+
+    Parameters
+    ----------
+    items: questions with their right answers.
+    used: ids that the task uses (`needed_ids`, or `used_ids` of its text); padding rows count as neither.
+    progress: called with 1 after every item.
+
+    Returns
+    -------
+    One row an item and layer (the last is the model's output): model, id, image, layer, unused_mass
+    (probability on tokens never used, at the position that predicts the answer), padding_mass (on rows that stand
+    for no token), entropy (nats), rank (of the right answer's first token: how many are more probable),
+    log_probability (of it), image_unused_mass (at image positions, mean over some), unused_share (unused tokens
+    among all: what a uniform distribution would give).
+
+    Raises VlmProbeError for ids outside the vocabulary, and where no token is used, or all are.
+    """
+    table = model.hf.get_output_embeddings().weight.detach()
+    chosen = sorted(set(used))
+    if chosen and not 0 <= chosen[0] <= chosen[-1] < len(table):
+        raise VlmProbeError(f"used ids must be between 0 and {len(table) - 1}, got {chosen[0]} to {chosen[-1]}")
+    token = used_rows(model).cpu()
+    never = token.clone()
+    never[chosen] = False
+    if not chosen or not bool(never.any()):
+        raise VlmProbeError(f"{len(chosen)} of {len(table)} tokens are used: there is nothing to leak from or to")
+    sets = {"unused": never.nonzero().flatten().tolist(), "padding": (~token).nonzero().flatten().tolist()}
+    share = float(never.sum()) / len(table)
+    rows = []
+    for item in items:
+        picture = open_image(item.picture(model.image_size))
+        inputs = model.prepare(picture, item.question)
+        image = inputs.layout.image_positions
+        spread = image[np.linspace(0, len(image) - 1, min(IMAGE_ROWS, len(image))).round().astype(int)]
+        at = np.concatenate([[inputs.layout.answer_position], spread])
+        answer = model.tokenizer(item.answer, add_special_tokens=False)["input_ids"][0]
+        asked = torch.full((len(at), 1), answer)
+        read = stream_lens(normed_rows(model, inputs, at), table, k=1, tokens=asked, sets=sets, divergences=False)
+        assert read.rank is not None
+        assert read.log_probability is not None
+        for layer in range(len(read.entropy)):
+            rows.append(
+                {
+                    "model": model.name, "id": item.id, "image": item.image, "layer": layer,
+                    "unused_mass": float(read.mass["unused"][layer, 0]),
+                    "padding_mass": float(read.mass["padding"][layer, 0]), "entropy": float(read.entropy[layer, 0]),
+                    "rank": int(read.rank[layer, 0, 0]), "log_probability": float(read.log_probability[layer, 0, 0]),
+                    "image_unused_mass": float(read.mass["unused"][layer, 1:].mean()), "unused_share": share,
+                }
+            )  # fmt: skip
+        if progress is not None:
+            progress(1)
+    found = pd.DataFrame(rows)
+    found.attrs = {"title": "probability on tokens never used", "units": "probability", **model.provenance()}
+    return found

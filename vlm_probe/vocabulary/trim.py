@@ -1,0 +1,233 @@
+"""Would a smaller vocabulary do (V5)? A model with fewer rows, and what becomes of its answers."""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from accelerate import init_empty_weights
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.asking import Asked, ask_all
+from vlm_probe.hooked.images import open_image
+from vlm_probe.hooked.remapped import RemappedTokenizer
+from vlm_probe.scenes.items import Item
+from vlm_probe.scenes.metrics import wilson
+from vlm_probe.scenes.score import score_answer
+
+
+def always_kept(model: HookedVLM) -> set[int]:
+    """Ids that no trimming takes away: special tokens, single bytes, the ends of an answer, the image placeholder,
+    and the tokens of the prompt's own text.
+
+    Raises VlmProbeError for a model without a tokenizer.
+    """
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise VlmProbeError(f"{model.name} has no tokenizer: nothing says which rows are whose")
+    found = set(tokenizer.all_special_ids) | model.answer_ends
+    found |= {i for t, i in tokenizer.get_vocab().items() if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", t)}
+    text = re.sub(r"\{\w+\}", "\n", model.prompt)
+    found |= {i for piece in (text, *text.split("\n"), "\n") for i in _ids(tokenizer, piece)}
+    if model.image_token_id >= 0:
+        found.add(model.image_token_id)
+    return found
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+
+def needed_ids(model: HookedVLM, items: Sequence[Item]) -> list[int]:
+    """The ids that asking and answering some items takes, most frequent first; special ones come last.
+
+    Whole prompts are cut, since a question's first token can depend on what stands before it.
+    """
+    counts: dict[int, int] = {}
+    for item in items:
+        ids = model.prepare(None, item.question).input_ids[0].tolist() if model.vision_config is None else []
+        prompt = model.prompt.replace("{images}", "").replace("{bos}", "")
+        for text in (prompt.replace("{question}", item.question) + item.answer, item.answer, f" {item.answer}"):
+            ids += _ids(model.tokenizer, text)
+        # The text around an image is cut apart from it.
+        ids += _ids(model.tokenizer, prompt.replace("{question}", item.question))
+        ids += _ids(model.tokenizer, f"\n{item.question}") + _ids(model.tokenizer, item.question)
+        for i in ids:
+            counts[i] = counts.get(i, 0) + 1
+    special = set(model.tokenizer.all_special_ids)
+    return sorted(counts, key=lambda i: (i in special, -counts[i], i))
+
+
+def _smaller(model: HookedVLM, kept: list[int]) -> Any:
+    """The Hugging Face model with these rows alone; everything else is shared with the original, not copied."""
+    config = copy.deepcopy(model.hf.config)
+    new = {old: i for i, old in enumerate(kept)}
+    text = config.get_text_config()
+    text.vocab_size = len(kept)
+    for part in (config, text):
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            old = getattr(part, name, None)
+            if isinstance(old, list):
+                setattr(part, name, [new[i] for i in old if i in new])
+            elif old is not None:
+                setattr(part, name, new.get(old))
+    if model.vision_config is not None:
+        config.image_token_id = new[model.image_token_id]
+    own = dict(getattr(config, "vlm_probe", None) or {})
+    config.vlm_probe = {**own, "embed_scale": model.embed_scale, "prompt": model.prompt}
+    if model.preparer is not None:
+        config.vlm_probe["pad"] = model.preparer.pad
+    with init_empty_weights(include_buffers=False):
+        hf = type(model.hf)(config)
+    at = torch.as_tensor(kept, device=model.device)
+    rows = {id(w): w.detach()[at] for w in _vocabulary_weights(model.hf)}
+    state = {}
+    for name, value in model.hf.state_dict(keep_vars=True).items():
+        state[name] = rows.get(id(value), value.detach() if isinstance(value, torch.nn.Parameter) else value)
+    hf.load_state_dict(state, assign=True)
+    hf.tie_weights()
+    hf.generation_config = copy.deepcopy(model.hf.generation_config)
+    hf.generation_config.eos_token_id = [new[i] for i in sorted(model.answer_ends) if i in new] or None
+    for name in ("bos_token_id", "pad_token_id"):
+        old = getattr(hf.generation_config, name, None)
+        setattr(hf.generation_config, name, None if old is None else new.get(old))
+    hf.generation_config.suppress_tokens = None
+    return hf.to(device=model.device).eval()
+
+
+def _vocabulary_weights(hf: Any) -> list[torch.Tensor]:
+    return [hf.get_input_embeddings().weight, hf.get_output_embeddings().weight]
+
+
+def trim(model: HookedVLM, keep: Iterable[int], *, items: Sequence[Item] = ()) -> HookedVLM:
+    """A model whose embedding and unembedding hold only some rows.
+
+    Parameters
+    ----------
+    keep: token ids; `always_kept` joins them.
+    items: what the model shall still be able to read and say.
+
+    Returns
+    -------
+    A hooked model that numbers its tokens anew (`tokenizer.kept` has the old ids); all other weights are the
+    original's, shared. With all used ids kept, its logits of these are the original's. `save` writes it.
+
+    Raises
+    ------
+    VlmProbeError: an id outside the vocabulary, a tokenizer of another vocabulary, items that need a token which
+        is not kept.
+    """
+    tokenizer = model.tokenizer
+    rows = len(model.hf.get_input_embeddings().weight)
+    wanted = set(keep) | always_kept(model)
+    outside = sorted(i for i in wanted if not 0 <= i < rows)
+    if outside:
+        raise VlmProbeError(f"ids {outside[:5]} are outside the model's vocabulary of {rows}")
+    if len(tokenizer) > rows:
+        raise VlmProbeError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model {rows} rows: they do not belong together"
+        )
+    kept = sorted(wanted)
+    remapped = RemappedTokenizer(tokenizer, kept)
+    for item in items:
+        missing = [i for i in needed_ids(model, [item]) if i not in wanted]
+        if missing:
+            names = ", ".join(repr(tokenizer.convert_ids_to_tokens(i)) for i in missing[:5])
+            raise VlmProbeError(
+                f"item {item.id} ({item.question!r}: {item.answer!r}) needs tokens that are not kept: {names}"
+            )
+    return HookedVLM(
+        _smaller(model, kept), embed_scale=model.embed_scale, tokenizer=remapped, preparer=model.preparer,
+        name=f"{model.name}, {len(kept)} tokens", revision=model.revision, prompt=model.prompt,
+    )  # fmt: skip
+
+
+def save(model: HookedVLM, folder: Path) -> Path:
+    """Write a trimmed model as a checkpoint that `vlm_probe.load` opens; returns the folder.
+
+    Plain transformers opens its weights too; the new numbers of its tokens are in `kept_ids.json`.
+
+    Raises VlmProbeError where the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        model.hf.save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder)
+        if model.preparer is not None:
+            model.preparer.processor.save_pretrained(folder)
+    except OSError as error:
+        raise VlmProbeError(f"cannot write to {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def _answers(model: HookedVLM, items: Sequence[Item]) -> tuple[list[str], float]:
+    """Answers to some items, and the seconds they took."""
+    names = {name: i for i, name in enumerate(dict.fromkeys(item.image for item in items))}
+    first = {item.image: item for item in reversed(items)}
+    pictures = [open_image(first[name].picture(model.image_size)) for name in names]
+    asked = [Asked(names[item.image], item.question, item.answer) for item in items]
+    start = time.perf_counter()
+    found = ask_all(model, pictures, asked)
+    return [one.text for one in found], time.perf_counter() - start
+
+
+def shrink(
+    model: HookedVLM,
+    items: Sequence[Item],
+    sizes: Sequence[int],
+    *,
+    order: Sequence[int] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """Answers, memory and time as the kept set shrinks.
+
+    Parameters
+    ----------
+    sizes: how many of `order` to keep, largest first; `always_kept` comes on top.
+    order: ids, the ones to keep longest first; `needed_ids` of the items if None.
+    progress: called with 1 after every size.
+
+    Returns
+    -------
+    One row a size, the whole model first: asked_to_keep, rows, parameters, weight_bytes, readable (share of items whose
+    question and answer can still be spelled), accuracy over all items (one that cannot be spelled is wrong) with
+    low and high (Wilson, 95 %), same_answer (share of readable items answered as by the whole model), seconds
+    (for the readable items) and seconds_whole (the whole model on the same items, timed right before).
+    """
+    ranked = list(order) if order is not None else needed_ids(model, items)
+    base = always_kept(model)
+    whole, _ = _answers(model, items)
+    rows = []
+    for size in [None, *sizes]:
+        kept = None if size is None else set(ranked[:size]) | base
+        small = model if kept is None else trim(model, kept)
+        readable = [i for i, one in enumerate(items) if kept is None or not set(needed_ids(model, [one])) - kept]
+        part = [items[i] for i in readable]
+        before = _answers(model, part)[1] if part else float("nan")
+        said, seconds = _answers(small, part) if part else ([], float("nan"))
+        right = sum(score_answer(item, text)[1] >= 0.5 for item, text in zip(part, said, strict=True))
+        same = [text == whole[i] for text, i in zip(said, readable, strict=True)]
+        low, high = wilson(right, len(items))
+        table = small.hf.get_input_embeddings().weight
+        count = sum(p.numel() for p in small.hf.parameters())
+        rows.append(
+            {
+                "asked_to_keep": len(ranked) if size is None else size, "rows": len(table), "parameters": count,
+                "weight_bytes": count * table.element_size(), "readable": len(readable) / len(items),
+                "accuracy": right / len(items), "low": low, "high": high,
+                "same_answer": sum(same) / len(same) if same else float("nan"), "seconds": seconds,
+                "seconds_whole": before,
+            }
+        )  # fmt: skip
+        if progress is not None:
+            progress(1)
+    result = pd.DataFrame(rows)
+    result.attrs = {"title": "trimming the vocabulary", "items": len(items), **model.provenance()}
+    return result
