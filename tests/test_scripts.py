@@ -135,3 +135,35 @@ def test_connectors_are_compared(tmp_path):
     verdicts = pd.read_csv(tmp_path / "connector.csv")
     assert verdicts["hypothesis"].value_counts().to_dict() == {"C1": 6, "S2": 8, "C2": 7}
     assert "replica/small-clip-nopre against replica/small-clip" in done.stdout
+
+
+def test_vocabularies_are_compared(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    # Two sizes of vocabulary, and a language model alone.
+    sys.path.insert(0, str(ROOT / "tests"))
+    from tiny import LANGUAGES, tiny_tokenizer
+
+    AutoModelForCausalLM.from_config(LANGUAGES["gemma3"]()).save_pretrained(tmp_path / "alone")
+    tiny_tokenizer().save_pretrained(tmp_path / "alone")
+    models = ["--models", "replica/small-clip", "replica/large-clip", str(tmp_path / "alone")]
+    done = run("analyses/vocabulary_256k.py", *models, "--n", "4", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    names = ("parameters", "flops", "growth", "leakage", "image_leakage", "shrinking")
+    assert {p.stem for p in (tmp_path / "out").glob("*.png")} == {f"vocabulary_{name}" for name in names}
+    verdicts = pd.read_csv(tmp_path / "out" / "vocabulary.csv")
+    assert verdicts["hypothesis"].value_counts().to_dict() == {"V1": 5, "V2": 5, "V3": 3, "V4": 4, "V5": 2, "V6": 1}
+    trimmed = verdicts.query("hypothesis == 'V5'")
+    assert (trimmed["difference"] == 0).all()  # the used tokens suffice
+    assert pd.read_csv(tmp_path / "out" / "vocabulary_usage.csv")["tokens_per_word"].gt(0).all()
+
+
+def test_the_streamed_lens_is_measured_against_dense(tmp_path):
+    out = tmp_path / "lens"
+    sizes = ["--layers", "3", "--positions", "40", "--vocabulary", "5000", "--width", "64", "--repeats", "2"]
+    done = run("benchmarks/lens.py", *sizes, "--fits", "2000", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.with_suffix(".json").read_text())
+    assert result["memory_against_dense"] < 1
+    assert result["largest_difference"]["top_log_probability"] < 1e-4
+    assert result["transformer_lens"]["ratio"]["median"] > 0

@@ -23,7 +23,10 @@ _HOMES = {
     "Trace": "vlm_probe.trace",
 }
 
-_PARTS = ("attention", "embedding", "figures", "findings", "hooked", "replicas", "report", "scenes", "tokens", "trace")
+_PARTS = (
+    "attention", "embedding", "figures", "findings", "hooked", "replicas", "report", "scenes", "tokens", "trace",
+    "vocabulary",
+)  # fmt: skip
 
 __all__ = ["HookedVLM", "ImageTransform", "ModelInputs", "TokenLayout", "Trace", "VlmProbeError", "load"]
 

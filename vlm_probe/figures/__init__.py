@@ -13,10 +13,12 @@ from vlm_probe.figures.measures import accuracy_by_type, box_share_by_layer, ima
 from vlm_probe.figures.patches import label_map, signed_overlay, words_on_image
 from vlm_probe.figures.published import published_effect
 from vlm_probe.figures.style import save, styled
+from vlm_probe.figures.vocabulary import budget_bars, leakage_by_layer, shrinking, vocabulary_growth
 
 __all__ = [
     "accuracy_by_type",
     "box_share_by_layer",
+    "budget_bars",
     "case_panels",
     "difference_by_family",
     "dimension_by_stage",
@@ -25,6 +27,7 @@ __all__ = [
     "image_mass_by_layer",
     "label_map",
     "layer_strip",
+    "leakage_by_layer",
     "overlay",
     "pointing_game",
     "probe_by_layer",
@@ -32,8 +35,10 @@ __all__ = [
     "published_effect",
     "save",
     "scores_by_seed",
+    "shrinking",
     "signed_overlay",
     "similarity_heatmap",
     "styled",
+    "vocabulary_growth",
     "words_on_image",
 ]

@@ -1,0 +1,186 @@
+"""V1 to V6: what a vocabulary costs, whether it is used and trained, whether probability leaks into it, whether a
+smaller one would do, and whether its size itself matters (models trained alike but for it)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from vlm_probe.embedding import used_rows
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.findings.comparison import compare
+from vlm_probe.findings.evaluation import evaluate
+from vlm_probe.findings.probed import jackknifed_row, row, verdict_table
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.scenes.items import Item
+from vlm_probe.vocabulary import budget, geometry, growth, leakage, needed_ids, scene_texts, shrink, usage
+from vlm_probe.vocabulary.geometry import row_norms
+
+SHARES = (1.0, 0.75, 0.5, 0.25)
+"""Parts of the used ids that are kept when the vocabulary shrinks."""
+PARTS = 5
+"""How often `count_vocabulary` reports progress."""
+
+
+@dataclass
+class Counted:
+    """What `count_vocabulary` measured of one model."""
+
+    model: str
+    budget: pd.DataFrame
+    usage: dict[str, object]
+    growth: pd.DataFrame
+    """Different ids along the text."""
+    lengths: np.ndarray
+    """Tokens of every text."""
+    geometry: dict[str, float | int]
+    spectrum: pd.DataFrame
+    norms: pd.DataFrame
+    """One row an id that counts: norm, and used (whether the text has it)."""
+    leakage: pd.DataFrame | None
+    """None for a language model alone, as the next two."""
+    shrinking: pd.DataFrame | None
+    answers: pd.DataFrame | None
+
+
+def count_vocabulary(
+    model: HookedVLM,
+    items: Sequence[Item],
+    *,
+    texts: Sequence[str] = (),
+    progress: Callable[[int], None] | None = None,
+) -> Counted:
+    """Measure one model's vocabulary.
+
+    Parameters
+    ----------
+    items: questions with answers, for leakage, trimming and accuracy.
+    texts: whose tokens are counted; the scenes' captions, questions and answers if none.
+    progress: called with 1 after each of the five parts.
+
+    Raises VlmProbeError without a tokenizer, and as the parts do.
+    """
+    if model.tokenizer is None:
+        raise VlmProbeError(f"{model.name} has no tokenizer, so nothing can be said of its vocabulary")
+    done = progress or (lambda n: None)
+    given, answers = list(texts), [item.answer for item in items]
+    if not given:
+        given, answers = scene_texts()
+    ids = model.tokenizer(given, add_special_tokens=False)["input_ids"]
+    counts = Counter(i for one in ids for i in one)
+    found = usage(model.tokenizer, given, answers=answers, name=str(model.name))
+    curve = growth([i for one in ids for i in one])
+    done(1)
+    table = model.hf.get_input_embeddings().weight.detach()
+    keep = used_rows(model).cpu()
+    shape, spectrum = geometry(table, keep=keep, counts=counts)
+    at = keep.nonzero().flatten()
+    norms = pd.DataFrame({"norm": row_norms(table).cpu()[at].numpy(), "used": [counts[i] > 0 for i in at.tolist()]})
+    done(1)
+    leaks = shrunk = said = None
+    if model.vision_config is not None:
+        used = needed_ids(model, items)
+        leaks = leakage(model, items, used)
+        done(1)
+        shrunk = shrink(model, items, [round(len(used) * share) for share in SHARES], order=used)
+        shrunk = shrunk.assign(model=model.name)
+        done(1)
+        said = evaluate(model, items)
+        done(1)
+    cost = budget(model.hf.config)
+    return Counted(
+        str(model.name), cost.assign(model=model.name), found, curve.assign(model=model.name),
+        np.asarray([len(one) for one in ids]), shape, spectrum.assign(model=model.name), norms, leaks, shrunk, said,
+    )  # fmt: skip
+
+
+def _exact(hypothesis: str, claim: str, value: float, control: float, n: int) -> dict[str, object]:
+    """A row about what was counted, not sampled: the interval is the difference itself."""
+    difference = value - control
+    said = "supported" if difference > 0 else "not supported"
+    columns = {"value": value, "control": control, "difference": difference, "low": difference, "high": difference}
+    return {"hypothesis": hypothesis, "claim": claim, "n": n, **columns, "verdict": said}
+
+
+def vocabulary_share(one: Counted) -> float:
+    """The part of a model's parameters that is embedding and unembedding."""
+    counts = dict(zip(one.budget["part"].tolist(), one.budget["parameters"].tolist(), strict=True))
+    return (counts.get("embedding", 0) + counts.get("unembedding", 0)) / sum(counts.values())
+
+
+def vocabulary_verdicts(one: Counted) -> pd.DataFrame:
+    """V1 to V5 for one model, columns of `findings.probed.COLUMNS`."""
+    name, rows = one.model, []
+    vocabulary = int(str(one.usage["vocabulary"]))
+    share = float(str(one.usage["used_share"]))
+    rows.append(_exact("V1", f"{name}: more than half of the parameters are vocabulary", vocabulary_share(one), 0.5, 1))
+    rows.append(_exact("V2", f"{name}: the text uses more than half of the vocabulary", share, 0.5, vocabulary))
+    norm, used = one.norms["norm"].to_numpy(dtype=float), one.norms["used"].to_numpy(dtype=bool)
+    if used.any() and not used.all():
+        rows.append(
+            jackknifed_row(
+                "V3", f"{name}: rows that the text uses are longer than rows it never uses (mean norm)",
+                lambda kept: float(norm[kept][used[kept]].mean()), lambda kept: float(norm[kept][~used[kept]].mean()),
+                np.arange(len(norm)),
+            )
+        )  # fmt: skip
+    if one.leakage is not None:
+        last = one.leakage.query("layer == layer.max()")
+        images = last["image"].to_numpy()
+        rows.append(
+            row("V4", f"{name}: probability on tokens never used, at the output, against what a uniform output gives",
+                last["unused_mass"].to_numpy(), last["unused_share"].to_numpy(), images)
+        )  # fmt: skip
+    if one.shrinking is not None:
+        whole, trimmed = one.shrinking.iloc[0], one.shrinking.iloc[1]
+        claim = f"{name}: with the used tokens alone it answers worse (share right; {int(trimmed['rows'])} rows)"
+        n = one.shrinking.attrs.get("items", 0)
+        rows.append(_exact("V5", claim, float(whole["accuracy"]), float(trimmed["accuracy"]), n))
+    table = verdict_table(rows)
+    table.attrs = {"title": name, "first": name}
+    return table
+
+
+def vocabulary_comparison(first: Counted, second: Counted) -> pd.DataFrame:
+    """The second model's vocabulary against the first's, columns of `findings.probed.COLUMNS`.
+
+    V6 says whether the second answers the same questions better: where both were trained alike but for the
+    vocabulary (the replica sweep), that is the effect of its size; elsewhere they differ in more.
+
+    Raises VlmProbeError where they were measured on different texts or items.
+    """
+    a, b = first.model, second.model
+    if len(first.lengths) != len(second.lengths):
+        raise VlmProbeError(f"{a} and {b} were measured on different texts; measure both on one list")
+    n = len(first.lengths)
+    rows = [
+        _exact("V1", f"{b}: a larger part of the parameters is vocabulary than in {a}", vocabulary_share(second),
+               vocabulary_share(first), 1),
+        row("V2", f"{b}: fewer tokens for the same text than {a} (tokens of {a}; of {b})", first.lengths.astype(float),
+            second.lengths.astype(float), np.arange(n)),
+    ]  # fmt: skip
+    if first.leakage is not None and second.leakage is not None:
+        one, two = (table.query("layer == layer.max()").set_index("id") for table in (first.leakage, second.leakage))
+        both = one.index.intersection(two.index, sort=False)
+        one, two = one.loc[both], two.loc[both]
+        images = one["image"].to_numpy()
+        for column, words in (("unused_mass", "more probability on tokens never used"), ("entropy", "higher entropy")):
+            claim = f"{b}: {words} than {a}, at the output"
+            rows.append(row("V4", claim, two[column].to_numpy(), one[column].to_numpy(), images))
+    if first.answers is not None and second.answers is not None:
+        found = compare(pd.concat([first.answers, second.answers], ignore_index=True), a, b).iloc[-1]
+        rows.append(
+            {
+                "hypothesis": "V6", "claim": f"{b} answers more questions than {a}", "n": found["n"],
+                "value": found["b"],
+                "control": found["a"], "difference": found["difference"], "low": found["low"], "high": found["high"],
+                "verdict": found["verdict"],
+            }
+        )  # fmt: skip
+    table = verdict_table(rows)
+    table.attrs = {"title": f"{b} against {a}", "first": a, "second": b}
+    return table
