@@ -41,7 +41,7 @@ def whole(layers: int, positions: int, vocabulary: int, width: int, repeats: int
 
     def bare() -> None:
         for start in range(0, vocabulary, BLOCK):
-            rows @ table[start : start + BLOCK].T
+            torch.mm(rows, table[start : start + BLOCK].T)
 
     times = interleaved({"lens": lambda: stream_lens(chunk, table), "bare": bare}, repeats)
     if device == "cuda":

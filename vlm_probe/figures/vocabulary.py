@@ -24,7 +24,7 @@ def budget_bars(table: pd.DataFrame, column: str = "parameters", ax: Axes | None
         ax = axes(ax, (6.4, 1.2 + 0.42 * len(names)))
         for y, name in enumerate(names):
             own = table[(table["model"] == name).to_numpy()]
-            counts = dict(zip(own["part"].tolist(), own[column].to_numpy(dtype=float).tolist(), strict=True))
+            counts = {str(part): float(value) for part, value in zip(own["part"], own[column], strict=True)}
             total, left = sum(counts.values()), 0.0
             for part, color in _PARTS.items():
                 share = counts.get(part, 0.0) / total if total else 0.0

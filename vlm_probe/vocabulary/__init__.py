@@ -5,6 +5,7 @@ from vlm_probe.vocabulary.geometry import geometry, known_unused, repeats, under
 from vlm_probe.vocabulary.leakage import leakage
 from vlm_probe.vocabulary.lens import Lens, lens, stream_lens
 from vlm_probe.vocabulary.trim import always_kept, needed_ids, save, shrink, trim
+from vlm_probe.vocabulary.tuned_lens import TunedLens, train_tuned_lens
 from vlm_probe.vocabulary.usage import (
     categories,
     compare_usage,
@@ -19,6 +20,7 @@ from vlm_probe.vocabulary.usage import (
 
 __all__ = [
     "Lens",
+    "TunedLens",
     "always_kept",
     "budget",
     "categories",
@@ -36,6 +38,7 @@ __all__ = [
     "scene_texts",
     "shrink",
     "stream_lens",
+    "train_tuned_lens",
     "trim",
     "undertrained",
     "usage",

@@ -228,14 +228,27 @@ def _positions(inputs: ModelInputs, where: str | Sequence[int]) -> np.ndarray:
     return np.asarray(found)
 
 
+Translator = Callable[[Tensor, int], Tensor]
+"""Takes rows [position, d_model] and the number of the layer they stand behind, gives rows: a `TunedLens`."""
+
+
+def final_norm(model: HookedVLM) -> torch.nn.Module:
+    """The norm between the last layer and the unembedding."""
+    tower = model.hf.model if model.vision_config is None else model.hf.model.language_model
+    return tower.norm
+
+
 @torch.no_grad()
-def normed_rows(model: HookedVLM, inputs: ModelInputs, at: np.ndarray) -> list[Float[Tensor, "position d_model"]]:
-    """The residual stream of one example behind every language layer, at some positions, through the final norm."""
+def normed_rows(
+    model: HookedVLM, inputs: ModelInputs, at: np.ndarray, translate: Translator | None = None
+) -> list[Float[Tensor, "position d_model"]]:
+    """The residual stream of one example behind every language layer, at some positions, (translated and) through
+    the final norm."""
     layers = [f"language.blocks.{i}.hook_resid_post" for i in range(len(model.language.blocks))]
     _, cache = model.run_with_cache(inputs, names_filter=layers, logits_to_keep=1)
-    tower = model.hf.model if model.vision_config is None else model.hf.model.language_model
-    places = torch.as_tensor(at, device=model.device)
-    return [tower.norm(cache[name][0, places]) for name in layers]
+    places, norm = torch.as_tensor(at, device=model.device), final_norm(model)
+    rows = [cache[name][0, places] for name in layers]
+    return [norm(row if translate is None else translate(row, i)) for i, row in enumerate(rows)]
 
 
 def lens(
@@ -247,6 +260,7 @@ def lens(
     tokens: Sequence[int | str] = (),
     sets: Mapping[str, Sequence[int]] | None = None,
     divergences: bool = True,
+    translate: Translator | None = None,
     block: int = BLOCK,
 ) -> xr.Dataset:
     """The logit lens over all language layers, streamed over the vocabulary (nostalgebraist 2020).
@@ -259,6 +273,7 @@ def lens(
     tokens: tokens whose rank and log-probability are wanted everywhere: ids, or texts (their first token).
     sets: name -> token ids whose joint probability is wanted.
     divergences: also KL to the final layer and to the next.
+    translate: a `TunedLens` (Belrose et al. 2023), or any function of rows and layer, before the final norm.
 
     Returns
     -------
@@ -276,8 +291,8 @@ def lens(
     ids = [target_token(model, token, blank) for token in tokens]
     asked = torch.tensor(ids, dtype=torch.long).expand(len(at), -1) if ids else None
     read = stream_lens(
-        normed_rows(model, inputs, at), table, k=k, tokens=asked, sets=sets, divergences=divergences, block=block,
-        soft_cap=_soft_cap(model),
+        normed_rows(model, inputs, at, translate), table, k=k, tokens=asked, sets=sets,
+        divergences=divergences, block=block, soft_cap=_soft_cap(model),
     )  # fmt: skip
     rows = ("layer", "position")
     best = read.top_ids.flatten().tolist()
@@ -301,7 +316,8 @@ def lens(
         data["mass"] = ((*rows, "set"), np.stack([mass.numpy() for mass in read.mass.values()], axis=-1))
         coords["set"] = list(read.mass)
     attrs = {
-        "title": "logit lens", "units": "nats", "citation": "nostalgebraist 2020, interpreting GPT: the logit lens",
+        "title": "logit lens" if translate is None else "tuned lens", "units": "nats",
+        "citation": "nostalgebraist 2020" if translate is None else "Belrose et al. 2023, arXiv:2303.08112",
         "prompt": inputs.prompts[0] if inputs.prompts else None, **model.provenance(),
     }  # fmt: skip
     return xr.Dataset(data, coords=coords, attrs=attrs)
