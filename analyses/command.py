@@ -39,7 +39,8 @@ def each_model(arguments: argparse.Namespace, steps: int) -> Iterator[tuple[Hook
 def print_verdicts(verdicts: pd.DataFrame) -> None:
     """A table of verdicts on the terminal."""
     print(f"\n{verdicts.attrs['title']}")
-    print(verdicts.round(3).to_string(index=False))
+    # Three digits of each: a difference of a millionth is no zero.
+    print(verdicts.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
 
 
 def run(main: Callable[[], None]) -> None:
