@@ -48,7 +48,8 @@ class HookedVLM(HookedRootModule):
     Parameters
     ----------
     hf: a `LlavaForConditionalGeneration`, or a causal language model alone (Gemma, Llama), which then has
-        the points of `language.` only and takes no image. It keeps its class; it gains forward hooks and the
+        the points of `language.` only and takes no image (`language.hook_logits` is what its output layer
+        gives, before Gemma 2's soft cap). It keeps its class; it gains forward hooks and the
         attention implementation "vlm_probe".
     embed_scale: "all" multiplies image rows by sqrt(d_model) as Gemma does with text rows, "text"
         leaves them; None takes the family's default ("all" for gemma and gemma2, else "text").
