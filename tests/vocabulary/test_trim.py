@@ -93,3 +93,12 @@ def test_what_cannot_be_trimmed(replica, items):
     bare = HookedVLM(tiny_vlm().hf.__class__(tiny_vlm().hf.config), name="bare")
     with pytest.raises(VlmProbeError, match="^bare has no tokenizer: nothing says which rows are whose$"):
         trim(bare, [1])
+
+
+def test_trimmed_twice_it_still_knows_the_first_numbers(replica, items, tmp_path):
+    used = needed_ids(replica, items)
+    once = trim(replica, [*used, *range(600, 650)])
+    twice = trim(once, needed_ids(once, items), items=items)
+    assert set(twice.tokenizer.kept) == set(trim(replica, used).tokenizer.kept)
+    again = vlm_probe.load(save(twice, tmp_path / "twice"), dtype="float32")
+    assert _answers(again, items)[0] == _answers(replica, items)[0]

@@ -89,6 +89,9 @@ def test_reading_text(tmp_path):
     lines = [{"text": "a", "question": "b?"}, {"answer": "c"}]
     (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert read_texts(tmp_path / "lines.jsonl") == ["a", "b?", "c"]
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n\n{"text": \n')
+    with pytest.raises(VlmProbeError, match=r"bad.jsonl, line 3 is not valid JSON: "):
+        read_texts(tmp_path / "bad.jsonl")
     with pytest.raises(VlmProbeError, match="^no file at "):
         read_texts(tmp_path / "none")
     (tmp_path / "empty.txt").write_text("\n \n")

@@ -33,7 +33,7 @@ def token_rows(
     ----------
     items: each with one image; the text rows are those of the question.
     points: hook names or globs of the language model ("language.hook_embed").
-    rows_per_item: image rows, and text rows, of every item at most.
+    rows_per_item: image rows, and as many text rows, of every item at most.
     progress: called with the number of items just done.
 
     Returns
@@ -62,8 +62,10 @@ def token_rows(
         for i, layout in enumerate(inputs.layouts):
             image, columns = layout.image_positions, layout.grid[1]
             places = {int(p): f"{n // columns},{n % columns}" for n, p in enumerate(image)}
+            # Equally many, so that always saying "image" is right half the time.
+            count = min(rows_per_item, len(image), len(layout.question_positions))
             for modality, positions in (("image", image), ("text", layout.question_positions)):
-                chosen = rng.permutation(positions)[:rows_per_item]
+                chosen = rng.permutation(positions)[:count]
                 about["modality"] += [modality] * len(chosen)
                 about["item"] += [start + i] * len(chosen)
                 about["position"] += chosen.tolist()

@@ -327,7 +327,9 @@ class HookedVLM(HookedRootModule):
         size = len(self.tokenizer)
         return tuple(
             # Token 511 of a model with 511 rows, say: an image placeholder its tokenizer does not know.
-            self.tokenizer.convert_ids_to_tokens(int(i)).replace("▁", " ") if int(i) < size else f"<{int(i)}>"
+            (self.tokenizer.convert_ids_to_tokens(int(i)) or f"<{int(i)}>").replace("▁", " ")
+            if int(i) < size
+            else f"<{int(i)}>"
             for i in ids
         )
 

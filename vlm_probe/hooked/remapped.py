@@ -20,7 +20,7 @@ class RemappedTokenizer:
     """
 
     def __init__(self, original: Any, kept: list[int]):
-        self.original, self.kept = original, list(kept)
+        self.original, self.kept = original, sorted(kept)
         self._new = {old: new for new, old in enumerate(self.kept)}
 
     def __getattr__(self, name: str) -> Any:
@@ -33,7 +33,8 @@ class RemappedTokenizer:
         return value
 
     def __len__(self) -> int:
-        return len(self.kept)
+        """Kept tokens that the original knows; a placeholder it does not know stands behind them."""
+        return sum(i < len(self.original) for i in self.kept)
 
     @property
     def all_special_ids(self) -> list[int]:
@@ -65,6 +66,16 @@ class RemappedTokenizer:
         several = bool(ids) and isinstance(ids[0], list)
         encoded["input_ids"] = [self._map(row) for row in ids] if several else self._map(ids)
         return encoded
+
+    def encode(self, text: str, **kwargs: Any) -> list[int]:
+        return self(text, **kwargs)["input_ids"]
+
+    def batch_decode(self, rows: Any, **kwargs: Any) -> list[str]:
+        return [self.decode(row, **kwargs) for row in rows]
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        return {self._new[i]: token for i, token in self.original.added_tokens_decoder.items() if i in self._new}
 
     def decode(self, ids: Any, **kwargs: Any) -> str:
         numbers = [int(ids)] if isinstance(ids, int) else [int(i) for i in ids]

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
+from transformers.pytorch_utils import Conv1D
 
 from vlm_probe.errors import VlmProbeError
 
@@ -61,7 +62,8 @@ def budget(config: Any, *, context: int = 1024, bytes_per_number: int = 2) -> pd
     training keeps; generation holds one layer's at a time). `attrs`: title, units, context, parameters.
 
     Counted on the model itself, built without storage: nothing is estimated but softmax, norms and
-    activation functions, whose operations are left out.
+    activation functions, whose operations are left out. Mixtures of experts keep theirs in fused tensors that
+    are no linear layers: of those the parameters are right and the operations too few.
 
     Raises VlmProbeError for a configuration that is no causal language model or LLaVA.
     """
@@ -73,15 +75,20 @@ def budget(config: Any, *, context: int = 1024, bytes_per_number: int = 2) -> pd
         counts[_part(name)] += parameter.numel()
     flops, image_flops, outputs = (dict.fromkeys(PARTS, 0) for _ in range(3))
     tokens = 0 if sight is None else (sight.image_size // sight.patch_size) ** 2
+    extra = 1 + getattr(sight, "num_register_tokens", 0)
     for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear):
-            continue
-        part, work = _part(f"{name}."), 2 * module.in_features * module.out_features
-        if part in ("encoder", "connector"):
-            image_flops[part] += work * (tokens + (part == "encoder"))
+        if isinstance(module, nn.Linear):
+            inner, outer = module.in_features, module.out_features
+        elif isinstance(module, Conv1D):  # GPT-2's linear layer
+            inner, outer = module.nx, module.nf
         else:
-            flops[part] += work
-            outputs[part] += module.out_features * bytes_per_number
+            continue
+        part = _part(f"{name}.")
+        if part in ("encoder", "connector"):
+            image_flops[part] += 2 * inner * outer * (tokens + extra * (part == "encoder"))
+        else:
+            flops[part] += 2 * inner * outer
+            outputs[part] += outer * bytes_per_number
     heads = text.num_attention_heads
     d_head = getattr(text, "head_dim", None) or text.hidden_size // heads
     layers = text.num_hidden_layers
@@ -89,7 +96,7 @@ def budget(config: Any, *, context: int = 1024, bytes_per_number: int = 2) -> pd
     flops["attention"] += 4 * heads * d_head * context * layers
     kv = getattr(text, "num_key_value_heads", None) or heads
     if sight is not None:
-        positions = tokens + 1
+        positions = tokens + extra
         image_flops["encoder"] += 4 * sight.hidden_size * positions**2 * sight.num_hidden_layers
         patch = model.get_submodule("model.vision_tower.embeddings")
         image_flops["encoder"] += sum(2 * p.numel() * tokens for p in patch.parameters() if p.ndim == 4)

@@ -87,9 +87,10 @@ def geometry(
     bad = int((~norms[used].isfinite()).sum())
     if bad:
         raise VlmProbeError(f"{bad} of {n} rows have NaN or infinite values")
-    _, covariance, unit = _moments(table, used)
-    values, directions = torch.linalg.eigh(covariance)
-    variance = values.flip(0).clamp(min=0)
+    mean, covariance, unit = _moments(table, used)
+    variance = torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0)
+    # Without centring: the mean is a direction too, often the strongest.
+    directions = torch.linalg.eigh(covariance + torch.outer(mean, mean)).eigenvectors
     singular = (variance * n).sqrt()
     p = singular / singular.sum()
     quantiles = torch.quantile(norms[used][:: max(1, n // 1_000_000)], torch.tensor([0.05, 0.5, 0.95]))
@@ -180,7 +181,7 @@ def undertrained(
     return found
 
 
-REPEAT = ("{t} {t} {t} {t}", "Repeat this word: {t}. The word again: ", 'The word "{t}" is written "')
+REPEAT = ("{t} {t} {t} {t} ", "Repeat this word: {t}. The word again: ", 'The word "{t}" is written "')
 """Prompts after which a model that knows a token says it (as Land and Bartolo's, section 2.3)."""
 
 

@@ -182,7 +182,8 @@ def stream_lens(
     for start in range(0, positions, each):
         h = torch.stack([layer[start : start + each] for layer in hidden]).to(device)
         here = asked[start : start + each].to(device)
-        own = torch.einsum("lrd,rtd->lrt", h.float(), table[here].float())
+        # Rounded as the block's products are, or a token would be compared with others of another precision.
+        own = torch.einsum("lrd,rtd->lrt", h.float(), table[here].float()).to(table.dtype).float()
         gatherer = _Gatherer((h.shape[0], h.shape[1]), k, members, here, _capped(own, soft_cap), divergences)
         h = h.to(table.dtype)
         for first in range(0, vocabulary, block):

@@ -98,7 +98,8 @@ def _smaller(model: HookedVLM, kept: list[int]) -> Any:
     for name in ("bos_token_id", "pad_token_id"):
         old = getattr(hf.generation_config, name, None)
         setattr(hf.generation_config, name, None if old is None else new.get(old))
-    hf.generation_config.suppress_tokens = None
+    banned = model.hf.generation_config.suppress_tokens or []
+    hf.generation_config.suppress_tokens = [new[i] for i in banned if i in new] or None
     return hf.to(device=model.device).eval()
 
 
@@ -135,7 +136,10 @@ def trim(model: HookedVLM, keep: Iterable[int], *, items: Sequence[Item] = ()) -
             f"the tokenizer has {len(tokenizer)} tokens, the model {rows} rows: they do not belong together"
         )
     kept = sorted(wanted)
-    remapped = RemappedTokenizer(tokenizer, kept)
+    if isinstance(tokenizer, RemappedTokenizer):  # trimmed before: one map, from the original's ids
+        remapped = RemappedTokenizer(tokenizer.original, [tokenizer.kept[i] for i in kept])
+    else:
+        remapped = RemappedTokenizer(tokenizer, kept)
     for item in items:
         missing = [i for i in needed_ids(model, [item]) if i not in wanted]
         if missing:

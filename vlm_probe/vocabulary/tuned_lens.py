@@ -33,7 +33,11 @@ class TunedLens(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, h: Float[Tensor, "position d_model"], layer: int) -> Float[Tensor, "position d_model"]:
-        return h if layer == len(self.translators) else h + self.translators[layer](h)
+        if layer == len(self.translators):
+            return h
+        translator = self.translators[layer]
+        # In float32 whatever the model's dtype, and where the rows are.
+        return h + translator.to(h.device)(h.float()).to(h.dtype)
 
     def save(self, path: Path) -> None:
         """Write the weights (safetensors)."""

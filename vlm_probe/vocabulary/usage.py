@@ -69,7 +69,9 @@ def usage(
     counts = Counter(flat)
     k, beta = heaps(flat)
     exponent, r2 = zipf(list(counts.values()))
-    single = [len(row) == 1 for row in _encode(tokenizer, [f" {a.strip()}" for a in answers])]
+    # Behind another word, since tokenizers treat the beginning of a text in ways of their own.
+    before = len(_encode(tokenizer, ["x"])[0])
+    single = [len(row) - before == 1 for row in _encode(tokenizer, [f"x {a.strip()}" for a in answers])]
     return {
         "tokenizer": name or getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__,
         "vocabulary": len(tokenizer), "texts": len(kept), "words": words, "characters": characters, "tokens": len(flat),
@@ -201,17 +203,21 @@ def read_texts(path: Path | str) -> list[str]:
     if not path.is_file():
         raise VlmProbeError(f"no file at {str(path)!r}")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise VlmProbeError(f"{path} cannot be read as text: {error}") from error
     if path.suffix not in (".json", ".jsonl"):
         return _checked(lines)
     found = []
-    for line in lines:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
-            break
+        except json.JSONDecodeError as error:
+            if found:
+                raise VlmProbeError(f"{path}, line {number} is not valid JSON: {error}") from error
+            break  # one JSON document over several lines: a benchmark's file
         if isinstance(entry, dict):
             found += [str(entry[name]) for name in _FIELDS if entry.get(name)]
     if found:
