@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,49 @@ def _check(items: Sequence[Item], points: list[str], pool: str) -> None:
         raise VlmProbeError(f"pool 'box' needs a box for every item; {without} of {len(items)} have none")
 
 
+@dataclass
+class Batch:
+    """Some items that have just run."""
+
+    start: int
+    """Number of the first of them."""
+    items: Sequence[Item]
+    pictures: list[Image.Image]
+    layouts: list[TokenLayout]
+    activations: Mapping[str, Tensor]
+
+
 @torch.no_grad()
+def run_batches(
+    model: HookedVLM,
+    items: Sequence[Item],
+    names: list[str],
+    *,
+    batch_size: int,
+    progress: Callable[[int], None] | None,
+) -> Iterator[Batch]:
+    """Items run a batch at a time, with the activations of some hook points; only one batch is ever held."""
+    for start in range(0, len(items), batch_size):
+        batch = items[start : start + batch_size]
+        pictures = [open_image(item.picture(model.image_size)) for item in batch]
+        inputs = model.prepare(list[Any](pictures), [item.question for item in batch])
+        _, cache = model.run_with_cache(inputs, names_filter=names)
+        yield Batch(start, batch, pictures, inputs.layouts, cache)
+        if progress is not None:
+            progress(len(batch))
+
+
+def dataset(
+    kept: dict[str, list[np.ndarray]], axes: tuple[str, ...], coords: dict[str, Any], title: str, attrs: dict[str, Any]
+) -> xr.Dataset:
+    """One variable a point, its parts joined along the first axis; the features' axis is named by the point."""
+    data = {
+        name: ((*axes, f"{name} feature"), np.concatenate(parts), {"title": name, **attrs})
+        for name, parts in kept.items()
+    }
+    return xr.Dataset(data, coords=coords, attrs={"title": title, **attrs})
+
+
 def features(
     model: HookedVLM,
     items: Sequence[Item],
@@ -125,39 +168,23 @@ def features(
     names = model.match(points if isinstance(points, str) else list(points))
     _check(items, names, pool)
     kept: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for start in range(0, len(items), batch_size):
-        batch = items[start : start + batch_size]
-        pictures = [open_image(item.picture(model.image_size)) for item in batch]
-        inputs = model.prepare(list[Any](pictures), [item.question for item in batch])
-        _, cache = model.run_with_cache(inputs, names_filter=names)
+    for batch in run_batches(model, items, names, batch_size=batch_size, progress=progress):
         for name in names:
-            kept[name].append(_pool(name, cache[name], batch, inputs.layouts, pictures, pool))
-        if progress is not None:
-            progress(len(batch))
+            kept[name].append(_pool(name, batch, pool))
     axes = ("item", "row", "col") if pool == "patches" else ("item",)
     attrs = {"units": "activation", "pool": pool, **model.provenance()}
-    data = {
-        name: ((*axes, f"{name} feature"), np.concatenate(parts), {"title": name, **attrs})
-        for name, parts in kept.items()
-    }
     about = {
         name: ("item", [getattr(item, name) for item in items]) for name in ("id", "image", "family", "kind", "answer")
     }
     labels = [scene_labels(item) for item in items]
     if all(labels):
         about |= {name: ("item", [label[name] for label in labels]) for name in labels[0]}
-    return xr.Dataset(data, coords=about, attrs={"title": f"features, pool {pool}", **attrs})
+    return dataset(kept, axes, about, f"features, pool {pool}", attrs)
 
 
-def _pool(
-    name: str,
-    activation: Tensor,
-    items: Sequence[Item],
-    layouts: list[TokenLayout],
-    pictures: list[Image.Image],
-    pool: str,
-) -> np.ndarray:
+def _pool(name: str, batch: Batch, pool: str) -> np.ndarray:
     """One batch of one point, pooled: [item, feature] or [item, row, col, feature]."""
+    activation, layouts = batch.activations[name], batch.layouts
     if pool == "last":
         at = torch.as_tensor([layout.answer_position for layout in layouts], device=activation.device)
         return activation.flatten(2)[torch.arange(len(at), device=at.device), at].float().cpu().numpy()
@@ -165,5 +192,6 @@ def _pool(
     if pool == "patches":
         rows, columns = layouts[0].grid
         return patches.unflatten(1, (rows, columns)).cpu().numpy()
-    weights = np.stack([_weights(*each, pool) for each in zip(items, layouts, [p.size for p in pictures], strict=True)])
+    sizes = [picture.size for picture in batch.pictures]
+    weights = np.stack([_weights(*each, pool) for each in zip(batch.items, layouts, sizes, strict=True)])
     return torch.einsum("ip,ipf->if", torch.as_tensor(weights).to(patches), patches).cpu().numpy()

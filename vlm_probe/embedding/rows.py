@@ -9,14 +9,12 @@ import numpy as np
 import torch
 import xarray as xr
 
-from vlm_probe.embedding.features import check_points, patches_of
+from vlm_probe.embedding.features import check_points, dataset, patches_of, run_batches
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.images import open_image
 from vlm_probe.scenes.items import Item
 
 
-@torch.no_grad()
 def token_rows(
     model: HookedVLM,
     items: Sequence[Item],
@@ -53,13 +51,8 @@ def token_rows(
     rng = np.random.default_rng(seed)
     kept: dict[str, list[np.ndarray]] = {name: [] for name in names}
     about: dict[str, list[object]] = {"modality": [], "item": [], "position": [], "text": []}
-    for start in range(0, len(items), batch_size):
-        batch = items[start : start + batch_size]
-        inputs = model.prepare(
-            [open_image(item.picture(model.image_size)) for item in batch], [item.question for item in batch]
-        )
-        _, cache = model.run_with_cache(inputs, names_filter=names)
-        for i, layout in enumerate(inputs.layouts):
+    for batch in run_batches(model, items, names, batch_size=batch_size, progress=progress):
+        for i, layout in enumerate(batch.layouts):
             image, columns = layout.image_positions, layout.grid[1]
             places = {int(p): f"{n // columns},{n % columns}" for n, p in enumerate(image)}
             # Equally many, so that always saying "image" is right half the time.
@@ -67,24 +60,17 @@ def token_rows(
             for modality, positions in (("image", image), ("text", layout.question_positions)):
                 chosen = rng.permutation(positions)[:count]
                 about["modality"] += [modality] * len(chosen)
-                about["item"] += [start + i] * len(chosen)
+                about["item"] += [batch.start + i] * len(chosen)
                 about["position"] += chosen.tolist()
                 about["text"] += [places.get(int(p)) or layout.tokens[int(p)] for p in chosen]
                 at = torch.as_tensor(chosen, device=model.device)
                 for name in names:
-                    kept[name].append(cache[name][i, at].float().cpu().numpy())
-        if progress is not None:
-            progress(len(batch))
+                    kept[name].append(batch.activations[name][i, at].float().cpu().numpy())
     attrs = {"units": "activation", "seed": seed, **model.provenance()}
-    data = {
-        name: (("token", f"{name} feature"), np.concatenate(parts), {"title": name, **attrs})
-        for name, parts in kept.items()
-    }
     coordinates = {name: ("token", np.asarray(values)) for name, values in about.items()}
-    return xr.Dataset(data, coords=coordinates, attrs={"title": "rows of the language model", **attrs})
+    return dataset(kept, ("token",), coordinates, "rows of the language model", attrs)
 
 
-@torch.no_grad()
 def patch_rows(
     model: HookedVLM,
     items: Sequence[Item],
@@ -113,28 +99,17 @@ def patch_rows(
     kept: dict[str, list[np.ndarray]] = {name: [] for name in names}
     owners: list[int] = []
     places: list[str] = []
-    for start in range(0, len(items), batch_size):
-        batch = items[start : start + batch_size]
-        inputs = model.prepare(
-            [open_image(item.picture(model.image_size)) for item in batch], [item.question for item in batch]
-        )
-        _, cache = model.run_with_cache(inputs, names_filter=names)
+    for batch in run_batches(model, items, names, batch_size=batch_size, progress=progress):
         chosen = []
-        for i, layout in enumerate(inputs.layouts):
+        for i, layout in enumerate(batch.layouts):
             rows, columns = layout.grid
             own = rng.permutation(rows * columns)[:rows_per_item]
             chosen.append(own)
-            owners += [start + i] * len(own)
+            owners += [batch.start + i] * len(own)
             places += [f"{p // columns},{p % columns}" for p in own]
         for name in names:
-            patches = patches_of(name, cache[name], inputs.layouts).float().cpu().numpy()
+            patches = patches_of(name, batch.activations[name], batch.layouts).float().cpu().numpy()
             kept[name] += [patches[i, own] for i, own in enumerate(chosen)]
-        if progress is not None:
-            progress(len(batch))
     attrs = {"units": "activation", "seed": seed, **model.provenance()}
-    data = {
-        name: (("patch", f"{name} feature"), np.concatenate(parts), {"title": name, **attrs})
-        for name, parts in kept.items()
-    }
     coordinates = {"item": ("patch", np.asarray(owners)), "place": ("patch", np.asarray(places))}
-    return xr.Dataset(data, coords=coordinates, attrs={"title": "rows of patches", **attrs})
+    return dataset(kept, ("patch",), coordinates, "rows of patches", attrs)

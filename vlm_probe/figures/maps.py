@@ -29,22 +29,34 @@ def _extent(span: ImageSpan | None, image: Image.Image, shape: tuple[int, int]) 
     return left, right, bottom, top
 
 
-def _paint(
-    ax: Axes, image: Image.Image, values: np.ndarray, norm: Normalize, span: ImageSpan | None, boxes: Sequence[Box]
-) -> None:
-    """The image in pale colours and the map over it: the more, the less of the image shows through."""
-    pale = 0.55 + 0.45 * np.asarray(image.convert("RGB"), dtype=np.float32) / 255
-    ax.imshow(pale, extent=(0, image.width, image.height, 0), interpolation="nearest")
-    ax.imshow(HEAT(np.clip(norm(values), 0, 1)), extent=_extent(span, image, values.shape), interpolation="nearest")
+def show_pale(ax: Axes, image: Image.Image, pale: float) -> None:
+    """The image without axes, so far towards white (0: as it is)."""
+    shown = pale + (1 - pale) * np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    ax.imshow(shown, extent=(0, image.width, image.height, 0), interpolation="nearest")
+    ax.set(xlim=(0, image.width), ylim=(image.height, 0), xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def outline(ax: Axes, boxes: Sequence[Box]) -> None:
+    """Boxes in white on black: visible on any colour of a map."""
     for left, top, right, bottom in boxes:
-        # White on black: visible on any colour of the map.
         for width, color in ((3.0, "black"), (1.4, "white")):
             ax.add_patch(
                 Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=width)
             )
-    ax.set(xlim=(0, image.width), ylim=(image.height, 0), xticks=[], yticks=[])
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+
+
+def _paint(
+    ax: Axes, image: Image.Image, values: np.ndarray, norm: Normalize, span: ImageSpan | None, boxes: Sequence[Box]
+) -> None:
+    """The image in pale colours and the map over it: the more, the less of the image shows through."""
+    heat = HEAT(np.clip(norm(values), 0, 1))
+    show_pale(ax, image, 0.55)
+    ax.imshow(heat, extent=_extent(span, image, values.shape), interpolation="nearest")
+    outline(ax, boxes)
+    # The map's extent may be smaller than the image's.
+    ax.set(xlim=(0, image.width), ylim=(image.height, 0))
 
 
 def _norm(values: np.ndarray, vmax: float | None) -> Normalize:

@@ -14,6 +14,7 @@ from matplotlib.colors import Normalize, to_rgb
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
+from vlm_probe.figures.maps import outline, show_pale
 from vlm_probe.figures.style import PALETTE, axes, styled, titled
 from vlm_probe.tokens import Box, ImageSpan
 
@@ -25,22 +26,6 @@ def _places(image: Image.Image, span: ImageSpan | None, grid: tuple[int, int]) -
         return {(r, c): span.patch_to_box(r, c) for r in range(rows) for c in range(cols)}
     x, y = image.width / cols, image.height / rows
     return {(r, c): (c * x, r * y, (c + 1) * x, (r + 1) * y) for r in range(rows) for c in range(cols)}
-
-
-def _show(ax: Axes, image: Image.Image, pale: float) -> None:
-    shown = pale + (1 - pale) * np.asarray(image.convert("RGB"), dtype=np.float32) / 255
-    ax.imshow(shown, extent=(0, image.width, image.height, 0), interpolation="nearest")
-    ax.set(xlim=(0, image.width), ylim=(image.height, 0), xticks=[], yticks=[])
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-
-
-def _outline(ax: Axes, boxes: Sequence[Box]) -> None:
-    for left, top, right, bottom in boxes:
-        for width, color in ((3.0, "black"), (1.4, "white")):
-            ax.add_patch(
-                Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=width)
-            )
 
 
 def words_on_image(
@@ -61,7 +46,7 @@ def words_on_image(
     grid = (int(rows["row"].to_numpy().max()) + 1, int(rows["col"].to_numpy().max()) + 1)
     with styled():
         ax = axes(ax, (max(4.0, 0.62 * grid[1]), max(4.2, 0.62 * grid[0] + 0.5)))
-        _show(ax, image, 0.35)
+        show_pale(ax, image, 0.35)
         places = _places(image, span, grid)
         scores = rows["score"].to_numpy(dtype=float)
         near = scores if nearest.attrs.get("units") != "euclidean" else -scores
@@ -99,7 +84,7 @@ def label_map(
     """
     with styled():
         ax = axes(ax, (4.4, 4.2))
-        _show(ax, image, 0.55)
+        show_pale(ax, image, 0.55)
         grid = (labels.sizes["row"], labels.sizes["col"])
         names = [str(n) for n in np.unique(labels.values) if n != ground]
         colors = {name: _color(name, i) for i, name in enumerate(names)}
@@ -109,7 +94,7 @@ def label_map(
                 ax.add_patch(
                     Rectangle((left, top), right - left, bottom - top, facecolor=colors[name], alpha=0.6, lw=0)
                 )
-        _outline(ax, boxes)
+        outline(ax, boxes)
         titled(ax, str(labels.attrs.get("title", "spatial probe")), "outlined: the true boxes" if boxes else "")
         handles = [Patch(facecolor=color, alpha=0.6, label=name) for name, color in colors.items()]
         if handles:
@@ -138,7 +123,7 @@ def signed_overlay(
     """
     with styled():
         ax = axes(ax, (4.8, 4.2))
-        _show(ax, image, 0.45)
+        show_pale(ax, image, 0.45)
         values = map_.transpose("row", "col").values
         top = float(np.abs(values).max()) or 1.0
         norm, colors = Normalize(-top, top), colormaps["RdBu_r"]
@@ -146,7 +131,7 @@ def signed_overlay(
             value = float(values[row, col])
             color = (*colors(norm(value))[:3], 0.85 * abs(value) / top)
             ax.add_patch(Rectangle((left, up), right - left, down - up, facecolor=color, lw=0))
-        _outline(ax, boxes)
+        outline(ax, boxes)
         titled(ax, str(map_.attrs.get("title", "")), _completeness(map_))
         bar = ax.figure.colorbar(ScalarMappable(norm, colors), ax=ax, shrink=0.85, pad=0.02)
         bar.set_label(str(map_.attrs.get("units", "")))

@@ -37,7 +37,7 @@ from vlm_probe.scenes.items import Item
 ASKED = ("color", "shape")
 """The kinds of question that S2 compares: those about a property of one object in a box."""
 OUT, EMBED = "connector.hook_out", "language.hook_embed"
-PARTS = 6
+PARTS = 5
 """How often `connect` reports progress."""
 
 
@@ -128,7 +128,7 @@ def connect(
     Parameters
     ----------
     items: generated scenes with a box each (family gqa), those of the kinds `ASKED` among them.
-    progress: called with 1 after each of the six parts.
+    progress: called with 1 after each of the five parts.
 
     Raises VlmProbeError for items without boxes, and too few of a label.
     """
@@ -141,12 +141,13 @@ def connect(
     done(1)
     table["right"] = evaluate(model, items).set_index("id").loc[table["id"], "correct"].to_numpy(dtype=float)
     done(1)
-    table = table.merge(probe_items(model, items, OUT, ASKED, seed=seed).drop(columns="image"), on="id")
-    done(1)
     layers = [f"language.blocks.{i}.hook_resid_post" for i in range(len(model.language.blocks))]
-    found = [probe_items(model, items, point, ASKED, seed=seed).assign(point=point) for point in layers]
+    found = probe_items(model, items, [OUT, *layers], ASKED, seed=seed)
     done(1)
-    return Connected(str(model.name), gap, stages, table, pd.concat(found, ignore_index=True), patches)
+    at_connector = (found["point"] == OUT).to_numpy()
+    table = table.merge(found[at_connector].drop(columns=["image", "point"]), on="id")
+    behind = found.loc[~at_connector].reset_index(drop=True)
+    return Connected(str(model.name), gap, stages, table, behind, patches)
 
 
 def connector_verdicts(one: Connected) -> pd.DataFrame:

@@ -98,7 +98,7 @@ def encode(
         done(1)
     # What the last pass left is the mean over patches, which CKA compares.
     layers = data[_read_layers(model)]
-    right = probe_items(model, items, "connector.hook_in", LABELS, seed=seed)
+    right = probe_items(model, items, ["connector.hook_in"], LABELS, seed=seed)
     done(1)
     table = pd.concat(probes, ignore_index=True).assign(model=model.name)
     order = {point: i for i, point in enumerate(data.data_vars)}

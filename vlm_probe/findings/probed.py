@@ -69,17 +69,20 @@ def same_items(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> None:
 
 
 def probe_items(
-    model: HookedVLM, items: Sequence[Item], point: str, labels: Sequence[str], *, seed: int = 0
+    model: HookedVLM, items: Sequence[Item], points: Sequence[str], labels: Sequence[str], *, seed: int = 0
 ) -> pd.DataFrame:
-    """Whether a probe at one point has each label of each item right while the item is held out.
+    """Whether a probe at each point has each label of each item right while the item is held out.
 
-    Returns columns id, image, and one of 0 and 1 for every label.
+    The model runs once for every way of pooling, whatever the number of points. Returns one row a point and
+    item: columns id, image, point, and one of 0 and 1 for every label.
     """
-    table = pd.DataFrame({"id": [i.id for i in items], "image": [i.image for i in items]})
+    about = {"id": [i.id for i in items], "image": [i.image for i in items]}
+    tables = {point: pd.DataFrame({**about, "point": point}) for point in points}
     for pool in dict.fromkeys(POOL_OF[label] for label in labels):
-        data = features(model, items, point, pool=pool)
+        data = features(model, items, points, pool=pool)
         for label in [one for one in labels if POOL_OF[one] == pool]:
             truth = data[label].values
-            found = held_out_predictions(data[point].values, truth, groups=data["image"].values, seed=seed)
-            table[label] = (found == truth).astype(float)
-    return table
+            for point, table in tables.items():
+                found = held_out_predictions(data[point].values, truth, groups=data["image"].values, seed=seed)
+                table[label] = (found == truth).astype(float)
+    return pd.concat(tables.values(), ignore_index=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked.images import ImageLike, open_image
 from vlm_probe.hooked.inputs import expand, see
-from vlm_probe.hooked.prompts import encode_prompt
+from vlm_probe.hooked.prompts import answer_start, encode_prompt
 
 if TYPE_CHECKING:
     from vlm_probe.hooked.model import HookedVLM
@@ -108,10 +108,8 @@ def _tokenize(model: HookedVLM, index: int, one: Asked, count: int) -> tuple[lis
     longer, _ = expand(
         encode_prompt(model.tokenizer, model.prompt, one.question, answer=one.answer, **settings), token, [count]
     )
-    # A tokenizer may merge the prompt's last characters with the answer's first: score from there.
-    same = next((i for i, (a, b) in enumerate(zip(ids, longer, strict=False)) if a != b), len(ids))
     split = len(ids) - ids[::-1].index(token)
-    return ids[:split], _Row(index, one.image, ids[split:], longer[same:])
+    return ids[:split], _Row(index, one.image, ids[split:], longer[answer_start(ids, longer) :])
 
 
 @torch.no_grad()

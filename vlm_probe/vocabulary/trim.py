@@ -208,11 +208,12 @@ def shrink(
     ranked = list(order) if order is not None else needed_ids(model, items)
     base = always_kept(model)
     whole, _ = _answers(model, items)
+    needs = [set(needed_ids(model, [one])) for one in items]
     rows = []
     for size in [None, *sizes]:
         kept = None if size is None else set(ranked[:size]) | base
         small = model if kept is None else trim(model, kept)
-        readable = [i for i, one in enumerate(items) if kept is None or not set(needed_ids(model, [one])) - kept]
+        readable = [i for i, need in enumerate(needs) if kept is None or need <= kept]
         part = [items[i] for i in readable]
         before = _answers(model, part)[1] if part else float("nan")
         said, seconds = _answers(small, part) if part else ([], float("nan"))
