@@ -261,8 +261,12 @@ POPE_LINE = '{"question_id": 1, "image": "1.jpg", "text": "Is there a dog?", "la
         (["scenes", "export", "{tmp}/out", "--family", "popes"], "no question family 'popes'; nearest are 'pope'"),
         (["scenes", "export", "{tmp}/out", "--split", "held"], "no split 'held'; there are train, heldout, novel, any"),
         (["scenes", "export", "{tmp}/pope.jsonl/out"], "cannot write to {tmp}/pope.jsonl/out: Not a directory"),
-        (["train"], "name a cell to train, replica/<size>-<encoder>[-nopre][-v<vocabulary>], or give --grid"),
-        (["train", "replica/small-clip", "--grid"], "name a cell to train"),
+        (
+            ["train"],
+            "name what to train, replica/<size>-<encoder>[-nopre][-v<vocabulary>] or "
+            "llava-<language model>[-lora], or give --grid for all replicas",
+        ),
+        (["train", "replica/small-clip", "--grid"], "name what to train"),
         (["train", "replica/medium-clip"], "no replica cell 'medium-clip' in the grid; nearest are"),
     ],
 )

@@ -43,7 +43,7 @@ ALLOWED = {
     "locks": set(),
     "trace": {"tokens"},
     "scenes": set(),
-    "real_small": {"locks"},
+    "real_small": {"locks", "scenes", "hooked", "replicas"},
     "hooked": {"tokens", "trace", "replicas.shipped", "real_small.catalog"},
     "attention": {"tokens", "trace", "hooked"},
     "embedding": {"tokens", "trace", "statistics", "hooked", "scenes"},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +16,7 @@ from vlm_probe.cli.terminal import app, bar, console, err, plain, say, show
 from vlm_probe.errors import VlmProbeError
 
 if TYPE_CHECKING:
+    from vlm_probe.real_small.catalog import Fusion
     from vlm_probe.replicas.grid import Cell
     from vlm_probe.replicas.training import Progress
 
@@ -28,7 +31,7 @@ HUB_MODELS = {
 @app.command()
 def models() -> None:
     """List what can be loaded, and what each needs."""
-    from vlm_probe.real_small.catalog import SOURCES, is_fetched
+    from vlm_probe.real_small.catalog import FUSIONS, SOURCES, is_fetched
     from vlm_probe.replicas.shipped import DEFAULT, shipped
 
     table = Table()
@@ -42,6 +45,11 @@ def models() -> None:
     for source in SOURCES.values():
         here = "yes" if is_fetched(source.name) else "not fetched"
         table.add_row(source.name, source.what, f"vlm-probe fetch {source.name}", here)
+    for one in FUSIONS.values():
+        how = "connector and adapters of ours" if one.adapters else "a connector of ours"
+        parts = (one.encoder, one.language)
+        here = "yes" if all(map(is_fetched, parts)) else "parts not fetched"
+        table.add_row(one.name, f"{' and '.join(parts)}, joined by {how}", "vlm-probe fetch real-small", here)
     hub = "the Hub"
     for name, (what, billions) in HUB_MODELS.items():
         need = 2 * billions
@@ -83,7 +91,12 @@ def fetch(
 
 @app.command()
 def train(
-    cell: Annotated[str | None, typer.Argument(help="replica/<size>-<encoder>[-nopre][-v<vocabulary>].")] = None,
+    cell: Annotated[
+        str | None,
+        typer.Argument(
+            help="replica/<size>-<encoder>[-nopre][-v<vocabulary>], or llava-<gemma3-270m|smollm2-135m>[-lora]."
+        ),
+    ] = None,
     grid: Annotated[bool, typer.Option("--grid", help="Train all cells, resuming what was begun.")] = False,
     runs: Annotated[
         Path, typer.Option(help="Folder for checkpoints and logs; stages that cells share are found there.")
@@ -101,14 +114,16 @@ def train(
     items: Annotated[int, typer.Option(min=12, help="Held-out scenes for the scores in the card.")] = 1200,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Train a replica, or the whole grid of replicas, from nothing, by the recipe of LLaVA in miniature."""
+    """Train a replica, all replicas, or a connector between real models, by LLaVA's recipe in miniature."""
     if (cell is None) == (not grid):
         raise VlmProbeError(
-            "name a cell to train, replica/<size>-<encoder>[-nopre][-v<vocabulary>], or give --grid for all"
+            "name what to train, replica/<size>-<encoder>[-nopre][-v<vocabulary>] or llava-<language model>[-lora], or "
+            "give --grid for all replicas"
         )
     # Of a configuration that is about to be replaced, and of torchvision, which nothing here needs.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     with err.status("starting"):
+        from vlm_probe.real_small.catalog import FUSIONS
         from vlm_probe.replicas import sweep
         from vlm_probe.replicas.recipe import find_cell
     if grid:
@@ -123,22 +138,28 @@ def train(
         say(runs / "scores.csv")
         return
     assert cell is not None
-    chosen = replace(find_cell(cell), seed=seed)
-    folder = out if out is not None else sweep.model_folder(chosen, runs)
+    fusion = FUSIONS.get(cell)
+    chosen = None if fusion is not None else replace(find_cell(cell), seed=seed)
+    if chosen is not None:
+        folder = out if out is not None else sweep.model_folder(chosen, runs)
+    else:
+        folder = out if out is not None else runs / f"seed-{seed}" / cell / "model"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
-    _train_one(chosen, runs, folder, resume, items, device)
+    if chosen is not None:
+        _train_replica(chosen, runs, folder, resume, items, device)
+    elif fusion is not None:
+        _train_fusion(fusion, runs, folder, resume, items, device, seed)
     say(folder)
 
 
-def _train_one(cell: Cell, runs: Path, folder: Path, resume: bool, items: int, device: str) -> None:
-    """Train a cell behind progress bars, export it and write its card."""
+@contextmanager
+def _stage_bars() -> Iterator[Callable[[Progress], None]]:
+    """A progress bar for every stage of a recipe: yields what to call after each step."""
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
-
-    from vlm_probe.replicas import card, recipe
 
     columns = (
         TextColumn("{task.description:>14}"),
@@ -155,9 +176,30 @@ def _train_one(cell: Cell, runs: Path, folder: Path, resume: bool, items: int, d
                 tasks[progress.stage] = bars.add_task(progress.stage, total=progress.steps, loss="")
             bars.update(tasks[progress.stage], completed=progress.step, loss=f"loss {progress.figures['loss']:.3f}")
 
+        yield listen
+
+
+def _train_replica(cell: Cell, runs: Path, folder: Path, resume: bool, items: int, device: str) -> None:
+    """Train a cell behind progress bars, export it and write its card."""
+    from vlm_probe.replicas import card, recipe
+
+    with _stage_bars() as listen:
         trained = recipe.train(cell, runs, resume=resume, listen=listen, device=device)
     recipe.export(trained, folder)
     card.write_card(cell, runs, folder, *card.score(folder, items, bar))
+
+
+def _train_fusion(fusion: Fusion, runs: Path, folder: Path, resume: bool, items: int, device: str, seed: int) -> None:
+    """Train a connector (and adapters) between real models behind progress bars, export it and write its card."""
+    from vlm_probe.real_small import card, recipe
+    from vlm_probe.replicas.card import score
+
+    steps = recipe.Steps()
+    with _stage_bars() as listen:
+        parts = recipe.train(fusion, runs, steps=steps, seed=seed, resume=resume, listen=listen, device=device)
+    recipe.export(parts, folder)
+    del parts  # the frozen models are loaded once more to be scored
+    card.write_card(fusion, runs, folder, *score(folder, items, bar), steps=steps, seed=seed)
 
 
 @app.command(hidden=True)

@@ -25,6 +25,7 @@ from vlm_probe.attention import (
     union_coverage,
 )
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.targets import target_token
 from vlm_probe.scenes import SceneItem, SceneObject, answer_items, pixel_box, scene_image
 from vlm_probe.statistics import bootstrap_mean, summarize, verdict
 from vlm_probe.tokens import TokenLayout
@@ -136,7 +137,7 @@ def where_it_looks(
         coverage = _coverage(item.question.objects, inputs.layout, size)
         others = _coverage([o for o in item.scene.objects if o not in asked], inputs.layout, size)
         probabilities = trace.logits[trace.layout.answer_position].float().softmax(-1)
-        right = model.tokenizer(item.question.answer, add_special_tokens=False)["input_ids"][0]
+        right = target_token(model, item.question.answer, trace.logits[trace.layout.answer_position])
         summary = head_summary(trace).mean("head")
         attention = image_attention(trace).mean("head")
         record = {

@@ -26,8 +26,9 @@ from vlm_probe.hooked.families import LANGUAGE, VISION, family
 from vlm_probe.hooked.images import ImagePreparer
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.original import fetch, is_original, read_original, weight_files
+from vlm_probe.hooked.parts import is_in_parts, read_parts
 from vlm_probe.hooked.remapped import remapped
-from vlm_probe.real_small.catalog import SOURCES, fetched_folder
+from vlm_probe.real_small.catalog import FUSIONS, SOURCES, fetched_folder, fusion_folder
 from vlm_probe.replicas.shipped import folder_of, shipped
 
 _QUANTIZATION = {
@@ -50,8 +51,9 @@ def load(
     Parameters
     ----------
     name_or_path: `replica/...` (shipped miniatures), a model that `vlm-probe fetch` brought
-        ("gemma3-270m"), a Hub id, or a local directory, in the Hugging Face layout (old or new key names)
-        or the original LLaVA layout. A causal language model has the hook points of `language.` only.
+        ("gemma3-270m"), one that is made of those ("llava-gemma3-270m"), a Hub id, or a local directory, in
+        the Hugging Face layout (old or new key names), the original LLaVA layout, or in parts
+        (`hooked.parts`). A causal language model has the hook points of `language.` only.
     device: where to put it; None takes CUDA where there is one, else the CPU.
     dtype: a torch dtype or its name; None takes float32 on the CPU and bfloat16 on a GPU.
     embed_scale: "all" or "text": whether image rows are multiplied by sqrt(d_model) as text rows
@@ -103,17 +105,24 @@ def _load(
         if device.type != "cuda":
             raise VlmProbeError(f"quantization {quantization!r} needs a CUDA device, got {device}")
         kwargs |= {"quantization_config": BitsAndBytesConfig(**_QUANTIZATION[quantization]), "device_map": {"": device}}
-    if folder is None and is_original(raw):
-        # transformers cannot read this layout, so it has to be here whole.
+    if folder is None and (is_original(raw) or is_in_parts(raw)):
+        # transformers cannot read these layouts, so they have to be here whole.
         folder = fetch(name, revision)
     source: str | Path = folder or name
-    extra: str | Path = source
+    extra = words = source
     if folder is not None and is_original(raw):
         config, state, extra = read_original(folder, raw)
         _apply_activation_rule(config, raw)
         hf = _from_pretrained(name, None, config=config, state_dict=state, **kwargs)
         hf.generation_config.suppress_tokens = [config.image_token_id]
         pad = True
+    elif folder is not None and is_in_parts(raw):
+        config = _config(name, folder, revision)
+        state, words = read_parts(folder, raw)
+        # In memory it is whole, and so it is where it is saved.
+        config.vlm_probe = {key: value for key, value in own.items() if key != "parts"}
+        hf = _from_pretrained(name, None, config=config, state_dict=state, **kwargs)
+        pad = own.get("pad", True)
     else:
         alone = raw.get("model_type") in LANGUAGE
         if not alone and (raw.get("model_type") != "llava" or "text_config" not in raw):
@@ -135,7 +144,7 @@ def _load(
     return HookedVLM(
         hf,
         embed_scale=embed_scale or own.get("embed_scale"),
-        tokenizer=remapped(_optional(AutoTokenizer, (source,), revision), folder),
+        tokenizer=remapped(_optional(AutoTokenizer, (words,), revision), folder),
         preparer=None if processor is None else ImagePreparer(processor, pad=pad),
         name=name,
         revision=revision,
@@ -150,12 +159,14 @@ def _locate(name: str) -> Path | None:
     path = Path(name).expanduser()
     if name in SOURCES and not path.is_dir():
         return fetched_folder(name)
+    if name in FUSIONS and not path.is_dir():
+        return fusion_folder(name)
     if path.is_dir():
         return path
     if path.exists():
         raise VlmProbeError(f"{name} is a file, expected a checkpoint directory")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        known = [*(f"replica/{s}" for s in ("default", *shipped())), *SOURCES]
+        known = [*(f"replica/{s}" for s in ("default", *shipped())), *SOURCES, *FUSIONS]
         raise VlmProbeError(
             f"unknown model {name!r}: no such directory, and no Hub id (owner/name); nearest shipped are "
             f"{nearest(name, known)} (vlm-probe models lists all)"

@@ -52,7 +52,7 @@ def weight_files(folder: Path) -> list[Path]:
     return found
 
 
-def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     for file in weight_files(folder):
         try:
             if file.suffix == ".safetensors":
@@ -106,7 +106,7 @@ def read_original(folder: Path, config: dict[str, Any]) -> tuple[LlavaConfig, di
     tower_config = getattr(tower_config, "vision_config", tower_config)
 
     weights: dict[str, Tensor] = {}
-    for name, tensor in _read(folder):
+    for name, tensor in read_weights(folder):
         if name.startswith(_TOWER_PREFIX):
             weights["vision_tower." + name.removeprefix(_TOWER_PREFIX)] = tensor
         elif name.startswith("model.mm_projector."):
@@ -116,7 +116,7 @@ def read_original(folder: Path, config: dict[str, Any]) -> tuple[LlavaConfig, di
             weights[f"language_model.{name}"] = tensor
     if not any(name.startswith("vision_tower.") for name in weights):
         source = tower if isinstance(tower, Path) else fetch(tower)
-        for name, tensor in _read(source):
+        for name, tensor in read_weights(source):
             # A full CLIP also holds its text part, which nobody asks for.
             if not name.startswith(("text_model.", "text_projection", "visual_projection", "logit_scale")):
                 weights[f"vision_tower.{name}"] = tensor

@@ -82,3 +82,22 @@ def encode_prompt(
             ids.append(token)
         at += len(piece)
     return EncodedPrompt(ids, asked, text)
+
+
+def first_answer_token(tokenizer: Any, template: str, answer: str, *, image_token_id: int) -> int | None:
+    """The token that begins an answer behind the prompt, as the tokenizer cuts it there; None if there is none.
+
+    That is " red" behind "ASSISTANT:" and "red" behind a line break. Behind a template that ends with the question
+    itself, it is the text's own first token.
+    """
+    if template.endswith("{question}"):
+        ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        return ids[0] if ids else None
+    if not answer.strip():
+        return None
+    prompt, whole = (
+        encode_prompt(tokenizer, template, "?", images=0, image_token_id=image_token_id, answer=said).ids
+        for said in ("", answer)
+    )
+    start = answer_start(prompt, whole)
+    return whole[start] if start < len(whole) else None

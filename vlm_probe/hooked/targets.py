@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked.model import HookedVLM
+from vlm_probe.hooked.prompts import first_answer_token
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def frozen(model: HookedVLM) -> Iterator[None]:
 
 
 def target_token(model: HookedVLM, target: int | str | None, logits: Tensor) -> int:
-    """The token asked for: an id, a text's first token, or where None the most probable one.
+    """The token asked for: an id, the one that begins a text behind the prompt, or where None the most probable one.
 
     logits: [vocabulary]. Raises VlmProbeError for an id or a text outside the vocabulary.
     """
@@ -34,10 +35,10 @@ def target_token(model: HookedVLM, target: int | str | None, logits: Tensor) -> 
     if isinstance(target, str):
         if model.tokenizer is None:
             raise VlmProbeError(f"{model.name} has no tokenizer; give the target as a token id")
-        ids = model.tokenizer(target, add_special_tokens=False)["input_ids"]
-        if not ids or ids[0] == model.tokenizer.unk_token_id or not model.token_strings(ids[:1])[0].strip():
+        first = first_answer_token(model.tokenizer, model.prompt, target, image_token_id=model.image_token_id)
+        if first is None or first == model.tokenizer.unk_token_id or not model.token_strings([first])[0].strip():
             raise VlmProbeError(f"target {target!r} does not begin with a token of this model's vocabulary")
-        return ids[0]
+        return first
     if not 0 <= target < logits.shape[-1]:
         raise VlmProbeError(f"target token {target} is outside the vocabulary of {logits.shape[-1]}")
     return target

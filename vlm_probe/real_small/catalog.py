@@ -101,6 +101,38 @@ SOURCES: dict[str, Source] = {
 }
 
 
+@dataclass(frozen=True)
+class Fusion:
+    """A vision-language model: an encoder and a language model of `SOURCES`, joined by a connector of ours."""
+
+    name: str
+    language: str
+    encoder: str
+    placeholder: str
+    """A token of the language model that no text has; it stands for a patch, so that the vocabulary stays as it is."""
+    adapters: bool
+    """Whether low-rank adapters on the language model were trained with the connector."""
+
+
+_SUFFIX = "-lora"
+FUSIONS: dict[str, Fusion] = {
+    f"llava-{language}{_SUFFIX * adapters}": Fusion(
+        f"llava-{language}{_SUFFIX * adapters}", language, "dinov2-small", placeholder, adapters
+    )
+    for adapters in (False, True)
+    for language, placeholder in (("gemma3-270m", "<unused0>"), ("smollm2-135m", "<gh_stars>"))
+}
+"""By name: `llava-<language model>`, the connector alone trained, and `llava-<language model>-lora`, adapters too."""
+_WEIGHTS = Path(__file__).parent / "weights"
+
+
+def fusion_folder(name: str) -> Path:
+    """The shipped connector (and adapters) of a fusion; VlmProbeError where there are none."""
+    if not (_WEIGHTS / name / "config.json").is_file():
+        raise VlmProbeError(f"{name} is not shipped; train it with: vlm-probe train {name}")
+    return _WEIGHTS / name
+
+
 def cache_folder() -> Path:
     """Where fetched models are kept: $VLM_PROBE_CACHE, or vlm_probe under the user's cache folder."""
     own = os.environ.get("VLM_PROBE_CACHE")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -30,7 +30,7 @@ _FOLDERS = {
 }
 
 
-def _stage_files(cell: Cell, runs: Path) -> dict[str, Path]:
+def stage_files(cell: Cell, runs: Path) -> dict[str, Path]:
     """Each trained stage's files, without suffix."""
     files = {}
     for stage, folder in _FOLDERS.items():
@@ -40,10 +40,10 @@ def _stage_files(cell: Cell, runs: Path) -> dict[str, Path]:
     return files
 
 
-def stage_logs(cell: Cell, runs: Path) -> dict[str, dict[str, Any]]:
+def stage_logs(files: Mapping[Any, Path]) -> dict[str, dict[str, Any]]:
     """Per stage: steps, seconds of training, first and last log line."""
     logs = {}
-    for stage, file in _stage_files(cell, runs).items():
+    for stage, file in files.items():
         lines = [json.loads(line) for line in file.with_suffix(".jsonl").read_text().splitlines()]
         state = torch.load(file.with_suffix(".pt"), weights_only=True)
         logs[stage] = {"steps": state["step"], "seconds": round(state["seconds"]), "first": lines[0], "last": lines[-1]}
@@ -56,7 +56,41 @@ ITEMS_SEED = 1
 """Seed of the scenes in the cards (the report's default is 0)."""
 
 
-def _score_table(scores: pd.DataFrame) -> str:
+def write_log(files: Mapping[Any, Path], folder: Path) -> None:
+    """Write `training_log.jsonl`: what the stages logged, thinned out."""
+    with (folder / "training_log.jsonl").open("w") as out:
+        for stage, file in files.items():
+            lines = file.with_suffix(".jsonl").read_text().splitlines()
+            # All of them would weigh more than the tokenizer: the first tell whether a rerun goes the same way.
+            for line in [*lines[:11], *lines[15:-1:5], lines[-1]]:
+                out.write(json.dumps({"stage": stage, **json.loads(line)}) + "\n")
+
+
+def stage_table(logs: dict[str, dict[str, Any]]) -> str:
+    """Steps, minutes and last loss of every stage, as Markdown."""
+    rows = "\n".join(
+        f"| {name} | {log['steps']} | {log['seconds'] / 60:.0f} | {log['last']['loss']:.3f} |"
+        for name, log in logs.items()
+    )
+    total = sum(log["seconds"] for log in logs.values()) / 60
+    head = "| stage | steps | minutes | last loss |\n|---|---|---|---|\n"
+    where = "The log is in `training_log.jsonl`, all of this as data in `card.json`."
+    return f"{head}{rows}\n\n{total:.0f} minutes in all. {where}"
+
+
+def provenance() -> dict[str, Any]:
+    """Versions and machine of this run."""
+    return {
+        "versions": {p: version(p) for p in ("vlm-probe", "torch", "transformers")},
+        "machine": {
+            "python": platform.python_version(),
+            "processor": platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def score_table(scores: pd.DataFrame) -> str:
     head = "| question type | n | accuracy | 95 % interval | chance | best blind guess |\n|---|---|---|---|---|---|\n"
     return head + "\n".join(
         f"| {r['kind']} | {r['n']} | {r['accuracy']:.3f} | {r['low']:.3f} to {r['high']:.3f} | {r['chance']:.2f} "
@@ -91,32 +125,18 @@ def write_card(
 
     scores: `accuracy_table` of every split in `SPLITS`; check: `check_scores` of the exported model.
     """
-    logs = stage_logs(cell, runs)
+    files = stage_files(cell, runs)
+    logs = stage_logs(files)
     data = {
         "cell": asdict(cell),
         "stages": logs,
         "seed": ITEMS_SEED,
         "scores": {split: table.round(4).to_dict("records") for split, table in scores.items()},
         "check": check,
-        "versions": {p: version(p) for p in ("vlm-probe", "torch", "transformers")},
-        "machine": {
-            "python": platform.python_version(),
-            "processor": platform.machine(),
-            "threads": torch.get_num_threads(),
-        },
+        **provenance(),
     }
     (folder / "card.json").write_text(json.dumps(data, indent=1) + "\n")
-    with (folder / "training_log.jsonl").open("w") as out:
-        for stage, file in _stage_files(cell, runs).items():
-            lines = file.with_suffix(".jsonl").read_text().splitlines()
-            # All of them would weigh more than the tokenizer: the first tell whether a rerun goes the same way.
-            for line in [*lines[:11], *lines[15:-1:5], lines[-1]]:
-                out.write(json.dumps({"stage": stage, **json.loads(line)}) + "\n")
-    stages = "\n".join(
-        f"| {name} | {log['steps']} | {log['seconds'] / 60:.0f} | {log['last']['loss']:.3f} |"
-        for name, log in logs.items()
-    )
-    total = sum(log["seconds"] for log in logs.values()) / 60
+    write_log(files, folder)
     shape, sight = cell.language, cell.vision
     how = "contrast with captions" if cell.encoder == "clip" else "self-distillation without labels"
     (folder / "README.md").write_text(f"""# replica/{cell.name}
@@ -137,22 +157,18 @@ Every scene shows two coloured shapes together that never stand together in an i
 was seen with others (`scene_items(n, split="heldout", seed={ITEMS_SEED})`; greedy decoding, exact match). The best
 blind guess is the most frequent answer to the same question in training, the image unseen.
 
-{_score_table(scores["heldout"])}
+{score_table(scores["heldout"])}
 
 ## Novel kinds
 
 The harder question: every scene shows a coloured shape (a green cross, a blue triangle, a yellow circle) that no
 training image ever showed. Text named them.
 
-{_score_table(scores["novel"])}
+{score_table(scores["novel"])}
 
 ## Training
 
-| stage | steps | minutes | last loss |
-|---|---|---|---|
-{stages}
-
-{total:.0f} minutes in all. The log is in `training_log.jsonl`, all of this as data in `card.json`.
+{stage_table(logs)}
 """)
 
 

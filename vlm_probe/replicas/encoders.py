@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig, Dinov2Config, Dinov2Model
 
@@ -27,11 +28,19 @@ def scene_seeds(stage: str, seed: int, step: int, n: int) -> list[int]:
     return [rng.getrandbits(48) for _ in range(n)]
 
 
-def pixels(scenes: list[Scene], device: str = "cpu") -> Tensor:
-    """[batch, channel, row, column] float32, normalised."""
-    stack = np.stack([render(scene, IMAGE_SIZE) for scene in scenes])
+def pixels(
+    scenes: list[Scene],
+    device: str = "cpu",
+    *,
+    size: int = IMAGE_SIZE,
+    mean: Sequence[float] = (MEAN,) * 3,
+    std: Sequence[float] = (STD,) * 3,
+) -> Float[Tensor, "batch channel row column"]:
+    """Scenes drawn at a size, in [0, 1] and then normalised per channel."""
+    stack = np.stack([render(scene, size) for scene in scenes])
     scaled = torch.from_numpy(stack).to(device).permute(0, 3, 1, 2).float() / 255
-    return (scaled - MEAN) / STD
+    center, scale = (torch.tensor(v, device=device)[:, None, None] for v in (mean, std))
+    return (scaled - center) / scale
 
 
 class ClipStage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,9 +47,10 @@ def language_model(cell: Cell, packer: Packer) -> GemmaForCausalLM:
     return model
 
 
-def answer_loss(model: GemmaForCausalLM, packed: Packed, features: Tensor | None) -> tuple[Tensor, dict[str, float]]:
+def answer_loss(model: Any, packed: Packed, features: Tensor | None) -> tuple[Tensor, dict[str, float]]:
     """Next-token cross-entropy over the labelled positions, and accuracy by question type.
 
+    model: a causal language model.
     features: [batch, patch, d_model] rows for the image placeholders, or None for text alone.
     """
     device = model.device
@@ -57,7 +58,8 @@ def answer_loss(model: GemmaForCausalLM, packed: Packed, features: Tensor | None
     with torch.autocast(device.type, dtype=torch.bfloat16):
         embeds = model.get_input_embeddings()(packed.input_ids)
         if features is not None:
-            embeds = torch.cat([embeds[:, :2], features.to(embeds.dtype), embeds[:, 2 + features.shape[1] :]], dim=1)
+            start, end = packed.patches_at, packed.patches_at + features.shape[1]
+            embeds = torch.cat([embeds[:, :start], features.to(embeds.dtype), embeds[:, end:]], dim=1)
         hidden = model.model(
             inputs_embeds=embeds, attention_mask=packed.mask, position_ids=packed.position_ids, use_cache=False
         ).last_hidden_state
@@ -79,10 +81,9 @@ def _by_kind(packed: Packed, logits: Tensor) -> dict[str, float]:
     asked = packed.labels != IGNORE
     right = torch.zeros_like(packed.labels, dtype=torch.bool)
     right[asked] = logits.argmax(-1) == packed.labels[asked]
-    end = packed.input_ids == packed.end
     totals: dict[str, list[float]] = {}
     for row, kinds in enumerate(packed.kinds):
-        for kind, ok in zip(kinds, right[row][end[row]].tolist(), strict=True):
+        for kind, ok in zip(kinds, right[row][packed.first[row]].tolist(), strict=True):
             totals.setdefault(kind, []).append(ok)
     return {kind: sum(v) / len(v) for kind, v in sorted(totals.items())}
 

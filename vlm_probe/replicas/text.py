@@ -118,8 +118,10 @@ class Packed:
     """[batch, position], shifted: the token that comes next, or IGNORE."""
     answers: Tensor
     """[batch, position] bool: labels that belong to an answer, which takes reading."""
-    end: int
-    """Id of the token that ends a question: the answer is predicted there."""
+    first: Tensor
+    """[batch, position] bool: where a question ends, and the first token of its answer is predicted."""
+    patches_at: int
+    """Where the image placeholders begin, in every row."""
     kinds: list[list[str]]
     """Question type of every segment."""
 
@@ -144,6 +146,28 @@ class Packer:
             self._known[text] = ids
         return ids
 
+    def opening(self) -> list[int]:
+        """What stands before the image."""
+        return [self.id[BOS], self.id[START]]
+
+    def placeholder(self) -> int:
+        """The id that stands for a patch."""
+        return self.id[IMAGE]
+
+    def padding(self) -> int:
+        """The id that fills up a row."""
+        return self.id[PAD]
+
+    def describe(self, scene: Scene) -> tuple[list[int], int]:
+        """A segment that asks for the caption."""
+        before = [*self.encode(DESCRIBE), self.id[END]]
+        return [*before, *self.caption(scene), self.id[EOS]], len(before)
+
+    def segment(self, question: str, answer: str) -> tuple[list[int], int]:
+        """A question with its answer, and how many of the ids are before the answer."""
+        before = [*self.encode(question), self.id[END]]
+        return [*before, *self.encode(answer), self.id[EOS]], len(before)
+
     def caption(self, scene: Scene) -> list[int]:
         """The caption's ids, object by object (so that the memory of encodings stays small)."""
         return [i for o in scene.objects for i in self.encode(f"a {o.name} at the {o.place}.")]
@@ -159,6 +183,7 @@ class Packer:
         learn_all: bool,
         among: Sequence[str] = tuple(QUESTION_TYPES),
         asides: bool = False,
+        multiple: int = 1,
     ) -> Packed:
         """Pack scenes into one batch.
 
@@ -168,44 +193,46 @@ class Packer:
         among: the question types to draw from.
         learn_all: labels on every token (language modelling) rather than on answers only.
         asides: give every fourth row a segment about something else.
+        multiple: pad to a multiple of so many positions (kernels are made anew for every new length).
         """
-        end, eos = self.id[END], self.id[EOS]
         rows: list[tuple[list[int], ...]] = []
         kinds: list[list[str]] = []
         for row, scene in enumerate(scenes):
-            prefix = [self.id[BOS], self.id[START]]
-            prefix += [self.id[IMAGE]] * patches if patches is not None else self.caption(scene)
-            asked: list[tuple[str, list[int], list[int]]] = []
+            prefix = self.opening()
+            prefix += [self.placeholder()] * patches if patches is not None else self.caption(scene)
+            asked: list[tuple[str, list[int], int]] = []
             if describe:
-                asked.append(("caption", self.encode(DESCRIBE), self.caption(scene)))
+                asked.append(("caption", *self.describe(scene)))
             for _ in range(questions):
                 q = ask(scene, rng, among=among)
-                asked.append((q.kind, self.encode(q.text), self.encode(q.answer)))
+                asked.append((q.kind, *self.segment(q.text, q.answer)))
             if asides and row % 4 == 0:
                 # Not remembered: hardly ever the same twice.
-                asked.append(("aside", self.tokenizer(aside(rng), add_special_tokens=False)["input_ids"], []))
+                words = self.tokenizer(aside(rng), add_special_tokens=False)["input_ids"]
+                asked.append(("aside", [*words, self.id[END], self.id[EOS]], len(words) + 1))
             ids, segment = list(prefix), [0] * len(prefix)
             labels = [*prefix[1:], IGNORE] if learn_all and patches is None else [IGNORE] * len(prefix)
-            positions, answers = list(range(len(prefix))), [0] * len(prefix)
-            for number, (kind, question, answer) in enumerate(asked, start=1):
-                piece = [*question, end, *answer, eos]
+            positions, answers, first = list(range(len(prefix))), [0] * len(prefix), [0] * len(prefix)
+            for number, (kind, piece, before) in enumerate(asked, start=1):
                 following = [*piece[1:], IGNORE]
                 if not learn_all:
-                    following[: len(question)] = [IGNORE] * len(question)
+                    following[: before - 1] = [IGNORE] * (before - 1)
                 ids += piece
                 labels += following
                 # Repeating a caption that stands in the prefix is no answer to weigh like the others.
                 weighs = 0 if kind == "aside" or (kind == "caption" and patches is None) else 1
-                answers += [0] * len(question) + [weighs] * (len(answer) + 1) + [0]
+                answers += [0] * (before - 1) + [weighs] * (len(piece) - before) + [0]
+                first += [int(i == before - 1) for i in range(len(piece))]
                 segment += [number] * len(piece)
                 positions += range(len(prefix), len(prefix) + len(piece))
-            rows.append((ids, labels, segment, positions, answers))
+            rows.append((ids, labels, segment, positions, answers, first))
             kinds.append([kind for kind, _, _ in asked])
-        length = max(len(ids) for ids, *_ in rows)
-        ids, labels, segment, positions, answers = (
+        length = -(-max(len(ids) for ids, *_ in rows) // multiple) * multiple
+        ids, labels, segment, positions, answers, first = (
             torch.tensor([row[i] + [fill] * (length - len(row[i])) for row in rows])
-            for i, fill in enumerate((self.id[PAD], IGNORE, -1, 0, 0))
+            for i, fill in enumerate((self.padding(), IGNORE, -1, 0, 0, 0))
         )
         same = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0)
         causal = torch.ones(length, length, dtype=torch.bool).tril()
-        return Packed(ids, positions, (same & causal)[:, None], labels, answers.bool(), end, kinds)
+        mask = (same & causal)[:, None]
+        return Packed(ids, positions, mask, labels, answers.bool(), first.bool(), len(self.opening()), kinds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,23 +12,12 @@ from vlm_probe.embedding.nearest import used_rows
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.images import open_image
-from vlm_probe.hooked.prompts import answer_start, encode_prompt
+from vlm_probe.hooked.prompts import first_answer_token
 from vlm_probe.scenes.items import Item
 from vlm_probe.vocabulary.lens import normed_rows, stream_lens
 
 IMAGE_ROWS = 8
 """Image positions of an item that are read, spread evenly."""
-
-
-def _first_answer_token(model: HookedVLM, item: Item) -> int:
-    """The token that begins the right answer behind the prompt, as the tokenizer cuts it there."""
-    settings: dict[str, Any] = {"images": 1, "image_token_id": model.image_token_id}
-    alone = encode_prompt(model.tokenizer, model.prompt, item.question, **settings).ids
-    whole = encode_prompt(model.tokenizer, model.prompt, item.question, answer=item.answer, **settings).ids
-    same = answer_start(alone, whole)
-    if not item.answer.strip() or same >= len(whole):
-        raise VlmProbeError(f"item {item.id} has no answer whose probability could be read")
-    return whole[same]
 
 
 @torch.no_grad()
@@ -76,7 +64,9 @@ def leakage(
         image = inputs.layout.image_positions
         spread = image[np.linspace(0, len(image) - 1, min(IMAGE_ROWS, len(image))).round().astype(int)]
         at = np.concatenate([[inputs.layout.answer_position], spread])
-        answer = _first_answer_token(model, item)
+        answer = first_answer_token(model.tokenizer, model.prompt, item.answer, image_token_id=model.image_token_id)
+        if answer is None:
+            raise VlmProbeError(f"item {item.id} has no answer whose probability could be read")
         asked = torch.full((len(at), 1), answer)
         read = stream_lens(normed_rows(model, inputs, at), table, k=1, tokens=asked, sets=sets, divergences=False)
         assert read.rank is not None

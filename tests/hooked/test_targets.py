@@ -1,0 +1,51 @@
+"""The token that begins an answer is the one that stands behind the model's own prompt."""
+
+import pytest
+
+from vlm_probe.hooked.prompts import encode_prompt, first_answer_token
+from vlm_probe.real_small.recipe import PROMPT as SPACED
+from vlm_probe.replicas.text import PROMPT, build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def byte_level():
+    """A byte-level BPE as GPT-2's: " red" and "red" are two tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<eos>", "<image>"]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(["red red red", "a red star", "Answer: red"] * 50, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", bos_token="<eos>")
+
+
+@pytest.mark.parametrize(
+    ("template", "spelled"),
+    [(SPACED, "Ġred"), ("{bos}{images}\n{question}\n", "red"), ("{bos}{question}", "red")],
+)
+def test_with_or_without_space_as_the_prompt_has_it(byte_level, template, spelled):
+    first = first_answer_token(byte_level, template, "red", image_token_id=1)
+    assert byte_level.convert_ids_to_tokens(first) == spelled
+
+
+@pytest.mark.parametrize("template", [PROMPT, SPACED])
+def test_it_is_the_token_that_asking_scores(template):
+    tokenizer = build_tokenizer(704)
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    for answer in ("red", "left, red", "größe"):
+        first = first_answer_token(tokenizer, template, answer, image_token_id=image)
+        asked, whole = (
+            encode_prompt(tokenizer, template, "Is it so?", images=1, image_token_id=image, answer=said).ids
+            for said in ("", answer)
+        )
+        assert whole[: len(asked)] == asked
+        assert first == whole[len(asked)]
+
+
+def test_no_answer_has_no_token():
+    tokenizer = build_tokenizer(704)
+    for template in (PROMPT, SPACED, "{bos}{question}"):
+        assert first_answer_token(tokenizer, template, "", image_token_id=4) is None
