@@ -1,12 +1,13 @@
 """What does a large vocabulary cost, and would a smaller one do? V1 to V6 for any list of models.
 
     python analyses/vocabulary_256k.py
+    python analyses/vocabulary_256k.py --models llava-smollm2-135m llava-gemma3-270m
     python analyses/vocabulary_256k.py --models gemma3-270m smollm2-135m --text questions.jsonl
     python analyses/vocabulary_256k.py --models Intel/llava-gemma-2b llava-hf/llava-1.5-7b-hf --n 300
 
 Every model is compared with the first. Writes to figures/: vocabulary_parameters, vocabulary_flops, vocabulary_growth,
-vocabulary_leakage, vocabulary_image_leakage and vocabulary_shrinking (models with an encoder), vocabulary.csv
-(verdicts) and vocabulary_usage.csv; prints the verdicts.
+vocabulary_leakage, vocabulary_image_leakage, vocabulary_image_undertrained and vocabulary_shrinking (models with an
+encoder), vocabulary.csv (verdicts) and vocabulary_usage.csv; prints the verdicts.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def main() -> None:
     if leaks:
         drawn["leakage"] = leakage_by_layer(pd.concat(leaks))
         drawn["image_leakage"] = leakage_by_layer(pd.concat(leaks), "image_unused_mass")
+        drawn["image_undertrained"] = leakage_by_layer(pd.concat(leaks), "image_undertrained_mass")
         drawn["shrinking"] = shrinking(pd.concat([one.shrinking for one in found if one.shrinking is not None]))
     for name, ax in drawn.items():
         print(*save(ax, out, f"vocabulary_{name}"), sep="\n")

@@ -149,10 +149,10 @@ def test_vocabularies_are_compared(tmp_path):
     models = ["--models", "replica/small-clip", "replica/large-clip", str(tmp_path / "alone")]
     done = run("analyses/vocabulary_256k.py", *models, "--n", "4", "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
-    names = ("parameters", "flops", "growth", "leakage", "image_leakage", "shrinking")
+    names = ("parameters", "flops", "growth", "leakage", "image_leakage", "image_undertrained", "shrinking")
     assert {p.stem for p in (tmp_path / "out").glob("*.png")} == {f"vocabulary_{name}" for name in names}
     verdicts = pd.read_csv(tmp_path / "out" / "vocabulary.csv")
-    assert verdicts["hypothesis"].value_counts().to_dict() == {"V1": 5, "V2": 5, "V3": 3, "V4": 4, "V5": 2, "V6": 1}
+    assert verdicts["hypothesis"].value_counts().to_dict() == {"V1": 5, "V2": 5, "V3": 3, "V4": 6, "V5": 2, "V6": 1}
     trimmed = verdicts.query("hypothesis == 'V5'")
     assert (trimmed["difference"] == 0).all()  # the used tokens suffice
     assert pd.read_csv(tmp_path / "out" / "vocabulary_usage.csv")["tokens_per_word"].gt(0).all()

@@ -124,6 +124,22 @@ def test_leakage_adds_up_and_ends_at_the_model(replica):
     assert by_layer.iloc[0] > by_layer.iloc[-1]
 
 
+def test_mass_on_further_sets_is_that_of_their_tokens(replica):
+    items = list(family_items(2, families=("gqa",), seed=4))
+    used = needed_ids(replica, items)
+    never = sorted(set(used_rows(replica).nonzero().flatten().tolist()) - set(used))
+    halves = {"even": never[::2], "odd": never[1::2]}
+    table = leakage(replica, items, used, sets=halves)
+    assert table["even_share"].unique().tolist() == [len(halves["even"]) / 704]
+    for place in ("", "image_"):
+        whole = table[f"{place}even_mass"] + table[f"{place}odd_mass"]
+        np.testing.assert_allclose(whole, table[f"{place}unused_mass"], atol=1e-6)
+    assert (table["image_even_mass"] > 0).all()
+    for name, ids in (("unused", [5]), ("none", []), ("far", [704])):
+        with pytest.raises(VlmProbeError, match=f"^set '{name}' of {len(ids)} tokens: a name other than"):
+            leakage(replica, items, used, sets={name: ids})
+
+
 @pytest.mark.parametrize(
     ("used", "message"),
     [

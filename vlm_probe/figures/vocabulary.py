@@ -66,6 +66,7 @@ def leakage_by_layer(table: pd.DataFrame, column: str = "unused_mass", ax: Axes 
     """A column of `leakage` per layer: mean over items, with a 95 % interval of the mean."""
     words = {
         "unused_mass": "probability on tokens never used", "image_unused_mass": "the same, at image positions",
+        "image_undertrained_mass": "probability of the least trained rows,\nat image positions",
         "entropy": "entropy (nats)", "rank": "rank of the right answer",
         "log_probability": "log-probability of the answer",
     }  # fmt: skip

@@ -17,7 +17,18 @@ from vlm_probe.findings.evaluation import evaluate
 from vlm_probe.findings.probed import jackknifed_row, row, verdict_table
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.scenes.items import Item
-from vlm_probe.vocabulary import budget, geometry, growth, leakage, needed_ids, scene_texts, shrink, usage
+from vlm_probe.vocabulary import (
+    budget,
+    geometry,
+    growth,
+    known_unused,
+    leakage,
+    needed_ids,
+    scene_texts,
+    shrink,
+    undertrained,
+    usage,
+)
 from vlm_probe.vocabulary.geometry import row_norms
 
 SHARES = (1.0, 0.75, 0.5, 0.25)
@@ -84,7 +95,7 @@ def count_vocabulary(
     leaks = shrunk = said = None
     if model.vision_config is not None:
         used = needed_ids(model, items)
-        leaks = leakage(model, items, used)
+        leaks = leakage(model, items, used, sets={"undertrained": _suspects(model)})
         done(1)
         shrunk = shrink(model, items, [round(len(used) * share) for share in SHARES], order=used)
         shrunk = shrunk.assign(model=model.name)
@@ -96,6 +107,17 @@ def count_vocabulary(
         str(model.name), cost.assign(model=model.name), found, curve.assign(model=model.name),
         np.asarray([len(one) for one in ids]), shape, spectrum.assign(model=model.name), norms, leaks, shrunk, said,
     )  # fmt: skip
+
+
+SUSPECT_SHARE = 0.02
+"""The part of a vocabulary that counts as under-trained: what Land and Bartolo (2024) verify."""
+
+
+def _suspects(model: HookedVLM) -> list[int]:
+    """The rows of the unembedding that look least trained."""
+    table = model.hf.get_output_embeddings().weight.detach()
+    found = undertrained(table, reference=known_unused(model), keep=used_rows(model))
+    return found.loc[found["share"] < SUSPECT_SHARE, "token_id"].tolist()
 
 
 def _exact(hypothesis: str, claim: str, value: float, control: float, n: int) -> dict[str, object]:
@@ -135,6 +157,10 @@ def vocabulary_verdicts(one: Counted) -> pd.DataFrame:
             row("V4", f"{name}: probability on tokens never used, at the output, against what a uniform output gives",
                 last["unused_mass"].to_numpy(), last["unused_share"].to_numpy(), images)
         )  # fmt: skip
+        # Over layers: at the output an image position predicts what nobody trained it to predict.
+        drawn = one.leakage.groupby("id", sort=False)[["image_undertrained_mass", "undertrained_share"]].mean()
+        claim = f"{name}: image positions give the least trained rows more than a uniform output (mean of layers)"
+        rows.append(row("V4", claim, *(drawn[column].to_numpy() for column in drawn), images))
     if one.shrinking is not None:
         whole, trimmed = one.shrinking.iloc[0], one.shrinking.iloc[1]
         claim = f"{name}: with the used tokens alone it answers worse (share right; {int(trimmed['rows'])} rows)"

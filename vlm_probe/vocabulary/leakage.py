@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ def leakage(
     items: Sequence[Item],
     used: Iterable[int],
     *,
+    sets: Mapping[str, Iterable[int]] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
     """Probability on tokens that the task never uses, per item and layer, read through the logit lens.
@@ -34,6 +35,7 @@ def leakage(
     ----------
     items: questions with their right answers.
     used: ids that the task uses (`needed_ids`, or `used_ids` of its text); padding rows count as neither.
+    sets: further sets of ids by name, for instance {"undertrained": ids}: whether probability is drawn to them.
     progress: called with 1 after every item.
 
     Returns
@@ -42,7 +44,8 @@ def leakage(
     (probability on tokens never used, at the position that predicts the answer), padding_mass (on rows that stand
     for no token), entropy (nats), rank (of the right answer's first token: how many are more probable),
     log_probability (of it), image_unused_mass (at image positions, mean over some), unused_share (unused tokens
-    among all: what a uniform distribution would give).
+    among all: what a uniform distribution would give), and for every further set its <name>_mass, image_<name>_mass
+    and <name>_share.
 
     Raises VlmProbeError for ids outside the vocabulary, and where no token is used, or all are.
     """
@@ -55,8 +58,15 @@ def leakage(
     never[chosen] = False
     if not chosen or not bool(never.any()):
         raise VlmProbeError(f"{len(chosen)} of {len(table)} tokens are used: there is nothing to leak from or to")
-    sets = {"unused": never.nonzero().flatten().tolist(), "padding": (~token).nonzero().flatten().tolist()}
-    share = float(never.sum()) / len(table)
+    further = {name: sorted(set(ids)) for name, ids in (sets or {}).items()}
+    for name, ids in further.items():
+        if name in ("unused", "padding") or not ids or not 0 <= ids[0] <= ids[-1] < len(table):
+            raise VlmProbeError(
+                f"set {name!r} of {len(ids)} tokens: a name other than unused and padding, and ids between 0 and "
+                f"{len(table) - 1} are expected"
+            )
+    groups = {"unused": never.nonzero().flatten().tolist(), "padding": (~token).nonzero().flatten().tolist(), **further}
+    shares = {f"{name}_share": len(ids) / len(table) for name, ids in groups.items() if name != "padding"}
     rows = []
     for item in items:
         picture = open_image(item.picture(model.image_size))
@@ -68,7 +78,7 @@ def leakage(
         if answer is None:
             raise VlmProbeError(f"item {item.id} has no answer whose probability could be read")
         asked = torch.full((len(at), 1), answer)
-        read = stream_lens(normed_rows(model, inputs, at), table, k=1, tokens=asked, sets=sets, divergences=False)
+        read = stream_lens(normed_rows(model, inputs, at), table, k=1, tokens=asked, sets=groups, divergences=False)
         assert read.rank is not None
         assert read.log_probability is not None
         for layer in range(len(read.entropy)):
@@ -78,7 +88,9 @@ def leakage(
                     "unused_mass": float(read.mass["unused"][layer, 0]),
                     "padding_mass": float(read.mass["padding"][layer, 0]), "entropy": float(read.entropy[layer, 0]),
                     "rank": int(read.rank[layer, 0, 0]), "log_probability": float(read.log_probability[layer, 0, 0]),
-                    "image_unused_mass": float(read.mass["unused"][layer, 1:].mean()), "unused_share": share,
+                    "image_unused_mass": float(read.mass["unused"][layer, 1:].mean()), **shares,
+                    **{f"{name}_mass": float(read.mass[name][layer, 0]) for name in further},
+                    **{f"image_{name}_mass": float(read.mass[name][layer, 1:].mean()) for name in further},
                 }
             )  # fmt: skip
         if progress is not None:
