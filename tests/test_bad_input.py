@@ -267,6 +267,7 @@ POPE_LINE = '{"question_id": 1, "image": "1.jpg", "text": "Is there a dog?", "la
             "llava-<language model>[-lora], or give --grid for all replicas",
         ),
         (["train", "replica/small-clip", "--grid"], "name what to train"),
+        (["train", "llava-gemma3-270"], "nothing called 'llava-gemma3-270' to train; nearest are 'llava-gemma3-270m'"),
         (["train", "replica/medium-clip"], "no replica cell 'medium-clip' in the grid; nearest are"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked.prompts import encode_prompt, first_answer_token
 from vlm_probe.real_small.recipe import PROMPT as SPACED
 from vlm_probe.replicas.text import PROMPT, build_tokenizer
@@ -18,7 +19,7 @@ def byte_level():
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<eos>", "<image>"]
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(["red red red", "a red star", "Answer: red"] * 50, trainer)
+    tokenizer.train_from_iterator(["red red red", "a red star", "Answer: red", "star"] * 50, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", bos_token="<eos>")
 
 
@@ -43,6 +44,26 @@ def test_it_is_the_token_that_asking_scores(template):
         )
         assert whole[: len(asked)] == asked
         assert first == whole[len(asked)]
+
+
+def test_a_text_with_its_own_space_gets_no_second_one(byte_level):
+    for target in ("red", " red"):
+        first = first_answer_token(byte_level, SPACED, target, image_token_id=1)
+        assert byte_level.convert_ids_to_tokens(first) == "Ġred"
+
+
+def test_a_special_token_is_itself(byte_level):
+    for template in (SPACED, PROMPT, "{bos}{question}"):
+        assert first_answer_token(byte_level, template, "<eos>", image_token_id=1) == byte_level.eos_token_id
+
+
+def test_a_question_may_not_spell_the_placeholder_whatever_its_name(byte_level):
+    star = byte_level.convert_tokens_to_ids("star")
+    assert star != byte_level.unk_token_id
+    with pytest.raises(
+        VlmProbeError, match="^the question contains 'star', a special token of this model; leave it out$"
+    ):
+        encode_prompt(byte_level, SPACED, "Is it a star?", images=1, image_token_id=star)
 
 
 def test_no_answer_has_no_token():

@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tiny import LANGUAGES
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitImageProcessor, Dinov2Config, Dinov2Model
 
 import vlm_probe
+from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked.prompts import encode_prompt
 from vlm_probe.real_small import recipe
 from vlm_probe.real_small.card import write_card
@@ -111,12 +113,26 @@ def test_exported_it_opens_and_computes_what_training_computed(tmp_path, adapter
     torch.testing.assert_close(got, expected, atol=0.02, rtol=0.02)
 
 
+def test_a_folder_that_held_adapters_holds_none_for_the_connector_alone(tmp_path):
+    recipe.export(recipe.train(fusion(True), tmp_path / "runs", steps=TINY), tmp_path / "model")
+    assert (tmp_path / "model" / "adapter_model.safetensors").is_file()
+    recipe.export(recipe.train(fusion(False), tmp_path / "runs", steps=TINY, resume=True), tmp_path / "model")
+    assert not list((tmp_path / "model").glob("adapter*"))
+
+
+def test_adapters_without_peft_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(VlmProbeError, match=r'^training adapters needs the extra: pip install -e "\.\[real-small\]"$'):
+        recipe.train(fusion(True), tmp_path, steps=TINY)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
 def test_scales_are_folded_into_a_plain_connector():
     torch.manual_seed(4)
     connector = recipe.ScaledConnector(11, 7)
     connector.mean.normal_()
     connector.std.uniform_(0.2, 3)
-    connector.length.fill_(5.3)
+    connector.row_rms.fill_(5.3)
     x = torch.randn(2, 13, 11)
     with torch.no_grad():
         torch.testing.assert_close(connector.folded()(x), connector(x), atol=1e-5, rtol=1e-5)

@@ -104,7 +104,7 @@ def token_relevancy(model: HookedVLM, inputs: ModelInputs, *, target: int | str 
     Parameters
     ----------
     inputs: one example; for a later answer token, `inputs.with_answer(the tokens before it)`.
-    target: token id, or text (its first token); None takes the most probable token.
+    target: token id, or text (the token that begins it behind the prompt); None takes the most probable token.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def relevancy(
     Parameters
     ----------
     inputs: one example; for a later answer token, `inputs.with_answer(the tokens before it)`.
-    target: token id, or text (its first token); None takes the most probable token.
+    target: token id, or text (the token that begins it behind the prompt); None takes the most probable token.
     through_encoder: False gives the relevancy of the rows the language model received. True
         composes it with the encoder's own relevancy, over the layers the connector reads: where in
         the image those rows came from. What flows to CLS or registers is not displayed.

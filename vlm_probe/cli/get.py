@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from vlm_probe.cli.terminal import app, bar, console, err, plain, say, show
-from vlm_probe.errors import VlmProbeError
+from vlm_probe.errors import VlmProbeError, nearest
 
 if TYPE_CHECKING:
     from vlm_probe.real_small.catalog import Fusion
@@ -31,7 +31,7 @@ HUB_MODELS = {
 @app.command()
 def models() -> None:
     """List what can be loaded, and what each needs."""
-    from vlm_probe.real_small.catalog import FUSIONS, SOURCES, is_fetched
+    from vlm_probe.real_small.catalog import FUSIONS, SOURCES, is_fetched, is_shipped
     from vlm_probe.replicas.shipped import DEFAULT, shipped
 
     table = Table()
@@ -49,6 +49,7 @@ def models() -> None:
         how = "connector and adapters of ours" if one.adapters else "a connector of ours"
         parts = (one.encoder, one.language)
         here = "yes" if all(map(is_fetched, parts)) else "parts not fetched"
+        here = here if is_shipped(one.name) else "not trained"
         table.add_row(one.name, f"{' and '.join(parts)}, joined by {how}", "vlm-probe fetch real-small", here)
     hub = "the Hub"
     for name, (what, billions) in HUB_MODELS.items():
@@ -139,19 +140,19 @@ def train(
         return
     assert cell is not None
     fusion = FUSIONS.get(cell)
+    if fusion is None and cell.startswith("llava-"):
+        raise VlmProbeError(f"nothing called {cell!r} to train; nearest are {nearest(cell, FUSIONS)}")
     chosen = None if fusion is not None else replace(find_cell(cell), seed=seed)
-    if chosen is not None:
-        folder = out if out is not None else sweep.model_folder(chosen, runs)
-    else:
-        folder = out if out is not None else runs / f"seed-{seed}" / cell / "model"
+    folder = runs / f"seed-{seed}" / cell / "model" if chosen is None else sweep.model_folder(chosen, runs)
+    folder = out if out is not None else folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
-    if chosen is not None:
-        _train_replica(chosen, runs, folder, resume, items, device)
-    elif fusion is not None:
+    if fusion is not None:
         _train_fusion(fusion, runs, folder, resume, items, device, seed)
+    elif chosen is not None:
+        _train_replica(chosen, runs, folder, resume, items, device)
     say(folder)
 
 

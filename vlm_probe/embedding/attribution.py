@@ -74,7 +74,7 @@ def attribute(
     method: "integrated_gradients" over pixels, summed within each patch; "layer_conductance": what flows
         through each patch's row at `point` as pixels go from baseline to image; "occlusion": how much
         is lost when one patch alone is replaced by the baseline's.
-    target: token id, or text (its first token); None takes the most probable token.
+    target: token id, or text (the token that begins it behind the prompt); None takes the most probable token.
     baseline: see `BASELINES`, or an image of the same size.
     point: of layer conductance: a point with one row a position ("connector.hook_out").
     steps: along the straight line from baseline to image (Gauss-Legendre); not for occlusion.

@@ -158,9 +158,10 @@ def vocabulary_verdicts(one: Counted) -> pd.DataFrame:
                 last["unused_mass"].to_numpy(), last["unused_share"].to_numpy(), images)
         )  # fmt: skip
         # Over layers: at the output an image position predicts what nobody trained it to predict.
-        drawn = one.leakage.groupby("id", sort=False)[["image_undertrained_mass", "undertrained_share"]].mean()
+        masses = one.leakage.pivot(index="id", columns="layer", values="image_undertrained_mass").loc[last["id"]]
         claim = f"{name}: image positions give the least trained rows more than a uniform output (mean of layers)"
-        rows.append(row("V4", claim, *(drawn[column].to_numpy() for column in drawn), images))
+        mean = masses.to_numpy(dtype=float).mean(1)
+        rows.append(row("V4", claim, mean, last["undertrained_share"].to_numpy(), images))
     if one.shrinking is not None:
         whole, trimmed = one.shrinking.iloc[0], one.shrinking.iloc[1]
         claim = f"{name}: with the used tokens alone it answers worse (share right; {int(trimmed['rows'])} rows)"

@@ -97,6 +97,8 @@ def _load(
     folder = _locate(name)
     raw = _raw_config(name, folder, revision)
     own = raw.get("vlm_probe") or {}
+    if not isinstance(own, dict):
+        raise VlmProbeError(f"{name}'s config.json holds a {type(own).__name__} under vlm_probe, expected an object")
     device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     kwargs: dict[str, Any] = {"dtype": _dtype(dtype, device)}
     if quantization is not None:
@@ -118,7 +120,8 @@ def _load(
         pad = True
     elif folder is not None and is_in_parts(raw):
         config = _config(name, folder, revision)
-        state, words = read_parts(folder, raw)
+        _apply_activation_rule(config, raw.get("text_config") or {})
+        state, words = read_parts(folder, raw, config)
         # In memory it is whole, and so it is where it is saved.
         config.vlm_probe = {key: value for key, value in own.items() if key != "parts"}
         hf = _from_pretrained(name, None, config=config, state_dict=state, **kwargs)

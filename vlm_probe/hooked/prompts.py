@@ -46,19 +46,21 @@ def encode_prompt(
 ) -> EncodedPrompt:
     """Fill a prompt template and tokenize it, with an answer behind it if there is one.
 
-    Raises VlmProbeError for an empty question and for one that spells a special token, which the
-    tokenizer would take for the real thing.
+    Raises VlmProbeError for an empty question and for one that spells a special token or the image's
+    placeholder, which the tokenizer would take for the real thing.
     """
     if not question.strip():
         raise VlmProbeError("the question is empty; ask something about the image")
-    for token in {IMAGE, *tokenizer.all_special_tokens}:
+    own = tokenizer.convert_ids_to_tokens(image_token_id) if 0 <= image_token_id < len(tokenizer) else None
+    for token in {IMAGE, own or IMAGE, *tokenizer.all_special_tokens}:
         if token in question:
             raise VlmProbeError(f"the question contains {token!r}, a special token of this model; leave it out")
     before, after = template.split("{question}")
     if images == 0:
         before = before.replace("{images}\n", "{images}")
     before = before.replace("{bos}", tokenizer.bos_token or "").replace("{images}", IMAGE * images)
-    if answer and after and not after[-1].isspace() and not after.endswith(tuple(tokenizer.all_special_tokens)):
+    special = tuple(tokenizer.all_special_tokens)
+    if answer and after and not (after[-1].isspace() or answer[0].isspace() or after.endswith(special)):
         answer = f" {answer}"
     text = before + question + after + answer
     start, end = len(before), len(before) + len(question)
@@ -87,10 +89,10 @@ def encode_prompt(
 def first_answer_token(tokenizer: Any, template: str, answer: str, *, image_token_id: int) -> int | None:
     """The token that begins an answer behind the prompt, as the tokenizer cuts it there; None if there is none.
 
-    That is " red" behind "ASSISTANT:" and "red" behind a line break. Behind a template that ends with the question
-    itself, it is the text's own first token.
+    That is " red" behind "ASSISTANT:" and "red" behind a line break. It is the text's own first token behind a template
+    that ends with the question itself, and where the text is a special token.
     """
-    if template.endswith("{question}"):
+    if template.endswith("{question}") or answer in tokenizer.all_special_tokens:
         ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
         return ids[0] if ids else None
     if not answer.strip():

@@ -10,7 +10,7 @@ import pandas as pd
 
 from vlm_probe.real_small.catalog import SOURCES, Fusion
 from vlm_probe.real_small.recipe import ADAPTED, ALPHA, IMAGE_SIZE, PROMPT, RANK, Steps, stage_files
-from vlm_probe.replicas.card import ITEMS_SEED, provenance, score_table, stage_logs, stage_table, write_log
+from vlm_probe.replicas.card import ITEMS_SEED, record, score_table, stage_table, write_log
 
 
 def write_card(
@@ -28,17 +28,8 @@ def write_card(
     scores: `accuracy_table` of every split in `replicas.card.SPLITS`; check: `check_scores` of the exported model.
     """
     files = stage_files(fusion, runs, seed)
-    logs = stage_logs(files)
-    data = {
-        "fusion": asdict(fusion),
-        "steps": asdict(steps),
-        "training_seed": seed,
-        "stages": logs,
-        "seed": ITEMS_SEED,
-        "scores": {split: table.round(4).to_dict("records") for split, table in scores.items()},
-        "check": check,
-        **provenance(),
-    }
+    own = {"fusion": asdict(fusion), "steps": asdict(steps), "training_seed": seed}
+    data = {**own, **record(files, scores, check)}
     (folder / "card.json").write_text(json.dumps(data, indent=1) + "\n")
     write_log(files, folder)
     language, encoder = SOURCES[fusion.language], SOURCES[fusion.encoder]
@@ -78,5 +69,5 @@ training image ever showed.
 
 ## Training
 
-{stage_table(logs)}
+{stage_table(data["stages"])}
 """)

@@ -126,10 +126,17 @@ FUSIONS: dict[str, Fusion] = {
 _WEIGHTS = Path(__file__).parent / "weights"
 
 
+def is_shipped(name: str) -> bool:
+    """Whether a fusion's connector (and adapters) are in this package."""
+    return (_WEIGHTS / name / "config.json").is_file()
+
+
 def fusion_folder(name: str) -> Path:
     """The shipped connector (and adapters) of a fusion; VlmProbeError where there are none."""
-    if not (_WEIGHTS / name / "config.json").is_file():
-        raise VlmProbeError(f"{name} is not shipped; train it with: vlm-probe train {name}")
+    if not is_shipped(name):
+        raise VlmProbeError(
+            f"the connector of {name} is not in this package; `vlm-probe train {name}` makes one, in a folder to load"
+        )
     return _WEIGHTS / name
 
 

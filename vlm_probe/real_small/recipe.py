@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitImageProcessor, Dinov2Model, LlavaConfig
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.hooked.parts import ADAPTER_FILE, CONNECTOR_FILE, part_folder
+from vlm_probe.hooked.parts import ADAPTER_CONFIG, ADAPTER_FILE, CONNECTOR_FILE, part_folder
 from vlm_probe.real_small.catalog import SOURCES, Fusion
 from vlm_probe.replicas.attention import FLOAT32_ATTENTION
 from vlm_probe.replicas.encoders import pixels, scene_seeds
@@ -36,7 +36,8 @@ PROMPT = "{bos}{images}\nQuestion: {question}\nAnswer:"
 RANK, ALPHA = 8, 16
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 StageName = Literal["captions", "questions", "adapters"]
-STAGES: tuple[StageName, ...] = ("captions", "questions")
+CONNECTOR_STAGES: tuple[StageName, ...] = ("captions", "questions")
+"""Those of both variants."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ class PromptPacker(Packer):
     """Packs scenes for a pretrained tokenizer, spelled as `PROMPT` spells them."""
 
     def __init__(self, tokenizer: Any, placeholder: str):
-        self.tokenizer = tokenizer
-        self._known: dict[str, list[int]] = {}
+        super().__init__(tokenizer)
         self._placeholder = int(tokenizer.convert_tokens_to_ids(placeholder))
 
     def opening(self) -> list[int]:
@@ -75,7 +75,7 @@ class PromptPacker(Packer):
 
 
 class ScaledConnector(nn.Module):
-    """LLaVA's connector on standardised features, its output as long as the language model's token rows.
+    """LLaVA's connector on standardised features, its output of the size of the language model's token rows.
 
     Both scales are constants, folded into the weights by `folded`: what is learned is of size one whatever
     the encoder and the language model, so that one learning rate serves all.
@@ -83,17 +83,17 @@ class ScaledConnector(nn.Module):
 
     mean: Tensor
     std: Tensor
-    length: Tensor
+    row_rms: Tensor
 
     def __init__(self, width: int, out: int):
         super().__init__()
         self.inner = Connector(width, out)
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
-        self.register_buffer("length", torch.ones(()))
+        self.register_buffer("row_rms", torch.ones(()))
 
     def forward(self, x: Float[Tensor, "*batch d_vision"]) -> Float[Tensor, "*batch d_model"]:
-        return self.length * self.inner((x.float() - self.mean) / self.std)
+        return self.row_rms * self.inner((x.float() - self.mean) / self.std)
 
     @torch.no_grad()
     def folded(self) -> Connector:
@@ -102,9 +102,17 @@ class ScaledConnector(nn.Module):
         first, second = self.inner.linear_1, self.inner.linear_2
         plain.linear_1.weight.copy_(first.weight / self.std)
         plain.linear_1.bias.copy_(first.bias - first.weight @ (self.mean / self.std))
-        plain.linear_2.weight.copy_(self.length * second.weight)
-        plain.linear_2.bias.copy_(self.length * second.bias)
+        plain.linear_2.weight.copy_(self.row_rms * second.weight)
+        plain.linear_2.bias.copy_(self.row_rms * second.bias)
         return plain
+
+
+def _peft() -> tuple[Any, Any]:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise VlmProbeError('training adapters needs the extra: pip install -e ".[real-small]"') from error
+    return LoraConfig, get_peft_model
 
 
 class Parts:
@@ -130,12 +138,12 @@ class Parts:
 
     @torch.no_grad()
     def _measure_scales(self, seed: int) -> None:
-        """Mean and deviation of the features over a few scenes, and the typical length of a token's row."""
+        """Mean and deviation of the features over a few scenes; root mean square of the entries of token rows."""
         features = self.features([sample_scene(s) for s in scene_seeds("scales", seed, 0, 64)]).float().flatten(0, 1)
         self.connector.mean.copy_(features.mean(0))
         self.connector.std.copy_(features.std(0))
         words = torch.tensor(self.packer.encode(f"{DESCRIBE} {sample_scene(0).caption}"), device=self.device)
-        self.connector.length.copy_(self.language.get_input_embeddings()(words).float().pow(2).mean().sqrt())
+        self.connector.row_rms.copy_(self.language.get_input_embeddings()(words).float().pow(2).mean().sqrt())
 
     @torch.no_grad()
     def features(self, scenes: list[Scene]) -> Float[Tensor, "batch patch d_vision"]:
@@ -149,18 +157,15 @@ class Parts:
 
         Raises VlmProbeError where peft is missing.
         """
-        try:
-            from peft import LoraConfig, get_peft_model
-        except ImportError as error:
-            raise VlmProbeError('training adapters needs the extra: pip install -e ".[real-small]"') from error
+        config, wrap = _peft()
         torch.manual_seed(seed + 1)
-        settings = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(ADAPTED), bias="none")
-        self.adapted = get_peft_model(self.language, settings)
+        settings = config(r=RANK, lora_alpha=ALPHA, target_modules=list(ADAPTED), bias="none")
+        self.adapted = wrap(self.language, settings)
         layers = [m for name, m in self.adapted.named_modules() if name.endswith(("lora_A.default", "lora_B.default"))]
         return nn.ModuleList(layers)
 
 
-class FusionStage:
+class ConnectorStage:
     """One stage; see the module. The loss is that of the replicas: captions and answers, both by the token.
 
     A step sees two scenes (four for captions alone): with as many scenes in all, captions came out at a loss of 1.2
@@ -172,10 +177,10 @@ class FusionStage:
     questions = 10
     rates: ClassVar[dict[StageName, float]] = {"captions": 3e-2, "questions": 1.5e-2, "adapters": 4e-3}
 
-    def __init__(self, name: StageName, parts: Parts, module: nn.ModuleDict, steps: int, seed: int, scenes: int = 2):
+    def __init__(self, name: StageName, parts: Parts, module: nn.ModuleDict, steps: int, seed: int):
         self.name, self.parts, self.module = name, parts, module
         self.steps, self.seed, self.learning_rate = steps, seed, self.rates[name]
-        self.scenes = 2 * scenes if name == "captions" else scenes
+        self.scenes = 4 if name == "captions" else 2
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return self.module.parameters()
@@ -202,7 +207,7 @@ class FusionStage:
 def stage_files(fusion: Fusion, runs: Path, seed: int) -> dict[StageName, Path]:
     """Each stage's files, without suffix. The connector's stages are shared by both variants."""
     shared = runs / f"seed-{seed}" / f"llava-{fusion.language}"
-    files: dict[StageName, Path] = {name: shared / name for name in STAGES}
+    files: dict[StageName, Path] = {name: shared / name for name in CONNECTOR_STAGES}
     if fusion.adapters:
         files["adapters"] = runs / f"seed-{seed}" / fusion.name / "adapters"
     return files
@@ -224,12 +229,14 @@ def train(
 
     Raises VlmProbeError where a part is not fetched, and where adapters are asked for without peft.
     """
+    if fusion.adapters:
+        _peft()  # said before anything is trained
     parts = Parts(fusion, device, seed)
     module = nn.ModuleDict({"connector": parts.connector})
     for name, file in stage_files(fusion, runs, seed).items():
         if name == "adapters":
             module["adapters"] = parts.adapt(seed)
-        stage = FusionStage(name, parts, module, getattr(steps, name), seed)
+        stage = ConnectorStage(name, parts, module, getattr(steps, name), seed)
         run_stage(stage, file.parent, resume=resume, listen=listen)
     return parts
 
@@ -238,6 +245,9 @@ def export(parts: Parts, folder: Path) -> None:
     """Write a checkpoint in parts that `vlm_probe.load` opens (see `hooked.parts`), in half precision."""
     folder.mkdir(parents=True, exist_ok=True)
     fusion = parts.fusion
+    # Without its configuration nothing opens the folder: it goes first, and the new one comes last.
+    for name in ("config.json", ADAPTER_FILE, ADAPTER_CONFIG):
+        (folder / name).unlink(missing_ok=True)
     connector = {name: tensor.half().cpu() for name, tensor in parts.connector.folded().state_dict().items()}
     save_file(connector, folder / CONNECTOR_FILE, metadata={"format": "pt"})
     if parts.adapted is not None:
@@ -259,10 +269,10 @@ def export(parts: Parts, folder: Path) -> None:
     # Trained with current transformers, whose Gemma scales text rows alone.
     config.vlm_probe = {
         "embed_scale": "text", "prompt": PROMPT, "pad": True,
-        "parts": {"language": fusion.language, "encoder": fusion.encoder},
+        "parts": {"language": fusion.language, "encoder": fusion.encoder, "adapters": fusion.adapters},
     }  # fmt: skip
-    config.save_pretrained(folder)
     BitImageProcessor(
         size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_center_crop=False, image_mean=list(parts.mean),
         image_std=list(parts.std),
     ).save_pretrained(folder)  # fmt: skip
+    config.save_pretrained(folder)

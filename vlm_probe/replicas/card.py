@@ -78,9 +78,13 @@ def stage_table(logs: dict[str, dict[str, Any]]) -> str:
     return f"{head}{rows}\n\n{total:.0f} minutes in all. {where}"
 
 
-def provenance() -> dict[str, Any]:
-    """Versions and machine of this run."""
+def record(files: Mapping[Any, Path], scores: dict[str, pd.DataFrame], check: dict[str, float | int]) -> dict[str, Any]:
+    """A card's data, whatever was trained: logs, scores, versions and machine of this run."""
     return {
+        "stages": stage_logs(files),
+        "seed": ITEMS_SEED,
+        "scores": {split: table.round(4).to_dict("records") for split, table in scores.items()},
+        "check": check,
         "versions": {p: version(p) for p in ("vlm-probe", "torch", "transformers")},
         "machine": {
             "python": platform.python_version(),
@@ -104,7 +108,7 @@ CHECKED_ITEMS = 100
 
 
 def check_scores(model: HookedVLM, items: int = CHECKED_ITEMS) -> dict[str, float | int]:
-    """Figures of the first held-out items that reproduce to 1e-6: accuracy and mean log-probability."""
+    """Figures of the first held-out items that reproduce: accuracy, and the right answer's mean probability."""
     chosen = list(scene_items(items, split="heldout", seed=ITEMS_SEED))
     asked = [Asked(i, item.question.text, item.question.answer) for i, item in enumerate(chosen)]
     answers = ask_all(model, [scene_image(item.scene, model.image_size) for item in chosen], asked)
@@ -126,15 +130,7 @@ def write_card(
     scores: `accuracy_table` of every split in `SPLITS`; check: `check_scores` of the exported model.
     """
     files = stage_files(cell, runs)
-    logs = stage_logs(files)
-    data = {
-        "cell": asdict(cell),
-        "stages": logs,
-        "seed": ITEMS_SEED,
-        "scores": {split: table.round(4).to_dict("records") for split, table in scores.items()},
-        "check": check,
-        **provenance(),
-    }
+    data = {"cell": asdict(cell), **record(files, scores, check)}
     (folder / "card.json").write_text(json.dumps(data, indent=1) + "\n")
     write_log(files, folder)
     shape, sight = cell.language, cell.vision
@@ -168,7 +164,7 @@ training image ever showed. Text named them.
 
 ## Training
 
-{stage_table(logs)}
+{stage_table(data["stages"])}
 """)
 
 

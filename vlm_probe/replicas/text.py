@@ -11,8 +11,9 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -134,10 +135,14 @@ class Packed:
 class Packer:
     """Encodes prefixes and segments; remembers encodings, since the scene language is small."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+    def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
         self._known: dict[str, list[int]] = {}
-        self.id = {token: int(tokenizer.get_vocab()[token]) for token in SPECIAL}
+
+    @cached_property
+    def id(self) -> dict[str, int]:
+        """Ids of the special tokens."""
+        return {token: int(self.tokenizer.get_vocab()[token]) for token in SPECIAL}
 
     def encode(self, text: str) -> list[int]:
         ids = self._known.get(text)

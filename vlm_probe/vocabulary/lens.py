@@ -271,7 +271,8 @@ def lens(
     inputs: one example, from `model.prepare`.
     positions: see `PLACES`, or positions in the sequence.
     k: top tokens kept.
-    tokens: tokens whose rank and log-probability are wanted everywhere: ids, or texts (their first token).
+    tokens: tokens whose rank and log-probability are wanted everywhere: ids, or texts (the token
+        that begins each behind the prompt).
     sets: name -> token ids whose joint probability is wanted.
     divergences: also KL to the final layer and to the next.
     translate: a `TunedLens` (Belrose et al. 2023), or any function of rows and layer, before the final norm.
