@@ -20,7 +20,7 @@ from vlm_probe.replicas.encoders import pixels
 from vlm_probe.replicas.text import IGNORE, build_tokenizer
 from vlm_probe.scenes import accuracy_table, answer_items, sample_scene, scene_image, scene_items
 
-TINY = recipe.Steps(captions=3, questions=3, adapters=3)
+TINY = recipe.Steps(captions=3, questions=3, adapters=3, comparisons=3)
 SIDE = 4
 PLACEHOLDER = "<image>"
 
@@ -65,7 +65,7 @@ class KilledError(Exception):
 def test_killed_at_every_stage_and_resumed_gives_the_same_weights(tmp_path, monkeypatch):
     whole = weights(recipe.train(fusion(True), tmp_path / "whole", steps=TINY))
     monkeypatch.setattr("vlm_probe.replicas.training.SAVE_EVERY_S", 0.0)
-    for stage in ("captions", "questions", "adapters"):
+    for stage in recipe.PLANS:
 
         def kill(progress, stage=stage):
             if progress.stage == stage and progress.step == 2:
@@ -185,8 +185,8 @@ def test_the_card_says_what_was_done(tmp_path):
     scores = {split: accuracy_table(answers) for split in ("heldout", "novel")}
     write_card(one, tmp_path / "runs", tmp_path / "model", scores, {"items": 10}, steps=TINY, seed=0)
     card = json.loads((tmp_path / "model" / "card.json").read_text())
-    assert list(card["stages"]) == ["captions", "questions", "adapters"]
-    assert [log["steps"] for log in card["stages"].values()] == [3, 3, 3]
+    assert list(card["stages"]) == ["captions", "questions", "adapters", "comparisons"]
+    assert [log["steps"] for log in card["stages"].values()] == [3, 3, 3, 3]
     text = (tmp_path / "model" / "README.md").read_text()
     assert score_table(scores["heldout"]) in text
     assert "nobody/tiny-words" in text

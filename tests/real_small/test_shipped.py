@@ -38,7 +38,7 @@ def test_the_variants_differ_in_nothing_but_the_language_model_and_the_adapters(
         own = config["vlm_probe"]
         parts = {"language": fusion.language, "encoder": "dinov2-small", "adapters": fusion.adapters}
         assert own.pop("parts") == parts
-        assert list(card["stages"]) == ["captions", "questions"] + ["adapters"] * fusion.adapters
+        assert list(card["stages"]) == ["captions", "questions"] + ["adapters", "comparisons"] * fusion.adapters
         alike = {
             "steps": card["steps"],
             "seed": (card["training_seed"], card["seed"]),

@@ -2,7 +2,8 @@
 
 The encoder and the language model are frozen; both language models are trained alike (the same scenes, questions,
 prompt, steps and rates). Stages: "captions" and "questions" train the connector alone (`llava-<language model>`);
-"adapters" goes on from there with the connector and adapters on the language model (`llava-<language model>-lora`).
+"adapters" and "comparisons" go on from there with the connector and adapters on the language model
+(`llava-<language model>-lora`), the latter with the rate up again and more questions of the kind that is learned last.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -27,7 +28,7 @@ from vlm_probe.replicas.encoders import pixels, scene_seeds
 from vlm_probe.replicas.fusion import HARD_TYPES, Connector, answer_loss
 from vlm_probe.replicas.text import DESCRIBE, Packed, Packer
 from vlm_probe.replicas.training import Listener, run_stage
-from vlm_probe.scenes import Scene, sample_scene
+from vlm_probe.scenes import QUESTION_TYPES, Scene, sample_scene
 
 IMAGE_SIZE = 112
 """Pixels a side: eight of DINOv2's patches, as many as the replicas have."""
@@ -35,9 +36,36 @@ PROMPT = "{bos}{images}\nQuestion: {question}\nAnswer:"
 """The same for every language model: none of them was tuned to be asked about images."""
 RANK, ALPHA = 8, 16
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-StageName = Literal["captions", "questions", "adapters"]
-CONNECTOR_STAGES: tuple[StageName, ...] = ("captions", "questions")
-"""Those of both variants."""
+StageName = Literal["captions", "questions", "adapters", "comparisons"]
+COMPARISONS = tuple(
+    kind for kind in QUESTION_TYPES if kind in ("existence", "relation", "attribute", "number", "position")
+)
+"""Question types that are answered by yes or no: what is seen has to be compared with what is asked."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage sees in a step, and how fast it learns."""
+
+    scenes: int
+    rate: float
+    questions: int = 10
+    describe: bool = False
+    """Whether the caption is asked for, too."""
+    among: tuple[str, ...] = HARD_TYPES
+    adapters: bool = False
+    """Whether adapters learn with the connector: only in the variants that have some."""
+
+
+PLANS: dict[StageName, Plan] = {
+    "captions": Plan(4, 3e-2, questions=0, describe=True),
+    "questions": Plan(2, 1.5e-2, describe=True),
+    "adapters": Plan(2, 1e-3, adapters=True),
+    "comparisons": Plan(2, 1e-3, among=(*QUESTION_TYPES, *COMPARISONS), adapters=True),
+}
+"""In this order. Steps are small because there is little time: with as many scenes in all, captions came out at a loss
+of 1.2 by steps of four, and of 2.8 by steps of sixteen. So are the rates high: 0.03 brought captions to 0.5 where 0.01
+brought them to 1.2 and 0.002 to 2.2. Adapters take less: at 0.004 the loss rose."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +75,7 @@ class Steps:
     captions: int = 300
     questions: int = 1000
     adapters: int = 1800
+    comparisons: int = 1200
 
 
 class PromptPacker(Packer):
@@ -166,35 +195,28 @@ class Parts:
 
 
 class ConnectorStage:
-    """One stage; see the module. The loss is that of the replicas: captions and answers, both by the token.
-
-    A step sees two scenes (four for captions alone): with as many scenes in all, captions came out at a loss of 1.2
-    by steps of four, and of 2.8 by steps of sixteen. The rates are high for the same reason, there is little time: 0.03
-    brought captions to 0.5 where 0.01 brought them to 1.2 and 0.002 to 2.2. Adapters take less: at 0.004 the loss rose.
-    """
+    """One stage of `PLANS`. The loss is that of the replicas: captions and answers, both by the token."""
 
     multiple = 32
-    questions = 10
-    rates: ClassVar[dict[StageName, float]] = {"captions": 3e-2, "questions": 1.5e-2, "adapters": 1e-3}
+    """Rows are padded to a multiple of so many positions."""
 
     def __init__(self, name: StageName, parts: Parts, module: nn.ModuleDict, steps: int, seed: int):
-        self.name, self.parts, self.module = name, parts, module
-        self.steps, self.seed, self.learning_rate = steps, seed, self.rates[name]
-        self.scenes = 4 if name == "captions" else 2
+        self.name, self.plan, self.parts, self.module = name, PLANS[name], parts, module
+        self.steps, self.seed, self.learning_rate = steps, seed, self.plan.rate
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return self.module.parameters()
 
     def pack(self, scenes: list[Scene], rng: random.Random) -> Packed:
-        questions = 0 if self.name == "captions" else self.questions
+        plan = self.plan
         return self.parts.packer.pack(
-            scenes, rng, patches=self.parts.side**2, describe=self.name != "adapters", questions=questions,
-            learn_all=False, among=HARD_TYPES, multiple=self.multiple,
+            scenes, rng, patches=self.parts.side**2, describe=plan.describe, questions=plan.questions,
+            learn_all=False, among=plan.among, multiple=self.multiple,
         )  # fmt: skip
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = random.Random(f"{self.name}/questions/{self.seed}/{step}")
-        scenes = [sample_scene(s) for s in scene_seeds(self.name, self.seed, step, self.scenes)]
+        scenes = [sample_scene(s) for s in scene_seeds(self.name, self.seed, step, self.plan.scenes)]
         packed = self.pack(scenes, rng)
         with torch.autocast(self.parts.device, dtype=torch.bfloat16):
             rows = self.parts.connector(self.parts.features(scenes))
@@ -206,11 +228,12 @@ class ConnectorStage:
 
 def stage_files(fusion: Fusion, runs: Path, seed: int) -> dict[StageName, Path]:
     """Each stage's files, without suffix. The connector's stages are shared by both variants."""
-    shared = runs / f"seed-{seed}" / f"llava-{fusion.language}"
-    files: dict[StageName, Path] = {name: shared / name for name in CONNECTOR_STAGES}
-    if fusion.adapters:
-        files["adapters"] = runs / f"seed-{seed}" / fusion.name / "adapters"
-    return files
+    runs = runs / f"seed-{seed}"
+    return {
+        name: runs / (fusion.name if plan.adapters else f"llava-{fusion.language}") / name
+        for name, plan in PLANS.items()
+        if fusion.adapters or not plan.adapters
+    }
 
 
 def train(
@@ -234,7 +257,7 @@ def train(
     parts = Parts(fusion, device, seed)
     module = nn.ModuleDict({"connector": parts.connector})
     for name, file in stage_files(fusion, runs, seed).items():
-        if name == "adapters":
+        if PLANS[name].adapters and "adapters" not in module:
             module["adapters"] = parts.adapt(seed)
         stage = ConnectorStage(name, parts, module, getattr(steps, name), seed)
         run_stage(stage, file.parent, resume=resume, listen=listen)
