@@ -3,7 +3,7 @@
 import pytest
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.hooked.prompts import encode_prompt, first_answer_token
+from vlm_probe.hooked.prompts import encode_prompt, first_answer_token, token_text
 from vlm_probe.real_small.recipe import PROMPT as SPACED
 from vlm_probe.replicas.text import PROMPT, build_tokenizer
 
@@ -64,6 +64,15 @@ def test_a_question_may_not_spell_the_placeholder_whatever_its_name(byte_level):
         VlmProbeError, match="^the question contains 'star', a special token of this model; leave it out$"
     ):
         encode_prompt(byte_level, SPACED, "Is it a star?", images=1, image_token_id=star)
+
+
+def test_tokens_are_shown_as_text_whatever_the_tokenizer(byte_level):
+    pieces = build_tokenizer(704)
+    for tokenizer in (byte_level, pieces):
+        red = tokenizer(" red", add_special_tokens=False)["input_ids"][-1]
+        assert token_text(tokenizer, red) == " red"
+        assert token_text(tokenizer, len(tokenizer) + 3) == f"<{len(tokenizer) + 3}>"
+    assert token_text(byte_level, byte_level.eos_token_id) == "<eos>"
 
 
 def test_no_answer_has_no_token():

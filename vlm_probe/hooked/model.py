@@ -22,7 +22,7 @@ from vlm_probe.hooked.families import LANGUAGE, VISION, family
 from vlm_probe.hooked.images import ImageLike, ImagePreparer
 from vlm_probe.hooked.inputs import ModelInputs, prepare, prepare_tensors
 from vlm_probe.hooked.points import ConnectorPoints, LanguagePoints, TowerPoints
-from vlm_probe.hooked.prompts import PROMPTS
+from vlm_probe.hooked.prompts import PROMPTS, token_text
 from vlm_probe.hooked.provenance import describe, provenance_of
 from vlm_probe.hooked.wiring import layers_of, wire_connector, wire_language, wire_skipping, wire_tower
 from vlm_probe.trace import Trace
@@ -324,14 +324,7 @@ class HookedVLM(HookedRootModule):
         """Tokens as readable text, or nothing where the model has no tokenizer."""
         if self.tokenizer is None:
             return ()
-        size = len(self.tokenizer)
-        return tuple(
-            # Token 511 of a model with 511 rows, say: an image placeholder its tokenizer does not know.
-            (self.tokenizer.convert_ids_to_tokens(int(i)) or f"<{int(i)}>").replace("▁", " ")
-            if int(i) < size
-            else f"<{int(i)}>"
-            for i in ids
-        )
+        return tuple(token_text(self.tokenizer, int(i)) for i in ids)
 
     def trace(
         self,

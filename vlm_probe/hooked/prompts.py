@@ -33,6 +33,18 @@ class EncodedPrompt:
     text: str
 
 
+def token_text(tokenizer: Any, token_id: int) -> str:
+    """A token as readable text: "▁red" and byte-level BPE's "Ġred" are " red"; "<7>" for an id without a token."""
+    # Token 511 of a model with 511 rows, say: an image placeholder its tokenizer does not know.
+    token = tokenizer.convert_ids_to_tokens(token_id) if token_id < len(tokenizer) else None
+    if not token:
+        return f"<{token_id}>"
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if type(getattr(backend, "decoder", None)).__name__ == "ByteLevel":
+        return tokenizer.convert_tokens_to_string([token])
+    return token.replace("▁", " ")
+
+
 def answer_start(prompt: list[int], whole: list[int]) -> int:
     """Where the answer begins in a prompt with it, given the prompt alone.
 

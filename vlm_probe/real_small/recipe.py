@@ -3,7 +3,7 @@
 The encoder and the language model are frozen; both language models are trained alike (the same scenes, questions,
 prompt, steps and rates). Stages: "captions" and "questions" train the connector alone (`llava-<language model>`);
 "adapters" and "comparisons" go on from there with the connector and adapters on the language model
-(`llava-<language model>-lora`), the latter with the rate up again and more questions of the kind that is learned last.
+(`llava-<language model>-lora`), the latter at a lower rate and with more questions of the kind that is learned last.
 """
 
 from __future__ import annotations
@@ -61,11 +61,12 @@ PLANS: dict[StageName, Plan] = {
     "captions": Plan(4, 3e-2, questions=0, describe=True),
     "questions": Plan(2, 1.5e-2, describe=True),
     "adapters": Plan(2, 1e-3, adapters=True),
-    "comparisons": Plan(2, 1e-3, among=(*QUESTION_TYPES, *COMPARISONS), adapters=True),
+    "comparisons": Plan(2, 3e-4, among=(*QUESTION_TYPES, *COMPARISONS), adapters=True),
 }
 """In this order. Steps are small because there is little time: with as many scenes in all, captions came out at a loss
 of 1.2 by steps of four, and of 2.8 by steps of sixteen. So are the rates high: 0.03 brought captions to 0.5 where 0.01
-brought them to 1.2 and 0.002 to 2.2. Adapters take less: at 0.004 the loss rose."""
+brought them to 1.2 and 0.002 to 2.2. Adapters take less: at 0.004 the loss rose, and where a second round began at
+0.001 once more, Gemma's doubled."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Steps:
     captions: int = 300
     questions: int = 1000
     adapters: int = 1800
-    comparisons: int = 1200
+    comparisons: int = 900
 
 
 class PromptPacker(Packer):
