@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 import vlm_probe
 from vlm_probe import VlmProbeError
+from vlm_probe.findings import scope_of
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.replicas.shipped import shipped
 
@@ -52,6 +53,6 @@ def run(main: Callable[[], None]) -> None:
 
 
 def disclaim(models: Iterable[str]) -> None:
-    """Say what replicas say nothing about."""
-    if any(name.startswith("replica") for name in models):
-        print("Replicas are miniatures: nothing here is a statement about the 2B or the 7B.")
+    """Say what such models say nothing about."""
+    if said := scope_of(models):
+        print(said)

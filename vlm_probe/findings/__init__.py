@@ -5,6 +5,7 @@ from vlm_probe.findings.connector import Connected, connect, connector_verdicts,
 from vlm_probe.findings.encoder import Encoded, encode, encoder_verdicts, layer_likeness
 from vlm_probe.findings.evaluation import evaluate
 from vlm_probe.findings.published import FACTORS, published_effects, published_results
+from vlm_probe.findings.scope import scope_of
 from vlm_probe.findings.vocabulary import Counted, count_vocabulary, vocabulary_comparison, vocabulary_verdicts
 from vlm_probe.findings.where_it_looks import Looking, where_it_looks
 from vlm_probe.statistics import bootstrap_mean, paired_bootstrap, summarize
@@ -30,6 +31,7 @@ __all__ = [
     "pretraining_verdicts",
     "published_effects",
     "published_results",
+    "scope_of",
     "summarize",
     "vocabulary_comparison",
     "vocabulary_verdicts",

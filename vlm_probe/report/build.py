@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from vlm_probe import figures
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.findings import Looking, where_it_looks
+from vlm_probe.findings import Looking, scope_of, where_it_looks
 from vlm_probe.findings.where_it_looks import SHUFFLES
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.report.inspection import provenance_table
@@ -129,12 +129,6 @@ def _summary(measured: Measured) -> list[str]:
     return lines
 
 
-def _scope(names: Sequence[str]) -> str:
-    if any(name.startswith("replica") for name in names):
-        return "Replicas are miniatures: nothing here is a statement about the 2B or the 7B."
-    return ""
-
-
 def check_out(out: Path) -> None:
     """Raise VlmProbeError where a report cannot go: a folder with other things in it, or no place to write.
 
@@ -188,7 +182,7 @@ def write_report(measured: Measured, out: Path) -> Path:
         ).reindex(columns=["model", "what", "value"])
         write_page(
             partial / "index.html", "report.html",
-            title="vlm_probe: where does it look?", models=names, n=len(measured.items), scope=_scope(names),
+            title="vlm_probe: where does it look?", models=names, n=len(measured.items), scope=scope_of(names),
             summary=_summary(measured), verdicts=rows_of(verdicts), accuracy=rows_of(measured.accuracy),
             pointing=rows_of(pointing), figures=uris, cases=cases,
             shuffles=SHUFFLES,
