@@ -28,7 +28,7 @@ def byte_level():
     [(SPACED, "Ġred"), ("{bos}{images}\n{question}\n", "red"), ("{bos}{question}", "red")],
 )
 def test_with_or_without_space_as_the_prompt_has_it(byte_level, template, spelled):
-    first = first_answer_token(byte_level, template, "red", image_token_id=1)
+    first = first_answer_token(byte_level, template, "red")
     assert byte_level.convert_ids_to_tokens(first) == spelled
 
 
@@ -37,7 +37,7 @@ def test_it_is_the_token_that_asking_scores(template):
     tokenizer = build_tokenizer(704)
     image = tokenizer.convert_tokens_to_ids("<image>")
     for answer in ("red", "left, red", "größe"):
-        first = first_answer_token(tokenizer, template, answer, image_token_id=image)
+        first = first_answer_token(tokenizer, template, answer)
         asked, whole = (
             encode_prompt(tokenizer, template, "Is it so?", images=1, image_token_id=image, answer=said).ids
             for said in ("", answer)
@@ -48,13 +48,13 @@ def test_it_is_the_token_that_asking_scores(template):
 
 def test_a_text_with_its_own_space_gets_no_second_one(byte_level):
     for target in ("red", " red"):
-        first = first_answer_token(byte_level, SPACED, target, image_token_id=1)
+        first = first_answer_token(byte_level, SPACED, target)
         assert byte_level.convert_ids_to_tokens(first) == "Ġred"
 
 
 def test_a_special_token_is_itself(byte_level):
     for template in (SPACED, PROMPT, "{bos}{question}"):
-        assert first_answer_token(byte_level, template, "<eos>", image_token_id=1) == byte_level.eos_token_id
+        assert first_answer_token(byte_level, template, "<eos>") == byte_level.eos_token_id
 
 
 def test_a_question_may_not_spell_the_placeholder_whatever_its_name(byte_level):
@@ -78,4 +78,4 @@ def test_tokens_are_shown_as_text_whatever_the_tokenizer(byte_level):
 def test_no_answer_has_no_token():
     tokenizer = build_tokenizer(704)
     for template in (PROMPT, SPACED, "{bos}{question}"):
-        assert first_answer_token(tokenizer, template, "", image_token_id=4) is None
+        assert first_answer_token(tokenizer, template, "") is None

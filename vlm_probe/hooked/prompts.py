@@ -53,6 +53,13 @@ def answer_start(prompt: list[int], whole: list[int]) -> int:
     return next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
 
 
+def _spaced(tokenizer: Any, after: str, answer: str) -> str:
+    """The answer as it stands behind what follows the question: with a space where nothing else parts the two."""
+    special = tuple(tokenizer.all_special_tokens)
+    apart = not answer or not after or after[-1].isspace() or answer[0].isspace() or after.endswith(special)
+    return answer if apart else f" {answer}"
+
+
 def encode_prompt(
     tokenizer: Any, template: str, question: str, *, images: int, image_token_id: int, answer: str = ""
 ) -> EncodedPrompt:
@@ -71,10 +78,7 @@ def encode_prompt(
     if images == 0:
         before = before.replace("{images}\n", "{images}")
     before = before.replace("{bos}", tokenizer.bos_token or "").replace("{images}", IMAGE * images)
-    special = tuple(tokenizer.all_special_tokens)
-    if answer and after and not (after[-1].isspace() or answer[0].isspace() or after.endswith(special)):
-        answer = f" {answer}"
-    text = before + question + after + answer
+    text = before + question + after + _spaced(tokenizer, after, answer)
     start, end = len(before), len(before) + len(question)
     knows_image = tokenizer.convert_tokens_to_ids(IMAGE) == image_token_id
     # A tokenizer without an <image> token gets the pieces between the images, as LLaVA's own code does.
@@ -98,7 +102,7 @@ def encode_prompt(
     return EncodedPrompt(ids, asked, text)
 
 
-def first_answer_token(tokenizer: Any, template: str, answer: str, *, image_token_id: int) -> int | None:
+def first_answer_token(tokenizer: Any, template: str, answer: str) -> int | None:
     """The token that begins an answer behind the prompt, as the tokenizer cuts it there; None if there is none.
 
     That is " red" behind "ASSISTANT:" and "red" behind a line break. It is the text's own first token behind a template
@@ -109,8 +113,10 @@ def first_answer_token(tokenizer: Any, template: str, answer: str, *, image_toke
         return ids[0] if ids else None
     if not answer.strip():
         return None
+    # No question has to be made up, whose tokens a trimmed vocabulary might lack.
+    _, after = template.split("{question}")
     prompt, whole = (
-        encode_prompt(tokenizer, template, "?", images=0, image_token_id=image_token_id, answer=said).ids
+        tokenizer(after + _spaced(tokenizer, after, said), add_special_tokens=False)["input_ids"]
         for said in ("", answer)
     )
     start = answer_start(prompt, whole)

@@ -35,7 +35,7 @@ def target_token(model: HookedVLM, target: int | str | None, logits: Tensor) -> 
     if isinstance(target, str):
         if model.tokenizer is None:
             raise VlmProbeError(f"{model.name} has no tokenizer; give the target as a token id")
-        first = first_answer_token(model.tokenizer, model.prompt, target, image_token_id=model.image_token_id)
+        first = first_answer_token(model.tokenizer, model.prompt, target)
         if first is None or first == model.tokenizer.unk_token_id or not model.token_strings([first])[0].strip():
             raise VlmProbeError(f"target {target!r} does not begin with a token of this model's vocabulary")
         return first

@@ -74,7 +74,7 @@ def leakage(
         image = inputs.layout.image_positions
         spread = image[np.linspace(0, len(image) - 1, min(IMAGE_ROWS, len(image))).round().astype(int)]
         at = np.concatenate([[inputs.layout.answer_position], spread])
-        answer = first_answer_token(model.tokenizer, model.prompt, item.answer, image_token_id=model.image_token_id)
+        answer = first_answer_token(model.tokenizer, model.prompt, item.answer)
         if answer is None:
             raise VlmProbeError(f"item {item.id} has no answer whose probability could be read")
         asked = torch.full((len(at), 1), answer)
