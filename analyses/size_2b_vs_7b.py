@@ -4,8 +4,8 @@
     python analyses/size_2b_vs_7b.py --models Intel/llava-gemma-2b Intel/llava-gemma-7b --n 500
 
 Every model is compared with the first. Writes figures/size_<model>.png and .svg (differences per
-question family), figures/size_seeds.png and .svg (all trained replicas, all seeds) and
-figures/size.csv, and prints the verdicts. Answers are kept in <out>/size_answers: a killed run goes on.
+question family) and figures/size.csv, and prints the verdicts. Answers are kept in <out>/size_answers:
+a killed run goes on. What size does to the replicas over all seeds is in grid_effects.py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from pathlib import Path
 
 from command import disclaim, each_model, options, run
 
-from vlm_probe.figures import difference_by_family, save, scores_by_seed
+from vlm_probe.figures import difference_by_family, save
 from vlm_probe.findings import evaluate
 from vlm_probe.findings.evaluation import gather_items, write_evaluation
-from vlm_probe.replicas.sweep import grid_scores
 
 
 def main() -> None:
@@ -41,8 +40,6 @@ def main() -> None:
         print(f"\n{comparison.attrs['title']}")
         print(comparison.filter(columns).round(3).to_string(index=False))
     result.metrics.to_csv(arguments.out / "size.csv", index=False)
-    scores = grid_scores().query("split == 'heldout' and kind == 'all'")
-    print(*save(scores_by_seed(scores), arguments.out, "size_seeds"), sep="\n")
     disclaim(arguments.models)
 
 

@@ -80,11 +80,11 @@ def test_the_sizes_in_the_list_of_models_are_those_of_their_shapes():
         assert abs(count / 1e9 - billions) < 0.01, (name, count)
 
 
-def test_size_compares_models_and_shows_every_seed(tmp_path):
+def test_size_compares_models(tmp_path):
     models = ["--models", "replica/small-clip", "replica/small-dino"]
     done = run("analyses/size_2b_vs_7b.py", *models, "--n", "6", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert {p.name for p in tmp_path.glob("*.png")} == {"size_replica-small-dino.png", "size_seeds.png"}
+    assert {p.name for p in tmp_path.glob("*.png")} == {"size_replica-small-dino.png"}
     assert "replica/small-dino against replica/small-clip" in done.stdout
     assert "nothing here is a statement about the 2B or the 7B" in done.stdout
 
@@ -95,6 +95,19 @@ def test_published_results_draws_and_says_what_is_missing(tmp_path):
     assert (tmp_path / "published_results.svg").exists()
     assert "size: 18 of 40 pairs published" in done.stdout
     assert "not at hand: gemma-7b-it, CLIP, connector pretrained (textvqa)" in done.stdout
+
+
+def test_grid_effects_draws_and_prints_every_pair(tmp_path):
+    done = run("analyses/grid_effects.py", "--split", "novel", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    names = {"grid_scores", "grid_effects", "grid_size_by_type"}
+    assert {p.name for p in tmp_path.iterdir()} == {"grid_effects.csv"} | {
+        f"{n}.{s}" for n in names for s in ("png", "svg")
+    }
+    assert "small-clip-v320 small-clip-v20480" in done.stdout
+    assert "nothing here is a statement about the 2B or the 7B" in done.stdout
+    done = run("analyses/grid_effects.py", "--runs", str(tmp_path), "--out", str(tmp_path))
+    assert (done.returncode, done.stderr) == (1, f"error: no finished cell in {tmp_path}\n")
 
 
 def test_sharing_an_image_gives_the_same_answers_in_the_benchmark(tmp_path):

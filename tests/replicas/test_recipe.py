@@ -17,8 +17,8 @@ from vlm_probe.replicas import recipe
 from vlm_probe.replicas.card import check_scores
 from vlm_probe.replicas.fusion import LanguageStage
 from vlm_probe.replicas.grid import CELLS, VOCABULARIES, VOCABULARY, Cell, Steps
+from vlm_probe.replicas.scores import COLUMNS, grid_scores
 from vlm_probe.replicas.shipped import DEFAULT, folder_of, shipped
-from vlm_probe.replicas.sweep import COLUMNS, grid_scores
 from vlm_probe.replicas.text import IGNORE, IMAGE, PROMPT, Packer, _lexicon, build_tokenizer
 from vlm_probe.replicas.training import run_stage, schedule
 from vlm_probe.scenes import COLORS, SHAPES, sample_scene

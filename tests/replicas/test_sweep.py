@@ -14,6 +14,7 @@ from vlm_probe.replicas import sweep
 from vlm_probe.replicas.encoders import DinoStage
 from vlm_probe.replicas.grid import CELLS, VOCABULARY
 from vlm_probe.replicas.recipe import runs_of
+from vlm_probe.replicas.scores import COLUMNS, collect_scores
 from vlm_probe.replicas.shipped import shipped
 from vlm_probe.replicas.text import Packer, build_tokenizer
 from vlm_probe.replicas.training import run_stage
@@ -71,15 +72,15 @@ def test_a_stopped_grid_names_the_cell_and_goes_on_where_it_stopped(tmp_path, mo
     assert started.count("small-clip") == 1, "what is finished is not trained again"
     assert sorted(done) == sorted(CELLS)
 
-    table = sweep.collect_scores(tmp_path)
-    assert tuple(table.columns) == sweep.COLUMNS
+    table = collect_scores(tmp_path)
+    assert tuple(table.columns) == COLUMNS
     assert table["cell"].tolist() == list(CELLS)
     assert not table.set_index("cell").loc["large-dino-nopre", "connector_pretrained"]
     # Scores of cells trained elsewhere stay, those of the same cell and seed are replaced.
     kept = tmp_path / "kept.csv"
     other = table.iloc[[0]].assign(seed=1, accuracy=0.9)
     pd.concat([other, table.iloc[[0]].assign(accuracy=0.1)]).to_csv(kept, index=False)
-    merged = sweep.collect_scores(tmp_path, kept)
+    merged = collect_scores(tmp_path, kept)
     assert merged.query("cell == 'small-clip'")[["seed", "accuracy"]].to_numpy().tolist() == [[0, 0.5], [1, 0.9]]
     assert len(merged) == 12
 

@@ -132,12 +132,13 @@ def train(
         from vlm_probe.real_small.catalog import FUSIONS
         from vlm_probe.replicas import sweep
         from vlm_probe.replicas.recipe import find_cell
+        from vlm_probe.replicas.scores import collect_scores
     if grid:
         there = sweep.adopt_shipped(runs) if keep_shipped else []
         cells = [one for one in sweep.order_of_grid(seeds) if one.seed or one.name not in there]
         with bar("cells", len(cells)) as advance:
             sweep.run_grid(runs, cells, jobs=jobs, items=items, device=device, finished=lambda _: advance(1))
-        table = sweep.collect_scores(runs)
+        table = collect_scores(runs)
         table.to_csv(runs / "scores.csv", index=False)
         overall = table.query("split == 'heldout' and kind == 'all'")
         show(overall.filter(["cell", "seed", "n", "accuracy", "low", "high"]), "held-out scenes, all questions")

@@ -1,6 +1,6 @@
 """Plotting functions: small, over named arrays and tables; they never see a model."""
 
-from vlm_probe.figures.comparison import difference_by_family, scores_by_seed
+from vlm_probe.figures.comparison import difference_by_family, effect_over_seeds, scores_by_seed
 from vlm_probe.figures.embedding import (
     dimension_by_stage,
     gap_by_layer,
@@ -22,6 +22,7 @@ __all__ = [
     "case_panels",
     "difference_by_family",
     "dimension_by_stage",
+    "effect_over_seeds",
     "gap_by_layer",
     "head_grid",
     "image_mass_by_layer",

@@ -1,4 +1,4 @@
-"""Figures of models against each other: differences with intervals, and the grid's scores by seed."""
+"""Figures of models against each other: differences with intervals, and the grid's scores and effects by seed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from vlm_probe.figures.style import CONTROL, PALETTE, axes, styled
+from vlm_probe.figures.style import CONTROL, PALETTE, axes, legend_below, styled
+
+MEAN = "#000000"
+"""Of what seeds come to."""
 
 
 def difference_by_family(comparison: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -45,7 +48,7 @@ def difference_by_family(comparison: pd.DataFrame, ax: Axes | None = None) -> Ax
 def scores_by_seed(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Overall accuracy of every trained cell: one dot a seed, with its 95 % interval.
 
-    scores: as `replicas.sweep.grid_scores` returns it (rows of one split, kind "all").
+    scores: as `replicas.scores.grid_scores` returns it (rows of one split, kind "all").
     """
     with styled():
         cells = list(dict.fromkeys(scores["cell"]))
@@ -63,8 +66,53 @@ def scores_by_seed(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
             )  # fmt: skip
         ax.set_yticks(range(len(cells)), [str(cell) for cell in cells])
         ax.set_ylim(len(cells) - 0.5, -0.5)
-        ax.set(xlabel="accuracy on held-out scenes (share right)")
+        where = {"heldout": "held-out scenes", "novel": "scenes with novel kinds"}
+        splits = " and ".join(where.get(split, split) for split in map(str, dict.fromkeys(scores["split"])))
+        ax.set(xlabel=f"accuracy on {splits} (share right)")
         ax.set_title("The grid of replicas", loc="left")
         ax.grid(axis="x", lw=0.4, alpha=0.5)
         ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     return ax
+
+
+def effect_over_seeds(
+    differences: pd.DataFrame, effects: pd.DataFrame, ax: Axes | None = None, *, by: str = "pair", title: str = ""
+) -> Axes:
+    """What one change does: one dot a seed, their mean, and the interval over seeds where there are three or more.
+
+    With two seeds Student's interval is 12.7 standard errors wide and hides the dots; the table has it.
+
+    differences, effects: rows of one factor of `findings.grid_differences` and `findings.grid_effects`.
+    by: "pair", a line for every pair of cells; or "kind", for every question type.
+    ax: where to draw, without a legend; a figure of its own gets one.
+    """
+    with styled():
+        names = [_line(row, by) for row in effects.to_dict("records")]
+        alone = ax is None
+        ax = axes(ax, (5.4, 1.4 + 0.32 * len(names)))
+        at = {name: i for i, name in enumerate(names)}
+        for s, (seed, rows) in enumerate(differences.groupby("seed")):
+            y = np.array([at[_line(row, by)] for row in rows.to_dict("records")])
+            ax.plot(
+                rows["difference"], y + 0.18, "o", ms=3.5, color=PALETTE[s % len(PALETTE)],
+                label=f"seed {seed}",
+            )  # fmt: skip
+        several = effects["seeds"].to_numpy() >= 3
+        mean, y = effects["difference"].to_numpy(dtype=float), np.arange(len(names))
+        reach = effects["high"].to_numpy(dtype=float) - mean
+        ax.plot(mean[~several], y[~several], "|", ms=11, mew=1.6, color=MEAN)
+        ax.errorbar(mean[several], y[several], xerr=reach[several], fmt="|", ms=11, mew=1.6, lw=1.2, color=MEAN)
+        ax.plot([], [], "|", ms=11, mew=1.6, color=MEAN, label="mean (95 % over 3 seeds or more)")
+        ax.axvline(0, color=CONTROL, lw=0.8)
+        ax.set_yticks(y, names)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.set(xlabel="change in share right")
+        ax.set_title(title, loc="left")
+        ax.grid(axis="x", lw=0.4, alpha=0.5)
+        if alone:
+            legend_below(ax)
+    return ax
+
+
+def _line(row: dict, by: str) -> str:
+    return str(row["kind"]) if by == "kind" else f"{row['first']} to {row['second']}"

@@ -4,6 +4,7 @@ from vlm_probe.findings.comparison import compare, holm, mcnemar
 from vlm_probe.findings.connector import Connected, connect, connector_verdicts, pretraining_verdicts
 from vlm_probe.findings.encoder import Encoded, encode, encoder_verdicts, layer_likeness
 from vlm_probe.findings.evaluation import evaluate
+from vlm_probe.findings.grid import grid_differences, grid_effects
 from vlm_probe.findings.published import FACTORS, published_effects, published_results
 from vlm_probe.findings.scope import scope_of
 from vlm_probe.findings.vocabulary import Counted, count_vocabulary, vocabulary_comparison, vocabulary_verdicts
@@ -24,6 +25,8 @@ __all__ = [
     "encode",
     "encoder_verdicts",
     "evaluate",
+    "grid_differences",
+    "grid_effects",
     "holm",
     "layer_likeness",
     "mcnemar",

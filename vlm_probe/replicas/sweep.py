@@ -14,10 +14,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 
-import pandas as pd
 import torch
 from transformers import LlavaForConditionalGeneration
 
@@ -25,13 +23,9 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.replicas.encoders import ENCODERS
 from vlm_probe.replicas.grid import CELLS, VOCABULARY, Cell
 from vlm_probe.replicas.recipe import runs_of, share_encoder
+from vlm_probe.replicas.scores import collect_scores
 from vlm_probe.replicas.shipped import folder_of, shipped
 from vlm_probe.replicas.text import Packer, build_tokenizer
-
-COLUMNS = (
-    "cell", "seed", "size", "encoder", "connector_pretrained", "vocabulary", "split", "kind", "n", "accuracy", "low",
-    "high",
-)  # fmt: skip
 
 
 def order_of_grid(seeds: int) -> list[Cell]:
@@ -130,32 +124,6 @@ def _start(cell: Cell, runs: Path, items: int, device: str, threads: str) -> _Jo
     return _Job(cell, process, log)
 
 
-def collect_scores(runs: Path, kept: Path | None = None) -> pd.DataFrame:
-    """The scores of every finished cell in a runs folder, columns `COLUMNS`.
-
-    kept: a table made earlier; its rows of cells that are not in this folder stay.
-    """
-    rows = []
-    for card in sorted(runs.glob("seed-*/*/model/card.json")):
-        data = json.loads(card.read_text())
-        cell = data["cell"]
-        about = (
-            card.parents[1].name, cell["seed"], cell["size"], cell["encoder"], cell["steps"]["connector"] > 0,
-            cell["vocabulary"],
-        )  # fmt: skip
-        for split, scores in data["scores"].items():
-            rows += [(*about, split, *(s[name] for name in ("kind", "n", "accuracy", "low", "high"))) for s in scores]
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    if kept is not None and kept.exists():
-        before = pd.read_csv(kept)
-        done = set(zip(table["cell"], table["seed"], strict=True))
-        stays = [key not in done for key in zip(before["cell"], before["seed"], strict=True)]
-        table = pd.concat([before[stays], table], ignore_index=True)
-    order = {name: i for i, name in enumerate(CELLS)}
-    rank = [(order.get(cell, len(order)), seed) for cell, seed in zip(table["cell"], table["seed"], strict=True)]
-    return table.iloc[sorted(range(len(rank)), key=rank.__getitem__)].reset_index(drop=True)
-
-
 def ship(runs: Path, weights: Path) -> list[str]:
     """Copy the finished cells of seed 0 into the package, encoders once, and the scores beside them.
 
@@ -173,12 +141,3 @@ def ship(runs: Path, weights: Path) -> list[str]:
     scores = weights.parent / "grid_scores.csv"
     collect_scores(runs, kept=scores).to_csv(scores, index=False)
     return names
-
-
-def grid_scores() -> pd.DataFrame:
-    """The committed scores of the grid: accuracy on held-out and novel scenes per cell, seed and question type.
-
-    Made by `vlm-probe train --grid`; a cell or seed that is not there was not trained.
-    """
-    with (files("vlm_probe.replicas") / "grid_scores.csv").open() as file:
-        return pd.read_csv(file)

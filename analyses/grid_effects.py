@@ -1,0 +1,82 @@
+"""What size, encoder, connector pretraining and vocabulary change among the replicas, all else equal.
+
+    python analyses/grid_effects.py
+    python analyses/grid_effects.py --runs runs        # scores of your own `vlm-probe train --grid`
+
+The replicas' counterpart of published_results.py: the same changes, every cell trained alike and
+scored on the same items, over the seeds that were trained (no model is run here). Writes
+figures/grid_scores, grid_effects and grid_size_by_type (.png and .svg) and figures/grid_effects.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from command import disclaim, run
+
+from vlm_probe import VlmProbeError
+from vlm_probe.figures import effect_over_seeds, save, scores_by_seed, styled
+from vlm_probe.findings import grid_differences, grid_effects
+from vlm_probe.findings.grid import GRID_FACTORS
+from vlm_probe.replicas.scores import collect_scores, grid_scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What one change does among the replicas, over seeds")
+    parser.add_argument("--runs", type=Path, help="a runs folder, instead of the scores that are shipped")
+    parser.add_argument("--split", choices=("heldout", "novel"), default="heldout")
+    parser.add_argument("--out", type=Path, default=Path("figures"))
+    arguments = parser.parse_args()
+    scores = grid_scores() if arguments.runs is None else collect_scores(arguments.runs)
+    if scores.empty:
+        raise VlmProbeError(f"no finished cell in {arguments.runs}")
+    differences = grid_differences(scores).query("split == @arguments.split")
+    effects = grid_effects(differences)
+    overall = {"split": arguments.split, "kind": "all"}
+
+    print(*save(scores_by_seed(_rows(scores, **overall)), arguments.out, "grid_scores"), sep="\n")
+    there = [name for name in GRID_FACTORS if name in set(effects["factor"])]
+    with styled():
+        sizes = [len(_rows(effects, factor=name, **overall)) for name in there]
+        figure, panels = plt.subplots(
+            len(there), 1, figsize=(7.4, 0.34 * sum(sizes) + 0.6 * len(there) + 0.6), sharex=True,
+            height_ratios=sizes, squeeze=False, layout="constrained",
+        )  # fmt: skip
+        for name, ax in zip(there, panels[:, 0], strict=True):
+            chosen = {"factor": name, **overall}
+            effect_over_seeds(_rows(differences, **chosen), _rows(effects, **chosen), ax, title=name)
+            ax.label_outer()
+        labelled = {
+            label: handle for ax in panels[:, 0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=2, fontsize=8)
+    print(*save(figure, arguments.out, "grid_effects"), sep="\n")
+
+    pair = {"first": "small-clip", "second": "large-clip", "split": arguments.split}
+    by_type = _rows(effects, **pair)
+    if len(by_type):
+        title = "small-clip to large-clip, by type of question"
+        ax = effect_over_seeds(_rows(differences, **pair), by_type, by="kind", title=title)
+        print(*save(ax, arguments.out, "grid_size_by_type"), sep="\n")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    effects.to_csv(arguments.out / "grid_effects.csv", index=False)
+    columns = ["factor", "first", "second", "seeds", "a", "b", "difference", "low", "high", "verdict"]
+    shown = _rows(effects, **overall)
+    print(f"\n{effects.attrs['title']}: {arguments.split} scenes, {shown['n'].max()} items")
+    print(effects.attrs["method"])
+    print(shown.filter(columns).round(3).to_string(index=False))
+    disclaim(["replica/"])
+
+
+def _rows(table: pd.DataFrame, **chosen: object) -> pd.DataFrame:
+    """The rows whose columns have these values."""
+    for column, value in chosen.items():
+        table = table.loc[table[column] == value]
+    return table
+
+
+if __name__ == "__main__":
+    run(main)
