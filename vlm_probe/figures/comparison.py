@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from vlm_probe.figures.style import CONTROL, PALETTE, axes, legend_below, styled
 
@@ -89,7 +90,7 @@ def effect_over_seeds(
     with styled():
         names = [_line(row, by) for row in effects.to_dict("records")]
         alone = ax is None
-        ax = axes(ax, (5.4, 1.4 + 0.32 * len(names)))
+        ax = axes(ax, (6.2, 1.4 + 0.32 * len(names)))
         at = {name: i for i, name in enumerate(names)}
         for s, (seed, rows) in enumerate(differences.groupby("seed")):
             y = np.array([at[_line(row, by)] for row in rows.to_dict("records")])
@@ -97,16 +98,20 @@ def effect_over_seeds(
                 rows["difference"], y + 0.18, "o", ms=3.5, color=PALETTE[s % len(PALETTE)],
                 label=f"seed {seed}",
             )  # fmt: skip
-        several = effects["seeds"].to_numpy() >= 3
+        seeds = effects["seeds"].to_numpy()
         mean, y = effects["difference"].to_numpy(dtype=float), np.arange(len(names))
-        reach = effects["high"].to_numpy(dtype=float) - mean
-        ax.plot(mean[~several], y[~several], "|", ms=11, mew=1.6, color=MEAN)
-        ax.errorbar(mean[several], y[several], xerr=reach[several], fmt="|", ms=11, mew=1.6, lw=1.2, color=MEAN)
-        ax.plot([], [], "|", ms=11, mew=1.6, color=MEAN, label="mean (95 % over 3 seeds or more)")
+        reach = np.where(seeds >= 3, effects["high"].to_numpy(dtype=float) - mean, 0)
+        many = seeds > 1
+        if many.any():
+            ax.errorbar(
+                mean[many], y[many], xerr=reach[many], fmt="|", ms=11, mew=1.6, lw=1.2, color=MEAN,
+                label="mean of seeds; 95 % from 3 seeds on",
+            )  # fmt: skip
         ax.axvline(0, color=CONTROL, lw=0.8)
         ax.set_yticks(y, names)
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.set(xlabel="change in share right")
+        ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.set_title(title, loc="left")
         ax.grid(axis="x", lw=0.4, alpha=0.5)
         if alone:
