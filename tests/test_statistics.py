@@ -33,6 +33,7 @@ def test_missing_values_are_left_out_and_counted():
         ((-0.2, -0.3, -0.1), "not supported"),
         ((0.1, -0.1, 0.3), "undecided (interval includes 0)"),
         ((float("nan"),) * 3, "undecided (no items)"),
+        ((1.0, float("nan"), float("nan")), "undecided (too few)"),
     ],
 )
 def test_verdicts(values, said):

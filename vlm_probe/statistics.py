@@ -8,6 +8,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student_t
 
+FEWEST_CLUSTERS = 6
+"""Of fewer, even such as all agree, no two-sided sign test is significant at 5 % (2 / 2^5), and a bootstrap
+interval, which of equal values has no width, claims too much."""
+
 
 def bootstrap_mean(values: np.ndarray, *, seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
     """Mean over items with a 95 % percentile bootstrap interval (Efron 1979); NaNs are left out.
@@ -30,16 +34,21 @@ def paired_bootstrap(
     """Mean of per-item differences with a 95 % percentile interval (Efron 1979).
 
     differences: [item] float; clusters: [item], what is drawn together (items of one image are not
-    independent). Returns (mean, low, high).
+    independent). Returns (mean, low, high); NaN for the ends of fewer than `FEWEST_CLUSTERS`.
     """
     _, index = np.unique(clusters, return_inverse=True)
     total = np.bincount(index, weights=np.asarray(differences, dtype=float))
     count = np.bincount(index)
+    mean, n = float(total.sum() / count.sum()), len(total)
+    if n < FEWEST_CLUSTERS:
+        return mean, float("nan"), float("nan")
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(total), (draws, len(total)))
-    means = total[drawn].sum(1) / count[drawn].sum(1)
+    means = np.empty(draws)
+    for start in range(0, draws, 100):  # all draws of VQAv2's images at once are gigabytes
+        drawn = rng.integers(0, n, (min(100, draws - start), n))
+        means[start : start + len(drawn)] = total[drawn].sum(1) / count[drawn].sum(1)
     low, high = np.quantile(means, [0.025, 0.975])
-    return float(total.sum() / count.sum()), float(low), float(high)
+    return mean, float(low), float(high)
 
 
 def jackknife(
@@ -79,6 +88,8 @@ def verdict(mean: float, low: float, high: float) -> str:
     """The verdict on a difference that the hypothesis says is positive."""
     if np.isnan(mean):
         return "undecided (no items)"
+    if np.isnan(low):
+        return "undecided (too few)"
     if low <= 0 <= high:
         return "undecided (interval includes 0)"
     return "supported" if mean > 0 else "not supported"

@@ -74,7 +74,7 @@ def test_effects_by_hand():
     encoder = effects.loc["encoder"]
     assert encoder["difference"] == pytest.approx(-0.25)
     assert np.isnan([encoder["low"], encoder["high"]]).all()
-    assert (encoder["seeds"], encoder["verdict"]) == (1, "undecided (one seed)")
+    assert (encoder["seeds"], encoder["verdict"]) == (1, "undecided (too few)")
 
 
 def test_intervals_equal_scipy_and_cover(whole):

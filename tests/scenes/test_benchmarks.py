@@ -8,7 +8,10 @@ from PIL import Image
 from tiny import SHARED
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.scenes.benchmarks import FORMATS, guess_format, read_items, read_lmms_samples
+from vlm_probe.scenes.benchmarks import FORMATS, guess_format, read_items
+from vlm_probe.scenes.items import export_items
+from vlm_probe.scenes.logged import read_lmms_samples
+from vlm_probe.scenes.metrics import metric_table
 
 POPE = SHARED / "benchmarks" / "pope_coco_adversarial.jsonl"
 
@@ -34,7 +37,7 @@ FILES = {
     ),
     "mmvp": (
         "Questions.csv",
-        "Index,Question,Options,Correct Answer\n1,Is it open?,(a) Open (b) Closed,(a)\n"
+        "lndex,Question,Options,Correct Answer\n1,Is it open?,(a) Open (b) Closed,(a)\n"
         '2,"Is it, then?",(a) Yes (b) No,(b)\n',
     ),
     "gqa": (
@@ -147,12 +150,28 @@ def test_a_missing_image_is_named(tmp_path, images):
         ("v2_OpenEnded_mscoco_x_questions.json", '{"questions": []}', r"v2_mscoco_x_annotations.json is not there$"),
         ("q.csv", "Index,Question,Options,Correct Answer\n", r"^.*q.csv holds no usable item$"),
         ("q.csv", "Index,Question,Options,Correct Answer\nx,Q,O,(a)\n", r"line 2: Index must be a number, got 'x'"),
+        (
+            "q.csv",
+            "Index,Question,Options,Correct Answer\n1,Q,O,Open\n",
+            r"line 2: the correct answer must be a letter",
+        ),
+        ("q.csv", f'Index,Question,Options,Correct Answer\n1,"{"Q" * 140_000}\n', r"no CSV \(field larger than"),
+        (
+            "pope.json",
+            '{"question_id": 1, "image": 5, "text": "?", "label": "no"}',
+            r"line 1: a value of an unexpected kind",
+        ),
+        ("vqav2.json", '[{"questions": 1}]', r"^.*vqav2.json holds a list, expected a JSON object$"),
+        ("gqa.json", '{"1": {"imageId": "1", "question": "?", "answer": "x", "types": "y"}}', r"entry 1: a value of"),
+        ("items.parquet", "text", r"^cannot read .*items.parquet: "),
+        ("gone.parquet", None, r"^cannot read .*gone.parquet: "),
         ("count.txt", "000.jpg\tonly two\n", r"line 1: expected image, question and answer between tabs, got 2 fields"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, text, message):
+    path = tmp_path / name if text is None else write(tmp_path / name, text)
     with pytest.raises(VlmProbeError, match=message):
-        read_items(write(tmp_path / name, text))
+        read_items(path, tmp_path)
 
 
 def test_paths_that_are_none(tmp_path):
@@ -166,6 +185,29 @@ def test_paths_that_are_none(tmp_path):
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(VlmProbeError, match="is not a text file"):
         read_items(tmp_path / "binary.json")
+
+
+def test_line_breaks_inside_an_entry_are_text(tmp_path, images):
+    line = json.dumps({"question_id": 1, "image": "1.jpg", "text": "Is\u2028it?", "label": "no"}, ensure_ascii=False)
+    (item,), _ = read_items(write(tmp_path / "pope.jsonl", line + "\r\n"), images)
+    assert item.question == "Is\u2028it?"
+    text = 'Index,Question,Options,Correct Answer\n1,"Is it\nopen?",(a) Yes (b) No,(a)\n'
+    (item,), _ = read_items(write(tmp_path / "q.csv", text), images)
+    assert item.question == "Is it\nopen? (a) Yes (b) No"
+
+
+def test_categories_of_mme_with_images_of_one_name_stay_apart(tmp_path):
+    for name, below in (("count", ""), ("landmark", "images")):
+        (tmp_path / name / below).mkdir(parents=True)
+        Image.fromarray(np.zeros((7, 11, 3), dtype=np.uint8)).save(tmp_path / name / below / "1.jpg")
+        write(tmp_path / f"{name}.txt", "1.jpg\tIs it?\tYes\n1.jpg\tIs it not?\tNo\n")
+    found = [item for name in ("count", "landmark") for item in read_items(tmp_path / f"{name}.txt", tmp_path)[0]]
+    assert [item.image for item in found] == ["count/1.jpg"] * 2 + ["landmark/1.jpg"] * 2
+    assert found[2].source == tmp_path / "landmark" / "images" / "1.jpg"
+    folder = export_items(found, tmp_path / "out")
+    assert {p.name for p in (folder / "images").iterdir()} == {"count-1.png", "landmark-1.png"}
+    again, _ = read_items(folder / "items.jsonl")
+    assert [item.source.name for item in again] == ["count-1.png"] * 2 + ["landmark-1.png"] * 2
 
 
 def logged(doc_id: int, target, said, **doc) -> str:
@@ -195,6 +237,30 @@ def test_samples_logged_by_lmms_eval(tmp_path):
     )
     assert read_lmms_samples(vqa, model="m")[0]["score"].tolist() == [pytest.approx((4 * 1 + 6) / 10)]
 
+    # Newer versions drop `doc`, and log lists as text.
+    ten = ["nokia"] * 10
+    text = write(folder / "x_samples_textvqa_val.jsonl", logged(0, str(ten), "Nokia")).read_text()
+    assert read_lmms_samples(folder / "x_samples_textvqa_val.jsonl")[0]["score"].tolist() == [1], text
+    rows = [{"doc_id": i, "target": t, "filtered_resps": "Yes", "mme_perception_score": about} for i, (t, about) in
+            enumerate([("Yes", {"question_id": "count/1.png", "category": "count", "score": 1.0}),
+                       ("No", {"question_id": "count/1.png", "category": "count", "score": 0.0})])]  # fmt: skip
+    bare = write(folder / "x_samples_mme.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    metrics = metric_table(read_lmms_samples(bare)[0]).set_index("metric")
+    assert metrics.loc["accuracy_plus", ["value", "n"]].tolist() == [0, 1]
+    assert metrics.loc["perception", "value"] == 50
+    rows = [
+        {"doc_id": i, "target": t, "filtered_resps": s, "mmvp_accuracy": {"index": i, "pair_index": i // 2}}
+        for i, (t, s) in enumerate([("A", "A. Open"), ("B", "(b)"), ("A", ""), ("B", "The answer is B.")])
+    ]
+    pairs = write(folder / "x_samples_mmvp.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    answers, _ = read_lmms_samples(pairs)
+    assert answers["correct"].tolist() == [True, True, False, True]
+    assert metric_table(answers).set_index("metric")["value"]["pair_accuracy"] == 0.5
+    vet = write(folder / "x_samples_mmvet.jsonl", logged(0, "x=-1<AND>x=-5", "The roots are x=-1 or x=-5"))
+    assert read_lmms_samples(vet)[0]["score"].tolist() == [1]
+    soft = json.dumps({"doc_id": 0, "target": "dog", "filtered_resps": "dogs", "exact_match": 0.3}) + "\n"
+    assert read_lmms_samples(write(folder / "x_samples_vqav2_val.jsonl", soft))[0]["score"].tolist() == [0.3]
+
     old = write(tmp_path / "mme.json", json.dumps({"logs": [
         {"doc_id": i, "target": t, "resps": [["Yes"]], "doc": {"question_id": "count/1.png", "category": "count"}}
         for i, t in enumerate(("Yes", "No"))
@@ -210,6 +276,22 @@ def test_logged_samples_that_are_none(tmp_path):
         read_lmms_samples(path)
     answers, skipped = read_lmms_samples(path, skip_bad=True)
     assert (len(answers), len(skipped)) == (1, 1)
+    empty = write(tmp_path / "c_samples_gqa.jsonl", logged(0, "red", "") + logged(1, "red", "red"))
+    answers, skipped = read_lmms_samples(empty)
+    assert (answers["correct"].tolist(), skipped) == ([False, True], []), "an empty answer is an answer"
+    for name, why in (
+        ("mme", "no category and no question_id"),
+        ("mmvp", "no pair_index, so that pairs cannot be told"),
+        ("vqav2_val", "neither the annotators' answers nor exact_match was logged"),
+    ):
+        line = json.dumps({"doc_id": 0, "target": "yes", "filtered_resps": "yes"})
+        with pytest.raises(VlmProbeError, match=f"line 1: {why}"):
+            read_lmms_samples(write(tmp_path / f"d_samples_{name}.jsonl", line))
+    assert read_lmms_samples(write(tmp_path / "d_samples_mmerealworld.jsonl", logged(0, "A", "(a)")))[0][
+        "correct"
+    ].all()
+    with pytest.raises(VlmProbeError, match="holds a list, expected a JSON object"):
+        read_lmms_samples(write(tmp_path / "x.json", "[]"))
     with pytest.raises(VlmProbeError, match="has no list of logs"):
         read_lmms_samples(write(tmp_path / "x.json", "{}"))
     with pytest.raises(VlmProbeError, match="line 1: no target"):

@@ -1,5 +1,7 @@
 """Scores: cases worked by hand, and scikit-learn where it has the metric."""
 
+import math
+
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -62,8 +64,14 @@ def test_yes_and_no_in_free_text(text, said):
 
 
 @pytest.mark.parametrize(
-    ("text", "letter"), [("(a)", "a"), ("B", "b"), ("b. Closed", "b"), ("(A) Open", "a"), ("", ""), ("Open", "")]
-)
+    ("text", "letter"),
+    [
+        ("(a)", "a"), ("B", "b"), ("b. Closed", "b"), ("(A) Open", "a"), ("", ""), ("Open", ""), ("B closed", "b"),
+        ("A man is standing.", ""),  # an article
+        ("I see it", ""),
+        ("The answer is (a).", "a"), ("Answer: B", "b"), ("the answer is a dog", ""),
+    ],
+)  # fmt: skip
 def test_choice_letters(text, letter):
     assert choice_letter(text) == letter
 
@@ -115,8 +123,66 @@ def test_scores_by_hand():
     assert score_answer(parts, "The star is red.")[1] == 0.5
     assert score_answer(parts, "left, red")[1] == 1
     assert score_answer(parts, "reddish, leftmost")[1] == 0
+    assert score_answer(parts, "left: yes; **red**")[1] == 1
+    shirt = item("t-shirt", parts=("t-shirt", "-1", "$5"))
+    assert score_answer(shirt, "A T-shirt - a red one, for $5 or -1")[1] == 1
+    assert score_answer(shirt, "1, 5.5 and a shirt")[1] == 0  # -1 is not 1
+    assert score_answer(item("3-5", parts=("5",)), "3-5")[1] == 1  # a dash between numbers is no sign
     either = item("x=-1 x=-5", parts=("x=-1<OR>-1", "x=-5"))
     assert score_answer(either, "-1, x=-5")[1] == 1
+
+
+def test_nothing_equals_nothing():
+    """An answer that normalises to nothing is not therefore right."""
+    assert score_answer(item("A"), "")[1] == 0
+    assert score_answer(item("a"), "The")[1] == 0
+    assert score_answer(item("A"), "a.")[1] == 1
+    assert score_answer(item("closed", kind="choice"), "open")[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "truth", "text", "score"),
+    [
+        # MME looks at the first four characters, POPE at the first sentence, GQA wants the word.
+        ("mme", "yes", "Yes, this is not a drawing", 1),
+        ("pope", "yes", "Yes, this is not a drawing", 0),
+        ("mme", "no", "There is not", 0),
+        ("pope", "no", "There is not", 1),
+        ("mme", "no", "N", 1),
+        ("mme", "no", "A yes", 0),
+        ("gqa", "no", "I am not sure.", 0),
+        ("gqa", "no", "No.", 1),
+        ("mmvp", "no", "No, there is none", 1),
+    ],
+)
+def test_each_benchmark_reads_yes_and_no_its_way(family, truth, text, score):
+    assert score_answer(item(truth, family=family), text)[1] == score
+
+
+def test_a_pair_of_which_one_is_missing_counts_for_nothing():
+    answers = table(
+        [("1", "mmvp", "a", "red", "red"), ("2", "mmvp", "b", "red", "red"), ("3", "mmvp", "b", "blue", "red")]
+    )
+    found = metric_table(answers).set_index("metric")
+    assert found.loc["pair_accuracy", ["value", "n"]].tolist() == [0, 1]
+    alone = metric_table(answers.iloc[:1]).set_index("metric")
+    assert alone.loc["pair_accuracy", "n"] == 0
+    assert math.isnan(alone.loc["pair_accuracy", "value"])
+
+
+def test_mme_scores_by_hand():
+    """A category's accuracy and accuracy+ in %, added; summed over the categories of each part."""
+    rows = [
+        ("1", "count", "a", "yes", "yes"), ("2", "count", "a", "no", "no"),
+        ("3", "count", "b", "yes", "yes"), ("4", "count", "b", "no", "yes"),
+        ("5", "color", "c", "yes", "yes"), ("6", "color", "c", "no", "no"),
+        ("7", "code_reasoning", "d", "yes", "no"), ("8", "code_reasoning", "d", "no", "no"),
+    ]  # fmt: skip
+    made = [answer_row("m", item(t, id=i, family="mme", group=g, kind=k), text) for i, k, g, t, text in rows]
+    found = metric_table(pd.DataFrame(made)).set_index("metric")["value"]
+    assert found["perception"] == pytest.approx(75 + 50 + 100 + 100)
+    assert found["cognition"] == pytest.approx(50 + 0)
+    assert (found["accuracy"], found["accuracy_plus"]) == (6 / 8, 2 / 4)
 
 
 def table(rows) -> pd.DataFrame:

@@ -18,9 +18,10 @@ from vlm_probe.findings.comparison import compare
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.asking import Asked, ask_all
 from vlm_probe.hooked.images import open_image
-from vlm_probe.scenes.benchmarks import read_items, read_lmms_samples
+from vlm_probe.scenes.benchmarks import read_items
 from vlm_probe.scenes.families import family_items
 from vlm_probe.scenes.items import Item
+from vlm_probe.scenes.logged import read_lmms_samples
 from vlm_probe.scenes.metrics import metric_table
 from vlm_probe.scenes.score import ANSWER_COLUMNS, answer_row
 

@@ -80,12 +80,11 @@ def grid_effects(differences: pd.DataFrame) -> pd.DataFrame:
     for _, group in differences.groupby(_PAIR, sort=False):
         values = group["difference"].to_numpy(dtype=float)
         mean, low, high = _over_seeds(values)
-        decided = "undecided (one seed)" if len(values) == 1 else verdict(mean, low, high)
         rows.append(
             {
                 **{name: group[name].iloc[0] for name in (*_PAIR, "n")}, "seeds": len(values),
                 "a": group["a"].mean(), "b": group["b"].mean(),
-                "difference": mean, "low": low, "high": high, "verdict": decided,
+                "difference": mean, "low": low, "high": high, "verdict": verdict(mean, low, high),
             }
         )  # fmt: skip
     table = pd.DataFrame(rows)

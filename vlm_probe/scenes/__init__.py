@@ -1,8 +1,9 @@
 """Generated scenes with questions, answers and boxes: where the truth is known."""
 
-from vlm_probe.scenes.benchmarks import read_items, read_lmms_samples
+from vlm_probe.scenes.benchmarks import read_items
 from vlm_probe.scenes.families import FAMILIES, family_items
 from vlm_probe.scenes.items import Item, export_items, item_table
+from vlm_probe.scenes.logged import read_lmms_samples
 from vlm_probe.scenes.metrics import group_accuracy, metric_table, vqa_accuracy, yes_no_metrics
 from vlm_probe.scenes.normalize import normalize_answer, yes_or_no
 from vlm_probe.scenes.questions import QUESTION_TYPES, Question, SceneItem, ask, scene_items

@@ -1,14 +1,13 @@
-"""Readers of real benchmark files: question files into items, lmms-eval's logs into answers.
+"""Readers of benchmarks' question files, as their authors publish them, into items.
 
-Each reads the file as its authors publish it, plus a folder of images that the user has. A line
-that cannot be used is an error that names file and line, or is skipped and returned with
-`skip_bad`; so is a missing image.
+Each reads a file, plus a folder of images that the user has. A line that cannot be used is an error
+that names file and line, or is skipped and returned with `skip_bad`; so is a missing image.
 """
 
 from __future__ import annotations
 
 import csv
-import json
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,136 +15,95 @@ from typing import Any
 import pandas as pd
 
 from vlm_probe.errors import VlmProbeError, nearest
+from vlm_probe.scenes.entries import (
+    BadEntryError,
+    Parse,
+    attempt,
+    json_lines,
+    json_object,
+    lines_of,
+    need,
+    text_of,
+    yes_no,
+)
 from vlm_probe.scenes.items import Item, item_from_row
-from vlm_probe.scenes.score import ANSWER_COLUMNS, answer_row
+from vlm_probe.scenes.normalize import choice_letter
 
-Entry = tuple[int, Any]
-"""A line or entry number, counted from 1, and what stands there."""
 _Reader = Callable[[Path, Path | None], Iterator[tuple[int, Callable[[], Item]]]]
-
-
-class _BadLineError(Exception):
-    """An entry that is not what the format promises."""
-
-
-def _need(row: Any, *names: str) -> list[Any]:
-    """The values of these fields; names what is missing."""
-    if not isinstance(row, dict):
-        raise _BadLineError(f"expected an object with {', '.join(names)}, got {str(row)[:60]!r}")
-    missing = [name for name in names if row.get(name) in (None, "")]
-    if missing:
-        raise _BadLineError(f"no {' and no '.join(missing)}")
-    return [row[name] for name in names]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise VlmProbeError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise VlmProbeError(f"{path} is not a text file (UTF-8)") from error
-
-
-def _lines(path: Path) -> Iterator[Entry]:
-    for number, line in enumerate(_text(path).splitlines(), start=1):
-        if line.strip():
-            yield number, line
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
-    """Every line with what parses it, so that a malformed line spoils no other."""
-
-    def parse(line: str) -> Any:
-        try:
-            return json.loads(line)
-        except json.JSONDecodeError as error:
-            raise _BadLineError(f"no JSON ({error.msg})") from error
-
-    for number, line in _lines(path):
-        yield number, lambda line=line: parse(line)
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise VlmProbeError(f"{path}, line {error.lineno}: no JSON ({error.msg})") from error
 
 
 def _source(images: Path | None, name: str) -> Path | None:
     return None if images is None else images / name
 
 
-def _yes_no(text: Any) -> str:
-    said = str(text).strip().lower()
-    if said not in ("yes", "no"):
-        raise _BadLineError(f"the answer must be yes or no, got {str(text)!r}")
-    return said
-
-
 def _pope(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[], Item]]]:
     """POPE (Li et al. 2023): JSON lines with question_id, image, text, label."""
     kind = next((k for k in ("random", "popular", "adversarial") if k in path.stem.lower()), "existence")
 
-    def item(parse: Callable[[], Any]) -> Item:
-        number, image, text, label = _need(parse(), "question_id", "image", "text", "label")
+    def item(parse: Parse) -> Item:
+        number, image, text, label = need(parse(), "question_id", "image", "text", "label")
         name = f"pope-{kind}-{number}"
-        return Item(name, "pope", kind, name, image, text, _yes_no(label), source=_source(images, image))
+        return Item(name, "pope", kind, name, image, text, yes_no(label), source=_source(images, image))
 
-    for number, parse in _json_lines(path):
+    for number, parse in json_lines(path):
         yield number, lambda parse=parse: item(parse)
 
 
 def _mmvp(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[], Item]]]:
-    """MMVP (Tong et al. 2024): Questions.csv with Index, Question, Options, Correct Answer; images
-    are <Index>.jpg, questions 1 and 2 a pair, 3 and 4, and so on."""
+    """MMVP (Tong et al. 2024): Questions.csv with Index (published as "lndex"), Question, Options,
+    Correct Answer; images are <Index>.jpg, questions 1 and 2 a pair, 3 and 4, and so on."""
 
     def item(row: dict[str, Any]) -> Item:
-        index, question, options, answer = _need(row, "Index", "Question", "Options", "Correct Answer")
+        row.setdefault("Index", row.get("lndex"))
+        index, question, options, answer = need(row, "Index", "Question", "Options", "Correct Answer")
         try:
             number = int(index)
         except ValueError:
-            raise _BadLineError(f"Index must be a number, got {index!r}") from None
+            raise BadEntryError(f"Index must be a number, got {index!r}") from None
+        if not choice_letter(answer):
+            raise BadEntryError(f"the correct answer must be a letter, (a) or (b), got {answer!r}")
         image = f"{number}.jpg"
         return Item(
             f"mmvp-{number}", "mmvp", "choice", f"mmvp-pair-{(number + 1) // 2}", image, f"{question} {options}",
             answer.strip(), source=_source(images, image),
         )  # fmt: skip
 
-    reader = csv.DictReader(_text(path).splitlines())
-    for row in reader:
-        yield reader.line_num, lambda row=row: item(row)
+    reader = csv.DictReader(io.StringIO(text_of(path), newline=""))
+    try:
+        for row in reader:
+            yield reader.line_num, lambda row=row: item(row)
+    except csv.Error as error:
+        raise VlmProbeError(f"{path}, line {reader.line_num}: no CSV ({error})") from error
 
 
 def _gqa(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[], Item]]]:
     """GQA (Hudson and Manning 2019): one JSON object, question id -> imageId, question, answer, types."""
 
     def item(key: str, row: Any) -> Item:
-        image, question, answer = _need(row, "imageId", "question", "answer")
+        image, question, answer = need(row, "imageId", "question", "answer")
         kind = str((row.get("types") or {}).get("semantic") or "question")
         name = f"gqa-{key}"
         return Item(name, "gqa", kind, name, f"{image}.jpg", question, answer, source=_source(images, f"{image}.jpg"))
 
-    for number, (key, row) in enumerate(_json(path).items(), start=1):
+    for number, (key, row) in enumerate(json_object(path).items(), start=1):
         yield number, lambda key=key, row=row: item(key, row)
 
 
 def _vqav2(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[], Item]]]:
     """VQAv2 (Goyal et al. 2017): v2_OpenEnded_mscoco_<subset>_questions.json; the annotations are
     read from v2_mscoco_<subset>_annotations.json beside it."""
-    data = _json(path)
+    data = json_object(path)
     subset = data.get("data_subtype") or path.stem.removeprefix("v2_OpenEnded_mscoco_").removesuffix("_questions")
     beside = path.with_name(f"v2_mscoco_{subset}_annotations.json")
     if not beside.exists():
         raise VlmProbeError(f"{path} needs its annotations beside it: {beside.name} is not there")
-    notes = {note.get("question_id"): note for note in _json(beside).get("annotations", [])}
+    notes = {note.get("question_id"): note for note in json_object(beside).get("annotations", [])}
 
     def item(row: Any) -> Item:
-        number, image, question = _need(row, "question_id", "image_id", "question")
+        number, image, question = need(row, "question_id", "image_id", "question")
         if number not in notes:
-            raise _BadLineError(f"no annotation of question {number} in {beside.name}")
-        (answer,) = _need(notes[number], "multiple_choice_answer")
+            raise BadEntryError(f"no annotation of question {number} in {beside.name}")
+        (answer,) = need(notes[number], "multiple_choice_answer")
         said = tuple(str(a.get("answer", "")) for a in notes[number].get("answers", []))
         file = f"COCO_{subset}_{int(image):012d}.jpg"
         kind = str(notes[number].get("answer_type") or "other")
@@ -158,25 +116,35 @@ def _vqav2(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[], 
 
 def _mme(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[], Item]]]:
     """MME (Fu et al. 2023): a category's <category>.txt of its evaluation tool, lines of image,
-    question and answer between tabs; images in the folder or in its subfolder <category>."""
+    question and answer between tabs; images in the folder, in its subfolder <category>, or in the
+    subfolder images of either."""
     category = path.stem
-    folder = images / category if images is not None and (images / category).is_dir() else images
+    folder = images
+    for below in (category, "images"):
+        folder = folder / below if folder is not None and (folder / below).is_dir() else folder
     seen: dict[str, int] = {}
 
     def item(line: str) -> Item:
         parts = line.split("\t")
         if len(parts) < 3:
-            raise _BadLineError(f"expected image, question and answer between tabs, got {len(parts)} fields")
+            raise BadEntryError(f"expected image, question and answer between tabs, got {len(parts)} fields")
         image, question, answer = (part.strip() for part in parts[:3])
         seen[image] = seen.get(image, 0) + 1
         key = f"mme-{category}-{image}"
         return Item(
-            f"{key}-{seen[image]}", "mme", category, key, image, question, _yes_no(answer),
+            # Other categories have images of the same name.
+            f"{key}-{seen[image]}", "mme", category, key, f"{category}/{image}", question, yes_no(answer),
             source=_source(folder, image),
         )  # fmt: skip
 
-    for number, line in _lines(path):
+    for number, line in lines_of(path):
         yield number, lambda line=line: item(line)
+
+
+def answer_parts(answer: str) -> tuple[str, tuple[str, ...]]:
+    """MM-Vet's answer (parts joined by <AND>, alternatives by <OR>) in plain words, and its parts."""
+    parts = tuple(part.strip() for part in answer.split("<AND>"))
+    return " ".join(part.split("<OR>")[0].strip() for part in parts), parts
 
 
 def _mmvet(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[], Item]]]:
@@ -184,14 +152,13 @@ def _mmvet(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[], 
     alternatives by <OR>), capability."""
 
     def item(key: str, row: Any) -> Item:
-        image, question, answer = _need(row, "imagename", "question", "answer")
+        image, question, answer = need(row, "imagename", "question", "answer")
         kind = "+".join(sorted(map(str, row.get("capability") or []))) or "question"
         name = f"mmvet-{key}"
-        parts = tuple(part.strip() for part in str(answer).split("<AND>"))
-        plain = " ".join(part.split("<OR>")[0].strip() for part in parts)
+        plain, parts = answer_parts(str(answer))
         return Item(name, "mmvet", kind, name, image, question, plain, parts=parts, source=_source(images, image))
 
-    for number, (key, row) in enumerate(_json(path).items(), start=1):
+    for number, (key, row) in enumerate(json_object(path).items(), start=1):
         yield number, lambda key=key, row=row: item(key, row)
 
 
@@ -199,18 +166,21 @@ def _exported(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[
     """What `vlm-probe scenes export` wrote: items.jsonl or items.parquet, images in images/ beside it."""
     folder = images if images is not None else path.parent / "images"
 
-    def item(parse: Callable[[], Any]) -> Item:
+    def item(parse: Parse) -> Item:
         row = parse()
-        _need(row, "id", "family", "kind", "group", "image", "question", "answer")
+        need(row, "id", "family", "kind", "group", "image", "question", "answer")
         return item_from_row(row, folder)
 
     if path.suffix == ".parquet":
-        table = pd.read_parquet(path)
+        try:
+            table = pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise VlmProbeError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
         for number, row in enumerate(table.to_dict("records"), start=1):
             plain = {str(k): v.tolist() if hasattr(v, "tolist") else v for k, v in row.items()}
             yield number, lambda plain=plain: item(lambda: plain)
     else:
-        for number, parse in _json_lines(path):
+        for number, parse in json_lines(path):
             yield number, lambda parse=parse: item(parse)
 
 
@@ -231,7 +201,7 @@ def guess_format(path: Path) -> str:
 
     Raises VlmProbeError where it is none of `FORMATS`.
     """
-    head = "" if path.suffix == ".parquet" else _text(path)[:4000]
+    head = "" if path.suffix == ".parquet" else text_of(path)[:4000]
     if path.suffix == ".parquet" or (path.suffix == ".jsonl" and '"family"' in head):
         return "items"
     if path.suffix == ".csv" and "Options" in head:
@@ -273,8 +243,8 @@ def read_items(
     for number, make in FORMATS[chosen](path, images):
         where = f"{path}, {'entry' if chosen in ('gqa', 'vqav2', 'mmvet') else 'line'} {number}"
         try:
-            item = make()
-        except _BadLineError as error:
+            item = attempt(make)
+        except BadEntryError as error:
             problem = f"{where}: {error}"
         else:
             file = item.source
@@ -289,69 +259,3 @@ def read_items(
         why = f"; the first problem: {skipped[0]}" if skipped else ""
         raise VlmProbeError(f"{path} holds no usable item{why}")
     return items, skipped
-
-
-_LMMS_FAMILIES = {"pope": "pope", "mmvp": "mmvp", "gqa": "gqa", "vqav2": "vqav2", "mme": "mme", "mmvet": "mmvet"}
-
-
-def _logged_item(row: dict[str, Any], task: str, number: int) -> Item:
-    """The item behind one logged sample of lmms-eval, from its `doc` and `target`."""
-    doc: dict[str, Any] = row["doc"] if isinstance(row.get("doc"), dict) else {}
-    family = next((f for key, f in _LMMS_FAMILIES.items() if task.lower().startswith(key)), task)
-    target = row.get("target")
-    target = target[0] if isinstance(target, list) and target else target
-    if target in (None, ""):
-        raise _BadLineError("no target")
-    own = doc.get("question_id", row.get("doc_id", number))
-    image = str(doc.get("image_source") or doc.get("image_id") or doc.get("imageId") or own)
-    kind = str(doc.get("category") or doc.get("answer_type") or "question")
-    name = f"{task}-{own}-{row.get('doc_id', number)}"
-    said = tuple(str(a.get("answer", a)) if isinstance(a, dict) else str(a) for a in doc.get("answers") or ())
-    answer = str(target)
-    if family in ("pope", "mme"):
-        answer = _yes_no(answer)
-    group = f"{task}-{kind}-{own}" if family == "mme" else name
-    return Item(name, family, kind, group, image, str(doc.get("question", "")), answer, said)
-
-
-def read_lmms_samples(
-    path: Path | str, *, model: str | None = None, skip_bad: bool = False
-) -> tuple[pd.DataFrame, list[str]]:
-    """Answers logged by lmms-eval (`--log_samples`): `<date>_samples_<task>.jsonl`, or the older JSON
-    with a "logs" list.
-
-    model: the name in the table; taken from the folder's name if None (lmms-eval names it after the model).
-
-    Returns the table of answers as `evaluate` makes it (no probabilities: they are not logged), and
-    what was skipped. Scores are computed here, from the logged text, not taken from the log.
-
-    Raises VlmProbeError for a line without answer or target, with file and line.
-    """
-    path = Path(path)
-    task = path.stem.split("samples_")[-1]
-    entries: Iterator[tuple[int, Callable[[], Any]]]
-    if path.suffix == ".jsonl":
-        entries = _json_lines(path)
-    else:
-        logs = _json(path).get("logs")
-        if not isinstance(logs, list):
-            raise VlmProbeError(f"{path} has no list of logs; lmms-eval writes one with --log_samples")
-        entries = ((number, lambda row=row: row) for number, row in enumerate(logs, start=1))
-    rows: list[dict[str, Any]] = []
-    skipped: list[str] = []
-    for number, parse in entries:
-        try:
-            row = parse()
-            said = row.get("filtered_resps") or row.get("resps") if isinstance(row, dict) else None
-            while isinstance(said, list) and said:
-                said = said[0]
-            if not isinstance(said, str):
-                raise _BadLineError("no logged answer (filtered_resps or resps)")
-            rows.append(answer_row(model or path.parent.name, _logged_item(row, task, number), said))
-        except _BadLineError as error:
-            if not skip_bad:
-                raise VlmProbeError(f"{path}, line {number}: {error} (--skip-bad leaves such lines out)") from None
-            skipped.append(f"{path}, line {number}: {error}")
-    if not rows:
-        raise VlmProbeError(f"{path} holds no usable sample")
-    return pd.DataFrame(rows, columns=list(ANSWER_COLUMNS)), skipped

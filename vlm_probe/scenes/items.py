@@ -84,7 +84,7 @@ def export_items(
 ) -> Path:
     """Write `items.parquet`, `items.jsonl` (the same rows) and `images/*.png` for other tools.
 
-    The images are named by their items' `image`; boxes are in unit coordinates. Every item
+    The images are named by their items' `image` ("-" for "/"); boxes are in unit coordinates. Every item
     must carry a scene or an image file. Returns the folder.
 
     Raises VlmProbeError where an image is missing or the folder cannot be written.
@@ -94,22 +94,30 @@ def export_items(
         images.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
+    names = {image: _png_name(image) for image in dict.fromkeys(item.image for item in items)}
+    if len(set(names.values())) < len(names):
+        twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
+        raise VlmProbeError(f"two images would be written to one file, {twice}")
     drawn: set[str] = set()
     for item in items:
         if item.image not in drawn:
             picture = item.picture(size)
             opened = picture if isinstance(picture, Image.Image) else Image.open(picture).convert("RGB")
-            opened.save(images / f"{Path(item.image).stem}.png")
+            opened.save(images / names[item.image])
             drawn.add(item.image)
         if progress is not None:
             progress(1)
     table = item_table(items)
-    table["image"] = [f"{Path(name).stem}.png" for name in table["image"]]
+    table["image"] = table["image"].map(names)
     table.to_parquet(folder / "items.parquet", index=False)
     with (folder / "items.jsonl").open("w") as out:
         for row in table.astype(object).where(table.notna(), None).to_dict("records"):
             out.write(json.dumps(row) + "\n")
     return folder
+
+
+def _png_name(image: str) -> str:
+    return f"{'-'.join(Path(image).with_suffix('').parts)}.png"
 
 
 def item_from_row(row: dict[str, Any], images: Path | None) -> Item:

@@ -65,39 +65,70 @@ def yes_no_metrics(predicted: Sequence[str], truth: Sequence[str]) -> dict[str, 
     }
 
 
+def whole_pairs(answers: pd.DataFrame) -> pd.DataFrame:
+    """The rows of groups with both of their items; a pair of which one was left out counts for nothing."""
+    size = answers["group"].map(answers["group"].value_counts())
+    return answers[size.to_numpy() == 2]
+
+
 def group_accuracy(answers: pd.DataFrame) -> float:
-    """Share of groups of which every item is right.
+    """Share of groups of which every item is right; NaN without a group.
 
     MMVP's pair accuracy (Tong et al. 2024, arXiv:2401.06209) where a group is a pair, and MME's
     accuracy+ (Fu et al. 2023, arXiv:2306.13394) where it is the two questions about an image.
     """
-    whole = [bool(rows["correct"].to_numpy(dtype=bool).all()) for _, rows in answers.groupby("group")]
-    return sum(whole) / len(whole)
+    right = [bool(rows["correct"].to_numpy(dtype=bool).all()) for _, rows in answers.groupby("group")]
+    return sum(right) / len(right) if right else float("nan")
+
+
+MME_CATEGORIES = {
+    "perception": (
+        "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
+    ),
+    "cognition": ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"),
+}  # fmt: skip
+"""MME's two parts, and the categories that each sums over."""
+
+
+def mme_scores(answers: pd.DataFrame) -> dict[str, float]:
+    """MME's scores (Fu et al. 2023, section 2.2): accuracy and accuracy+ in %, added, summed over categories.
+
+    Returns perception and cognition, of those that have items; a category counts up to 200. Nothing
+    where there are other categories than MME's (generated items).
+    """
+    part_of = {category: part for part, categories in MME_CATEGORIES.items() for category in categories}
+    totals: dict[str, float] = {}
+    for category, rows in answers.groupby("kind"):
+        if category not in part_of:
+            return {}
+        both = float(rows["correct"].to_numpy(dtype=bool).mean()) + group_accuracy(whole_pairs(rows))
+        totals[part_of[str(category)]] = totals.get(part_of[str(category)], 0.0) + 100 * both
+    return totals
 
 
 def _family_metrics(family: str, rows: pd.DataFrame) -> dict[str, float]:
-    truth = rows["truth"].tolist()
-    if family in ("pope", "mme") and set(truth) <= {"yes", "no"}:
-        found = yes_no_metrics(rows["normalized"].tolist(), truth)
-        if family == "mme":
-            return {"accuracy": found["accuracy"], "accuracy_plus": group_accuracy(rows)}
-        return found
-    found = {"accuracy": float(rows["score"].to_numpy(dtype=float).mean())}
+    accuracy = {"accuracy": float(rows["score"].to_numpy(dtype=float).mean())}
+    if family == "pope" and set(rows["truth"]) <= {"yes", "no"}:
+        return yes_no_metrics(rows["normalized"].tolist(), rows["truth"].tolist())
+    if family == "mme":
+        return accuracy | {"accuracy_plus": group_accuracy(whole_pairs(rows))} | mme_scores(rows)
     if family == "mmvp":
-        found["pair_accuracy"] = group_accuracy(rows)
-    return found
+        return accuracy | {"pair_accuracy": group_accuracy(whole_pairs(rows))}
+    return accuracy
 
 
 def metric_table(answers: pd.DataFrame) -> pd.DataFrame:
     """Every family's metrics, per model: columns model, family, metric, value, n.
 
-    answers: as `score_answers` makes it, of one model or of several. "accuracy" is VQA's soft
-    accuracy for vqav2, the share of answer parts for mmvet, and exact match elsewhere.
+    answers: as `evaluate` makes it, of one model or of several. "accuracy" is VQA's soft accuracy for
+    vqav2, the share of answer parts for mmvet, and else the share right (see `score_answer`). n: items,
+    or whole pairs for pair_accuracy and accuracy_plus.
     """
     rows = []
     for keys, group in answers.groupby(["model", "family"], sort=False):
         model, family = keys if isinstance(keys, tuple) else (keys, "")
         for metric, value in _family_metrics(str(family), group).items():
-            n = group["group"].nunique() if metric in ("pair_accuracy", "accuracy_plus") else len(group)
+            pairs = metric in ("pair_accuracy", "accuracy_plus")
+            n = whole_pairs(group)["group"].nunique() if pairs else len(group)
             rows.append((model, family, metric, value, n))
     return pd.DataFrame(rows, columns=["model", "family", "metric", "value", "n"])

@@ -10,8 +10,8 @@ _DIGITS = {
 } | {"none": "0"}
 _ARTICLES = frozenset(("a", "an", "the"))
 _WITH_APOSTROPHES = """
-ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd've he's
-how'd how'll how's i'd've i'm i've isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
+how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've
 needn't not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
 someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
 there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
@@ -22,7 +22,13 @@ _CONTRACTIONS = {whole.replace("'", ""): whole for whole in _WITH_APOSTROPHES.sp
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _PERIOD = re.compile(r"\.(?!\d)")
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
-_LETTER = re.compile(r"^\W*([a-z])\b", re.IGNORECASE)
+_LETTERS = (
+    re.compile(r"^\W*([a-z])(?:[).:,]|\W*$)"),
+    # "A" and "I" are words too.
+    re.compile(r"^\W*([b-hj-z])\b"),
+    re.compile(r"\b(?:answer|option|choice)\b\W*(?:is\b\W*)?([a-z])(?:[).:,]|\W*$)"),
+)
+_TOKEN = re.compile(r"(?<!\w)-?\d+(?:[.,]\d+)*|\w+")
 _YES_NO = re.compile(r"\b(yes|no|not)\b")
 
 
@@ -32,8 +38,10 @@ def normalize_answer(text: str) -> str:
     Punctuation is dropped beside a space and becomes a space inside a word, periods go unless a digit
     follows, number words to ten become digits, articles go, apostrophes come back in contractions.
 
-    Deviations: lower case throughout (the official code leaves the case of answers on which all ten
-    annotators agree); doubly contracted forms are recognised without any of their apostrophes.
+    Deviations: always the same for an answer and for what annotators said (the official code leaves
+    annotators' answers as they are where all ten agree, so that "two" from all of them would not equal
+    an answer of "2"; the published annotations are normalised already); doubly contracted forms are
+    recognised without any of their apostrophes.
     """
     text = text.replace("\n", " ").replace("\t", " ").strip()
     out = text
@@ -57,7 +65,28 @@ def yes_or_no(text: str) -> str:
     return "yes" if found else ""
 
 
+def yes_or_no_first(text: str) -> str:
+    """ "yes" or "no" as MME's evaluation reads it (Fu et al. 2023, arXiv:2306.13394; its `calculation.py`), or "".
+
+    The answer itself, or one of the two within its first four characters, yes before no.
+    """
+    said = text.lower().strip().replace(".", "")
+    if said in ("y", "n"):
+        return {"y": "yes", "n": "no"}[said]
+    return next((word for word in ("yes", "no") if word in said[:4]), "")
+
+
 def choice_letter(text: str) -> str:
-    """The letter a multiple-choice answer begins with: "(a)", "A", "b. closed" -> "a", "a", "b"; or ""."""
-    found = _LETTER.match(text)
-    return found.group(1).lower() if found else ""
+    """The letter that a multiple-choice answer gives, in lower case, or "".
+
+    At the start, alone or before a mark: "(a)", "A", "b. closed"; any but "a" and "i" also before a
+    word; else behind "answer", "option" or "choice": "The answer is (a)".
+    """
+    found = (pattern.search(text.lower()) for pattern in _LETTERS)
+    return next((match.group(1) for match in found if match), "")
+
+
+def words_of(text: str) -> list[str]:
+    """Words and numbers of a text, without marks and articles; a number keeps its sign, number words are digits."""
+    tokens = (token.replace(",", "") for token in _TOKEN.findall(text.lower()))
+    return [_DIGITS.get(token, token) for token in tokens if token not in _ARTICLES]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vlm_probe.scenes.items import Item
 from vlm_probe.scenes.metrics import vqa_accuracy, wilson
-from vlm_probe.scenes.normalize import choice_letter, normalize_answer, yes_or_no
+from vlm_probe.scenes.normalize import choice_letter, normalize_answer, words_of, yes_or_no, yes_or_no_first
 from vlm_probe.scenes.questions import Question, SceneItem, scene_items
 from vlm_probe.scenes.render import scene_image
 
@@ -95,28 +95,34 @@ def accuracy_table(answers: pd.DataFrame) -> pd.DataFrame:
 def score_answer(item: Item, text: str) -> tuple[str, float]:
     """An answer as it is compared, and its score in [0, 1].
 
-    Yes/no questions: 1 if POPE's reading of the answer is right. Multiple choice: 1 for the right
-    letter. Items with annotators: VQA's soft accuracy. Items in parts: the share of parts that the
-    answer names (MM-Vet has GPT-4 judge; here a part counts where its words stand in the answer).
-    All else: 1 if the normalised answers are equal.
+    Yes/no questions: 1 if the answer is right as MME reads it (family "mme") or as POPE does (others,
+    but not GQA, which asks for the very word). Multiple choice: 1 for the right letter. Items with
+    annotators: VQA's soft accuracy. Items in parts: the share of parts that the answer names (MM-Vet
+    has GPT-4 judge; here a part counts where its words stand in the answer). All else: 1 if the
+    normalised answers are equal.
     """
     if item.kind == "choice":
         letter = choice_letter(text)
-        return letter, float(letter == choice_letter(item.answer))
-    if item.answer in ("yes", "no") and not item.answers:
-        said = yes_or_no(text)
+        return letter, float(letter != "" and letter == choice_letter(item.answer))
+    if item.answer in ("yes", "no") and not item.answers and item.family != "gqa":
+        said = yes_or_no_first(text) if item.family == "mme" else yes_or_no(text)
         return said, float(said == item.answer)
     given = normalize_answer(text)
     if item.answers:
         return given, vqa_accuracy(text, item.answers)
     if item.parts:
-        named = [any(_stands_in(normalize_answer(a), given) for a in part.split("<OR>")) for part in item.parts]
+        words = words_of(text)
+        named = [any(_stand_in(words_of(a), words) for a in part.split("<OR>")) for part in item.parts]
         return given, sum(named) / len(named)
-    return given, float(given == normalize_answer(item.answer))
+    wanted = normalize_answer(item.answer)
+    if not wanted:  # "A": an article, and nothing else
+        return given, float(text.strip(" .").lower() == item.answer.strip(" .").lower())
+    return given, float(given == wanted)
 
 
-def _stands_in(words: str, text: str) -> bool:
-    return f" {words} " in f" {text} "
+def _stand_in(wanted: list[str], words: list[str]) -> bool:
+    n = len(wanted)
+    return n > 0 and any(words[i : i + n] == wanted for i in range(len(words) - n + 1))
 
 
 ANSWER_COLUMNS = (
@@ -127,15 +133,17 @@ ANSWER_COLUMNS = (
 
 def answer_row(
     model: str, item: Item, text: str, *, p_answer: float = float("nan"), p_yes: float = float("nan"),
-    entropy: float = float("nan"),
+    entropy: float = float("nan"), score: float | None = None,
 ) -> dict[str, str | float | bool]:  # fmt: skip
     """One row of the table of answers, keys `ANSWER_COLUMNS`.
 
     correct: whether the score is at least one half (of an item in parts: whether it is one).
     p_answer: probability of the right answer; p_yes: of yes over yes or no; entropy: of the first
-    token, in nats. NaN where unknown (answers logged elsewhere).
+    token, in nats. NaN where unknown (answers logged elsewhere). score: as it was computed elsewhere,
+    where this item does not have what it takes.
     """
-    normalized, score = score_answer(item, text)
+    normalized, own = score_answer(item, text)
+    score = own if score is None else float(score)
     correct = score >= (1.0 if item.parts else 0.5)
     values = (
         model, item.id, item.family, item.kind, item.group, item.image, item.question, item.answer, text, normalized,

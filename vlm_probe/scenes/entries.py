@@ -1,0 +1,84 @@
+"""Entries of text files: each parsed by itself, so that what is wrong with one is named and spoils no other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vlm_probe.errors import VlmProbeError
+
+Parse = Callable[[], Any]
+
+
+class BadEntryError(Exception):
+    """An entry that is not what the format promises."""
+
+
+def attempt(make: Callable[[], Any]) -> Any:
+    """What `make` makes of an entry; BadEntryError for a value of another kind than the format has there."""
+    try:
+        return make()
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise BadEntryError(f"a value of an unexpected kind ({error})") from error
+
+
+def need(row: Any, *names: str) -> list[Any]:
+    """The values of these fields; BadEntryError names what is missing."""
+    if not isinstance(row, dict):
+        raise BadEntryError(f"expected an object with {', '.join(names)}, got {str(row)[:60]!r}")
+    missing = [name for name in names if row.get(name) in (None, "")]
+    if missing:
+        raise BadEntryError(f"no {' and no '.join(missing)}")
+    return [row[name] for name in names]
+
+
+def yes_no(text: Any) -> str:
+    """A truth that must be yes or no, in lower case."""
+    said = str(text).strip().lower()
+    if said not in ("yes", "no"):
+        raise BadEntryError(f"the answer must be yes or no, got {str(text)!r}")
+    return said
+
+
+def text_of(path: Path) -> str:
+    """A text file; VlmProbeError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise VlmProbeError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise VlmProbeError(f"{path} is not a text file (UTF-8)") from error
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, with their numbers from 1."""
+    # Not splitlines(): it also parts at U+2028 and others, which JSON may hold unescaped.
+    for number, line in enumerate(text_of(path).split("\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, Parse]]:
+    """Every line with what parses it."""
+
+    def parse(line: str) -> Any:
+        try:
+            return json.loads(line)
+        except json.JSONDecodeError as error:
+            raise BadEntryError(f"no JSON ({error.msg})") from error
+
+    for number, line in lines_of(path):
+        yield number, lambda line=line: parse(line)
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """A file that is one JSON object; VlmProbeError where it is not."""
+    try:
+        found = json.loads(text_of(path))
+    except json.JSONDecodeError as error:
+        raise VlmProbeError(f"{path}, line {error.lineno}: no JSON ({error.msg})") from error
+    if not isinstance(found, dict):
+        raise VlmProbeError(f"{path} holds a {type(found).__name__}, expected a JSON object")
+    return found
