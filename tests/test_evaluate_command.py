@@ -43,6 +43,13 @@ def test_exported_items_are_asked_scored_and_compared(capsys, monkeypatch, tmp_p
         "--items", str(exported / "items.jsonl"), "--out", str(again),
     )  # fmt: skip
     assert "is replica/small-clip better than elsewhere?" in printed
+    # lmms-eval numbers the questions its own way: said before a model is asked anything.
+    log = tmp_path / "x_samples_pope.jsonl"
+    log.write_text('{"doc_id": 0, "target": "yes", "filtered_resps": "Yes"}\n')
+    monkeypatch.setattr(sys, "argv", ["vlm-probe", "evaluate", "--answers", str(log), "--model", "replica/small-clip"])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"{log} answers none of these items" in capsys.readouterr().err.replace("\n", "")
     reverse = pd.read_csv(again / "comparison.csv")
     assert reverse["difference"].tolist() == pytest.approx([-d for d in comparison["difference"]])
 

@@ -1,11 +1,14 @@
 """Evaluation: the scores of the plain way, resumable to the identical table, honest about what is missing."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+from vlm_probe import load
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.findings import evaluation
 from vlm_probe.findings.evaluation import evaluate, gather_items, read_answers, write_evaluation
@@ -58,7 +61,7 @@ def test_a_killed_evaluation_resumes_to_the_identical_table(replica, items, tmp_
     assert 0 < len(done) < len(list((tmp_path / "whole").rglob("*.parquet")))
     pd.testing.assert_frame_equal(evaluate(replica, items, parts=tmp_path / "killed"), whole, check_exact=True)
     assert not list(tmp_path.rglob("*.partial"))
-    with pytest.raises(VlmProbeError, match=r"holds an unfinished run with another items and digest; give another"):
+    with pytest.raises(VlmProbeError, match=r"holds answers of a run with another number of items and items; give"):
         evaluate(replica, items[:-1], parts=tmp_path / "killed")
     with pytest.raises(VlmProbeError, match="another suffix; give another --out"):
         evaluate(replica, items, parts=tmp_path / "killed", suffix="\nBe short.")
@@ -74,7 +77,41 @@ def test_missing_and_broken_images(replica, tmp_path):
         evaluate(replica, read)
     table = evaluate(replica, read, skip_bad=True)
     assert table["id"].tolist() == [i.id for i in read if i.image != read[0].image]
-    assert table.attrs["skipped"] == len(read) - len(table)
+    left_out = [i for i in read if i.image == read[0].image]
+    assert table.attrs["skipped"] == [f"item {i.id}: the image {i.image} is missing or unreadable" for i in left_out]
+    with pytest.raises(VlmProbeError, match=rf"^no item could be asked; item {read[0].id}: the image"):
+        evaluate(replica, left_out, skip_bad=True)
+
+
+def test_parts_are_of_the_same_weights_hooks_images_and_options(tmp_path):
+    """The name alone does not tell what answered."""
+    model = load("replica/small-clip")
+    some = list(family_items(2, families=("gqa",)))
+    export_items(some, tmp_path)
+    read, _ = gather_items(str(tmp_path / "items.jsonl"), None, n=1, seed=0, format=None, skip_bad=False)
+    parts = tmp_path / "parts"
+    evaluate(model, read, parts=parts)
+
+    def refused(what, items=read, **options):
+        with pytest.raises(VlmProbeError, match=f"answers of a run with another {what}; give another --out"):
+            evaluate(model, items, parts=parts, **options)
+
+    refused("skip_bad", skip_bad=True)
+    refused("items", [replace(read[0], parts=("red",)), *read[1:]])
+    with model.hooks(fwd_hooks=[("connector.hook_out", lambda x, hook: 0 * x)]):
+        refused("hooks")
+    weight = next(model.hf.parameters())
+    with torch.no_grad():
+        weight += 1
+        refused("weights")
+        weight -= 1
+    picture = tmp_path / "images" / read[0].image
+    Image.new("RGB", (7, 7)).save(picture)
+    refused("items")
+    (settings,) = parts.rglob("settings.json")
+    settings.write_text("{")
+    with pytest.raises(VlmProbeError, match=r"settings.json cannot be read .*; delete .* and begin anew$"):
+        evaluate(model, read, parts=parts)
 
 
 def test_items_that_cannot_be_asked(replica):
@@ -102,6 +139,8 @@ def test_the_written_evaluation(replica, items, tmp_path):
     pd.testing.assert_frame_equal(back, pd.concat([table, other], ignore_index=True))
     write_evaluation([table], tmp_path, seed=0, skipped=[])
     assert not (tmp_path / "comparison.csv").exists(), "what an earlier run left would be taken for this one's"
+    with pytest.raises(VlmProbeError, match=rf"^contrary answered '{items[0].id}' twice; item ids must differ$"):
+        write_evaluation([table, pd.concat([other, other])], tmp_path, seed=0, skipped=[])
     with pytest.raises(VlmProbeError, match=r"two sets of answers of 'contrary'"):
         write_evaluation([other, other], tmp_path, seed=0, skipped=[])
 

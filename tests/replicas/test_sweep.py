@@ -1,12 +1,15 @@
 """The whole grid: in the right order, resumable, and stopped with a reason when a cell fails."""
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from vlm_probe import load
 from vlm_probe.errors import VlmProbeError
@@ -77,12 +80,68 @@ def test_a_stopped_grid_names_the_cell_and_goes_on_where_it_stopped(tmp_path, mo
     assert table["cell"].tolist() == list(CELLS)
     assert not table.set_index("cell").loc["large-dino-nopre", "connector_pretrained"]
     # Scores of cells trained elsewhere stay, those of the same cell and seed are replaced.
-    kept = tmp_path / "kept.csv"
     other = table.iloc[[0]].assign(seed=1, accuracy=0.9)
-    pd.concat([other, table.iloc[[0]].assign(accuracy=0.1)]).to_csv(kept, index=False)
-    merged = collect_scores(tmp_path, kept)
+    merged = collect_scores(tmp_path, pd.concat([other, table.iloc[[0]].assign(accuracy=0.1)]))
     assert merged.query("cell == 'small-clip'")[["seed", "accuracy"]].to_numpy().tolist() == [[0, 0.5], [1, 0.9]]
     assert len(merged) == 12
+    # A connector between real models, trained in the same folder, is no cell.
+    fusion = tmp_path / "seed-0" / "llava-x" / "model"
+    fusion.mkdir(parents=True)
+    (fusion / "card.json").write_text(json.dumps({"fusion": {}, "scores": {}}))
+    assert len(collect_scores(tmp_path)) == len(table)
+
+
+def test_a_terminated_grid_ends_what_it_started(tmp_path):
+    script = """
+import subprocess, sys
+from pathlib import Path
+from vlm_probe.replicas import sweep
+
+def start(cell, *rest):
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    print(process.pid, flush=True)
+    return sweep._Job(cell, process, Path(sys.argv[1]) / "log")
+
+sweep._start = start
+sweep.run_grid(Path(sys.argv[1]), sweep.order_of_grid(1), jobs=1)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+    child = int(parent.stdout.readline())
+    os.kill(child, 0)  # it is there
+    parent.terminate()
+    assert parent.wait(60) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+class ToyStage:
+    name, learning_rate = "toy", 0.1
+
+    def __init__(self, seed, steps=3):
+        torch.manual_seed(seed)
+        self.steps, self.module = steps, torch.nn.Linear(3, 2)
+
+    def parameters(self):
+        return self.module.parameters()
+
+    def loss(self, step):
+        return self.module(torch.ones(3)).sum(), {}
+
+    def after_step(self, step):
+        pass
+
+
+def test_a_fresh_start_that_is_killed_does_not_resume_to_an_earlier_run(tmp_path):
+    run_stage(ToyStage(0), tmp_path, resume=False)
+
+    def kill(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(ToyStage(1), tmp_path, resume=False, listen=kill)
+    steps = []
+    run_stage(ToyStage(1), tmp_path, resume=True, listen=steps.append)
+    assert len(steps) == 3
 
 
 def test_two_processes_train_a_shared_stage_once(tmp_path):
@@ -108,6 +167,38 @@ run_stage(Stage(), Path(sys.argv[1]), resume=True)
     assert sorted(line for lines in printed for line in lines if line) == [f"step {i}" for i in range(4)]
 
 
+def fake_model(folder, encoder: float):
+    """A finished cell as far as shipping goes."""
+    folder.mkdir(parents=True)
+    tensors = {"model.vision_tower.w": torch.full((3,), encoder), "lm": torch.ones(2)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text("{}")
+    cell = CELLS[folder.parent.name]
+    about = {"seed": 0, "size": cell.size, "encoder": cell.encoder, "vocabulary": cell.vocabulary}
+    card = {"cell": {**about, "steps": {"connector": 1}}, "scores": {"heldout": [ROW]}}
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+def test_cells_that_share_an_encoder_are_shipped_only_with_one_encoder(tmp_path):
+    weights, first, second = tmp_path / "package" / "weights", tmp_path / "first", tmp_path / "second"
+    for name in ("small-clip", "small-clip-nopre"):
+        fake_model(first / "seed-0" / name / "model", 1.0)
+    assert sweep.ship(first, weights) == ["small-clip", "small-clip-nopre"]
+    assert len(list(weights.glob("encoder-*.safetensors"))) == 1
+    fake_model(second / "seed-0" / "large-clip" / "model", 2.0)
+    with pytest.raises(VlmProbeError, match=r"^.*large-clip/model/model.safetensors has another encoder than"):
+        sweep.ship(second, weights)
+    assert load_file(weights / "encoder-clip.safetensors")["model.vision_tower.w"].tolist() == [1, 1, 1]
+    assert not (weights / "large-clip").exists()
+    # All cells of the encoder at once may bring another.
+    for name in ("small-clip", "small-clip-nopre"):
+        fake_model(second / "seed-0" / name / "model", 2.0)
+    assert len(sweep.ship(second, weights)) == 3
+    assert pd.read_csv(weights.parent / "grid_scores.csv")["cell"].tolist() == [
+        "small-clip", "small-clip-nopre", "large-clip",
+    ]  # fmt: skip
+
+
 def test_new_cells_see_through_the_shipped_encoders(tmp_path):
     assert sweep.adopt_shipped(tmp_path) == shipped()
     cell = CELLS["small-dino-nopre"]
@@ -115,5 +206,15 @@ def test_new_cells_see_through_the_shipped_encoders(tmp_path):
     run_stage(stage, runs_of(cell, tmp_path) / "encoders", resume=True, listen=lambda _: pytest.fail("it trained"))
     kept = load("replica/small-dino", dtype="float32").hf.model.vision_tower.state_dict()
     assert all(torch.equal(kept[name], value) for name, value in stage.encoder.state_dict().items())
+    # Finished as they are: adopted once more, nothing happens. Another encoder would spoil every further cell.
+    assert sweep.adopt_shipped(tmp_path) == shipped()
+    other = DinoStage(replace(cell, seed=1), Packer(build_tokenizer(VOCABULARY))).module.state_dict()
+    file = runs_of(cell, tmp_path) / "encoders/encoder-dino.pt"
+    torch.save({"module": other, "step": 1000, "seconds": 1.0}, file)
+    with pytest.raises(VlmProbeError, match=r"encoder-dino.pt is not the encoder that the package ships: .* give anot"):
+        sweep.adopt_shipped(tmp_path)
+    file.write_bytes(b"junk")
+    with pytest.raises(VlmProbeError, match="is not the encoder that the package ships"):
+        sweep.adopt_shipped(tmp_path)
     # The card of a new cell reads the encoder's log.
     assert (runs_of(cell, tmp_path) / "encoders/encoder-dino.jsonl").read_text().startswith('{"step": 0, "loss"')

@@ -20,7 +20,10 @@ def evaluate(
     images: Annotated[Path | None, typer.Option(help="Folder with the question file's images.")] = None,
     answers: Annotated[
         list[Path] | None,
-        typer.Option(help="Answers given elsewhere, to compare with: lmms-eval's samples or an answers.parquet."),
+        typer.Option(
+            help="Answers given elsewhere: lmms-eval's samples (compared with each other), or an answers.parquet of "
+            "the same items."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the answers and tables.")] = Path("evaluation"),
     n: Annotated[int, typer.Option(min=1, help="Generated items of every family.")] = 200,
@@ -40,6 +43,10 @@ def evaluate(
 
         read, skipped = evaluation.gather_items(items, images, n=n, seed=seed, format=format, skip_bad=skip_bad)
         tables = [evaluation.read_answers(file, skipped, skip_bad=skip_bad) for file in answers or []]
+    known = {item.id for item in read}
+    for file, table in zip(answers or [], tables, strict=True):
+        if names and known.isdisjoint(table["id"]):
+            raise VlmProbeError(f"{file} answers none of these items, so that {names[0]} cannot be compared with it")
     for name in names:
         loaded = load_model(name, device, dtype, embed_scale)
         with bar(plain(name), len(read)) as advance:
@@ -49,6 +56,7 @@ def evaluate(
                     skip_bad=skip_bad, progress=advance,
                 )
             )  # fmt: skip
+        skipped += tables[-1].attrs["skipped"]
     result = evaluation.write_evaluation(tables, out, seed=seed, skipped=skipped)
     for problem in skipped[:5]:
         err.print(f"skipped: {plain(problem)}", soft_wrap=True, highlight=False)

@@ -132,13 +132,14 @@ def train(
         from vlm_probe.real_small.catalog import FUSIONS
         from vlm_probe.replicas import sweep
         from vlm_probe.replicas.recipe import find_cell
-        from vlm_probe.replicas.scores import collect_scores
+        from vlm_probe.replicas.scores import collect_scores, grid_scores
     if grid:
         there = sweep.adopt_shipped(runs) if keep_shipped else []
         cells = [one for one in sweep.order_of_grid(seeds) if one.seed or one.name not in there]
         with bar("cells", len(cells)) as advance:
             sweep.run_grid(runs, cells, jobs=jobs, items=items, device=device, finished=lambda _: advance(1))
-        table = collect_scores(runs)
+        # Of adopted cells the scores are the package's.
+        table = collect_scores(runs, kept=grid_scores().query("seed == 0 and cell in @there"))
         table.to_csv(runs / "scores.csv", index=False)
         overall = table.query("split == 'heldout' and kind == 'all'")
         show(overall.filter(["cell", "seed", "n", "accuracy", "low", "high"]), "held-out scenes, all questions")
@@ -188,12 +189,16 @@ def _stage_bars() -> Iterator[Callable[[Progress], None]]:
 
 def _train_replica(cell: Cell, runs: Path, folder: Path, resume: bool, items: int, device: str) -> None:
     """Train a cell behind progress bars, export it and write its card."""
+    from vlm_probe.locks import alone
     from vlm_probe.replicas import card, recipe
 
     with _stage_bars() as listen:
         trained = recipe.train(cell, runs, resume=resume, listen=listen, device=device)
-    recipe.export(trained, folder)
-    card.write_card(cell, runs, folder, *card.score(folder, items, bar))
+    # Of two processes at once, one waits here, so that weights and scores are of one.
+    with alone(recipe.runs_of(cell, runs) / cell.name / "model.lock"):
+        (folder / "card.json").unlink(missing_ok=True)
+        recipe.export(trained, folder)
+        card.write_card(cell, runs, folder, *card.score(folder, items, bar))
 
 
 def _train_fusion(fusion: Fusion, runs: Path, folder: Path, resume: bool, items: int, device: str, seed: int) -> None:
@@ -204,6 +209,7 @@ def _train_fusion(fusion: Fusion, runs: Path, folder: Path, resume: bool, items:
     steps = recipe.Steps()
     with _stage_bars() as listen:
         parts = recipe.train(fusion, runs, steps=steps, seed=seed, resume=resume, listen=listen, device=device)
+    (folder / "card.json").unlink(missing_ok=True)
     recipe.export(parts, folder)
     del parts  # the frozen models are loaded once more to be scored
     card.write_card(fusion, runs, folder, *score(folder, items, bar), steps=steps, seed=seed)

@@ -18,9 +18,11 @@ from vlm_probe.findings.comparison import compare
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.asking import Asked, ask_all
 from vlm_probe.hooked.images import open_image
+from vlm_probe.hooked.provenance import weights_digest
+from vlm_probe.locks import alone
 from vlm_probe.scenes.benchmarks import read_items
 from vlm_probe.scenes.families import family_items
-from vlm_probe.scenes.items import Item
+from vlm_probe.scenes.items import Item, item_table
 from vlm_probe.scenes.logged import read_lmms_samples
 from vlm_probe.scenes.metrics import metric_table
 from vlm_probe.scenes.score import ANSWER_COLUMNS, answer_row
@@ -72,13 +74,16 @@ class Evaluation:
 def write_evaluation(tables: list[pd.DataFrame], out: Path, *, seed: int, skipped: list[str]) -> Evaluation:
     """Write `answers.parquet`, `metrics.csv`, `comparison.csv` (two models or more) and `skipped.txt`.
 
-    Raises VlmProbeError for two tables of one model, and for models without a common item.
+    Raises VlmProbeError for two tables of one model, an item that a model answered twice, and models
+    without a common item.
     """
     names = [str(name) for table in tables for name in table["model"].unique()]
     if len(set(names)) < len(names):
         twice = next(name for n, name in enumerate(names) if name in names[:n])
         raise VlmProbeError(f"there are two sets of answers of {twice!r}; each model may come once")
     answers = pd.concat(tables, ignore_index=True)
+    for model, item in answers.loc[answers.duplicated(["model", "id"]), ["model", "id"]].itertuples(index=False):
+        raise VlmProbeError(f"{model} answered {item!r} twice; item ids must differ")
     comparisons = [compare(answers, names[0], other, seed=seed) for other in names[1:]]
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -111,29 +116,43 @@ def _chunks(items: Sequence[Item]) -> list[list[Item]]:
     return [[item for group in groups[s : s + IMAGES_AT_ONCE] for item in group] for s in starts]
 
 
-def _settings(model: HookedVLM, items: Sequence[Item], suffix: str, max_new_tokens: int) -> dict[str, Any]:
+def _source(item: Item) -> str:
+    """What the item's image is drawn from: a scene, or a file as it is now."""
+    if isinstance(item.source, Path) and item.source.exists():
+        about = item.source.stat()
+        return f"{item.source.resolve()} {about.st_size} {about.st_mtime_ns}"
+    return repr(item.source)
+
+
+def _settings(
+    model: HookedVLM, items: Sequence[Item], suffix: str, max_new_tokens: int, skip_bad: bool
+) -> dict[str, Any]:
     """What must agree for a run to go on where an earlier one stopped."""
-    text = "\n".join(f"{i.id}\t{i.image}\t{i.question}\t{i.answer}" for i in items)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    found = {"model": model.name, "revision": model.revision, "dtype": str(model.dtype), "scale": model.embed_scale}
-    return {**found, "suffix": suffix, "max_new_tokens": max_new_tokens, "items": len(items), "digest": digest}
+    rows = item_table(items).to_dict("records")
+    text = "\n".join(f"{row} {_source(item)}" for row, item in zip(rows, items, strict=True))
+    hooked = [name for name, point in model.hook_dict.items() if point.fwd_hooks]
+    return {
+        "model": model.name, "revision": model.revision, "weights": weights_digest(model.hf), "hooks": hooked,
+        "dtype": str(model.dtype), "scale": model.embed_scale, "suffix": suffix, "max_new_tokens": max_new_tokens,
+        "skip_bad": skip_bad, "number of items": len(items), "items": hashlib.sha256(text.encode()).hexdigest(),
+    }  # fmt: skip
 
 
 def _resume(folder: Path, settings: dict[str, Any]) -> None:
     """Take up a folder of parts, or start one; VlmProbeError where it was made for something else."""
     file = folder / "settings.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
     if not file.exists():
-        file.write_text(json.dumps(settings, indent=1))
+        file.with_suffix(".partial").write_text(json.dumps(settings, indent=1))
+        os.replace(file.with_suffix(".partial"), file)
         return
-    before = json.loads(file.read_text())
+    try:
+        before = json.loads(file.read_text())
+    except ValueError as error:
+        raise VlmProbeError(f"{file} cannot be read ({error}); delete {folder} and begin anew") from error
     changed = [name for name in settings if before.get(name) != settings[name]]
     if changed:
         raise VlmProbeError(
-            f"{folder} holds an unfinished run with another {' and '.join(changed)}; give another --out, or delete it"
+            f"{folder} holds answers of a run with another {' and '.join(changed)}; give another --out, or delete it"
         )
 
 
@@ -176,19 +195,21 @@ def evaluate(
 
     Parameters
     ----------
-    parts: a folder for finished chunks; a killed run goes on from there, to the identical table.
+    parts: a folder for finished chunks; a killed run goes on from there, to the identical table. Of
+        two runs at once, one waits for the other.
     suffix: appended to every question ("\\nAnswer the question using a single word or phrase.").
     skip_bad: leave out items whose image is missing or unreadable, instead of raising.
     progress: called with the number of items just done.
 
     Returns
     -------
-    One row an item, columns `scenes.score.ANSWER_COLUMNS`, in the order of the items.
+    One row an item, columns `scenes.score.ANSWER_COLUMNS`, in the order of the items. `attrs["skipped"]`
+    names the items left out.
 
     Raises
     ------
-    VlmProbeError: two items of one id; an image that is missing or unreadable; parts that belong to
-        another run.
+    VlmProbeError: two items of one id; an image that is missing or unreadable (with `skip_bad`: all of
+        them); parts that belong to another run (other weights, hooks, items, images or options).
     """
     ids = [item.id for item in items]
     if len(set(ids)) < len(ids):
@@ -196,12 +217,31 @@ def evaluate(
         raise VlmProbeError(f"item ids must differ, {twice!r} comes twice")
     if not items:
         raise VlmProbeError("there is no item to ask")
-    if parts is not None:
-        # A name may be a path or a Hub id: a digest keeps two that look alike apart.
-        name = str(model.name)
-        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-        parts = parts / f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)[-60:]}-{digest}"
-        _resume(parts, _settings(model, items, suffix, max_new_tokens))
+    if parts is None:
+        return _evaluate(model, items, None, suffix, max_new_tokens, skip_bad, progress)
+    # A name may be a path or a Hub id: a digest keeps two that look alike apart.
+    name = str(model.name)
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    folder = parts / f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)[-60:]}-{digest}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
+    with alone(folder / "lock"):
+        _resume(folder, _settings(model, items, suffix, max_new_tokens, skip_bad))
+        return _evaluate(model, items, folder, suffix, max_new_tokens, skip_bad, progress)
+
+
+def _evaluate(
+    model: HookedVLM,
+    items: Sequence[Item],
+    parts: Path | None,
+    suffix: str,
+    max_new_tokens: int,
+    skip_bad: bool,
+    progress: Callable[[int], None] | None,
+) -> pd.DataFrame:
+    """As `evaluate`, in a folder of parts that is this run's alone."""
     tables: list[pd.DataFrame] = []
     for number, chunk in enumerate(_chunks(items)):
         file = None if parts is None else parts / f"{number:06d}.parquet"
@@ -216,8 +256,12 @@ def evaluate(
         tables.append(table)
         if progress is not None:
             progress(len(chunk))
-    order = {name: n for n, name in enumerate(ids)}
+    order = {item.id: n for n, item in enumerate(items)}
     whole = pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
     whole = whole.sort_values("id", key=lambda column: column.map(order), ignore_index=True)
-    whole.attrs = {"title": "answers", "provenance": model.provenance(), "skipped": len(ids) - len(whole)}
+    answered = set(whole["id"])
+    skipped = [f"item {i.id}: the image {i.image} is missing or unreadable" for i in items if i.id not in answered]
+    if whole.empty:
+        raise VlmProbeError(f"no item could be asked; {skipped[0]}")
+    whole.attrs = {"title": "answers", "provenance": model.provenance(), "skipped": skipped}
     return whole

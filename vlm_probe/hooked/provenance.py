@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from vlm_probe.hooked.model import HookedVLM
@@ -23,6 +27,23 @@ def provenance_of(model: HookedVLM) -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
+
+
+SAMPLED = 64
+"""Values that `weights_digest` takes of every tensor."""
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Tells models apart whose names are the same: a digest of `SAMPLED` values of every parameter and buffer.
+
+    Training moves all weights, and is seen; an edit of a few values of a large tensor may not be.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        flat = tensor.detach().flatten()
+        some = flat[:: max(1, len(flat) // SAMPLED)].to(device="cpu", dtype=torch.float64)
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + some.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def describe(model: HookedVLM) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pandas as pd
 
 from vlm_probe.real_small.catalog import SOURCES, Fusion
 from vlm_probe.real_small.recipe import ADAPTED, ALPHA, IMAGE_SIZE, PROMPT, RANK, Steps, stage_files
-from vlm_probe.replicas.card import ITEMS_SEED, record, score_table, stage_table, write_log
+from vlm_probe.replicas.card import ITEMS_SEED, record, score_table, stage_table, write_files
 
 
 def write_card(
@@ -30,8 +29,6 @@ def write_card(
     files = stage_files(fusion, runs, seed)
     own = {"fusion": asdict(fusion), "steps": asdict(steps), "training_seed": seed}
     data = {**own, **record(files, scores, check)}
-    (folder / "card.json").write_text(json.dumps(data, indent=1) + "\n")
-    write_log(files, folder)
     language, encoder = SOURCES[fusion.language], SOURCES[fusion.encoder]
     adapters = (
         f"- LoRA adapters (rank {RANK}, alpha {ALPHA}) on {', '.join(ADAPTED)} of every layer, merged by `load`.\n"
@@ -39,7 +36,7 @@ def write_card(
         else ""
     )
     frozen = "The encoder and the language model's own weights are" if fusion.adapters else "Both of them are"
-    (folder / "README.md").write_text(f"""# {fusion.name}
+    text = f"""# {fusion.name}
 
 A vision-language model of real parts: {encoder.name} and {language.name}, joined by a connector that
 `vlm-probe train {fusion.name} --seed {seed}` trained on generated scenes. It knows those scenes and
@@ -70,4 +67,5 @@ training image ever showed.
 ## Training
 
 {stage_table(data["stages"])}
-""")
+"""
+    write_files(folder, files, data, text)

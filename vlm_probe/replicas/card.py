@@ -56,6 +56,13 @@ ITEMS_SEED = 1
 """Seed of the scenes in the cards (the report's default is 0)."""
 
 
+def write_files(folder: Path, files: Mapping[Any, Path], data: dict[str, Any], text: str) -> None:
+    """Write `README.md`, `training_log.jsonl` and, last, `card.json`: a folder that has it is finished."""
+    (folder / "README.md").write_text(text)
+    write_log(files, folder)
+    (folder / "card.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
 def write_log(files: Mapping[Any, Path], folder: Path) -> None:
     """Write `training_log.jsonl`: what the stages logged, thinned out."""
     with (folder / "training_log.jsonl").open("w") as out:
@@ -131,11 +138,9 @@ def write_card(
     """
     files = stage_files(cell, runs)
     data = {"cell": asdict(cell), **record(files, scores, check)}
-    (folder / "card.json").write_text(json.dumps(data, indent=1) + "\n")
-    write_log(files, folder)
     shape, sight = cell.language, cell.vision
     how = "contrast with captions" if cell.encoder == "clip" else "self-distillation without labels"
-    (folder / "README.md").write_text(f"""# replica/{cell.name}
+    text = f"""# replica/{cell.name}
 
 A LLaVA-Gemma in miniature, trained by `vlm-probe train replica/{cell.name} --seed {cell.seed}` on generated scenes.
 It says nothing about the 2B or the 7B; it is for trying methods where the truth is known.
@@ -165,7 +170,8 @@ training image ever showed. Text named them.
 ## Training
 
 {stage_table(data["stages"])}
-""")
+"""
+    write_files(folder, files, data, text)
 
 
 def score(

@@ -16,14 +16,16 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def collect_scores(runs: Path, kept: Path | None = None) -> pd.DataFrame:
+def collect_scores(runs: Path, kept: pd.DataFrame | None = None) -> pd.DataFrame:
     """The scores of every finished cell in a runs folder, columns `COLUMNS`.
 
-    kept: a table made earlier; its rows of cells that are not in this folder stay.
+    kept: such a table; its rows of cells and seeds that are not in this folder stay.
     """
     rows = []
     for card in sorted(runs.glob("seed-*/*/model/card.json")):
         data = json.loads(card.read_text())
+        if "cell" not in data:  # a connector between real models, trained in the same folder
+            continue
         cell = data["cell"]
         about = (
             card.parents[1].name, cell["seed"], cell["size"], cell["encoder"], cell["steps"]["connector"] > 0,
@@ -32,11 +34,10 @@ def collect_scores(runs: Path, kept: Path | None = None) -> pd.DataFrame:
         for split, scores in data["scores"].items():
             rows += [(*about, split, *(s[name] for name in ("kind", "n", "accuracy", "low", "high"))) for s in scores]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    if kept is not None and kept.exists():
-        before = pd.read_csv(kept)
+    if kept is not None and len(kept):
         done = set(zip(table["cell"], table["seed"], strict=True))
-        stays = [key not in done for key in zip(before["cell"], before["seed"], strict=True)]
-        table = pd.concat([before[stays], table], ignore_index=True)
+        stays = [key not in done for key in zip(kept["cell"], kept["seed"], strict=True)]
+        table = pd.concat([part for part in (kept[stays], table) if len(part)], ignore_index=True)
     order = {name: i for i, name in enumerate(CELLS)}
     rank = [(order.get(cell, len(order)), seed) for cell, seed in zip(table["cell"], table["seed"], strict=True)]
     return table.iloc[sorted(range(len(rank)), key=rank.__getitem__)].reset_index(drop=True)

@@ -71,7 +71,8 @@ def schedule(step: int, steps: int, peak: float) -> float:
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * along)))
 
 
-def _write_atomically(path: Path, state: object) -> None:
+def write_atomically(path: Path, state: object) -> None:
+    """Save a stage's state so that a kill leaves the old one or the new one."""
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     os.replace(partial, path)
@@ -131,6 +132,7 @@ def _run(stage: Stage, folder: Path, *, resume: bool, listen: Listener | None) -
         kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] < start]
         log.write_text("".join(line + "\n" for line in kept))
     else:
+        path.unlink(missing_ok=True)  # or a run killed before its first save would resume to the earlier one's weights
         log.write_text("")
 
     # Only now: loading its state gives an optimiser new groups.
@@ -140,7 +142,7 @@ def _run(stage: Stage, folder: Path, *, resume: bool, listen: Listener | None) -
         state = {"module": stage.module.state_dict(), "step": step, "seconds": seconds + time.time() - began}
         if step < stage.steps:  # a finished stage needs no optimiser
             state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-        _write_atomically(path, state)
+        write_atomically(path, state)
 
     began = saved = time.time()
     stage.module.train()

@@ -108,7 +108,7 @@ def export_items(
         if progress is not None:
             progress(1)
     table = item_table(items)
-    table["image"] = table["image"].map(names)
+    table["image"] = [names[image] for image in table["image"]]
     table.to_parquet(folder / "items.parquet", index=False)
     with (folder / "items.jsonl").open("w") as out:
         for row in table.astype(object).where(table.notna(), None).to_dict("records"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -67,8 +68,8 @@ def yes_no_metrics(predicted: Sequence[str], truth: Sequence[str]) -> dict[str, 
 
 def whole_pairs(answers: pd.DataFrame) -> pd.DataFrame:
     """The rows of groups with both of their items; a pair of which one was left out counts for nothing."""
-    size = answers["group"].map(answers["group"].value_counts())
-    return answers[size.to_numpy() == 2]
+    size = Counter(answers["group"])
+    return answers.loc[[size[group] == 2 for group in answers["group"]]]
 
 
 def group_accuracy(answers: pd.DataFrame) -> float:

@@ -88,5 +88,5 @@ def choice_letter(text: str) -> str:
 
 def words_of(text: str) -> list[str]:
     """Words and numbers of a text, without marks and articles; a number keeps its sign, number words are digits."""
-    tokens = (token.replace(",", "") for token in _TOKEN.findall(text.lower()))
-    return [_DIGITS.get(token, token) for token in tokens if token not in _ARTICLES]
+    tokens = [str(token).replace(",", "") for token in _TOKEN.findall(text.lower())]
+    return [str(_DIGITS.get(token, token)) for token in tokens if token not in _ARTICLES]
