@@ -5,7 +5,8 @@
 
 The replicas' counterpart of published_results.py: the same changes, every cell trained alike and
 scored on the same items, over the seeds that were trained (no model is run here). Writes
-figures/grid_scores, grid_effects and grid_size_by_type (.png and .svg) and figures/grid_effects.csv.
+figures/grid_scores, grid_effects and grid_size_by_type (.png and .svg) and figures/grid_effects.csv;
+with --split novel, the same names with _novel.
 """
 
 from __future__ import annotations
@@ -30,14 +31,19 @@ def main() -> None:
     parser.add_argument("--split", choices=("heldout", "novel"), default="heldout")
     parser.add_argument("--out", type=Path, default=Path("figures"))
     arguments = parser.parse_args()
-    scores = grid_scores() if arguments.runs is None else collect_scores(arguments.runs)
+    if arguments.runs is None:
+        scores = grid_scores()
+    else:  # the folder's own table also has what was adopted from the package
+        kept = arguments.runs / "scores.csv"
+        scores = collect_scores(arguments.runs, pd.read_csv(kept) if kept.exists() else None)
     if scores.empty:
         raise VlmProbeError(f"no finished cell in {arguments.runs}")
     differences = grid_differences(scores).query("split == @arguments.split")
     effects = grid_effects(differences)
     overall = {"split": arguments.split, "kind": "all"}
+    ending = "" if arguments.split == "heldout" else f"_{arguments.split}"
 
-    print(*save(scores_by_seed(_rows(scores, **overall)), arguments.out, "grid_scores"), sep="\n")
+    print(*save(scores_by_seed(_rows(scores, **overall)), arguments.out, f"grid_scores{ending}"), sep="\n")
     there = [name for name in GRID_FACTORS if name in set(effects["factor"])]
     with styled():
         sizes = [len(_rows(effects, factor=name, **overall)) for name in there]
@@ -53,16 +59,15 @@ def main() -> None:
             label: handle for ax in panels[:, 0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
         figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=2, fontsize=8)
-    print(*save(figure, arguments.out, "grid_effects"), sep="\n")
+    print(*save(figure, arguments.out, f"grid_effects{ending}"), sep="\n")
 
     pair = {"first": "small-clip", "second": "large-clip", "split": arguments.split}
     by_type = _rows(effects, **pair)
     if len(by_type):
         title = "small-clip to large-clip, by type of question"
         ax = effect_over_seeds(_rows(differences, **pair), by_type, by="kind", title=title)
-        print(*save(ax, arguments.out, "grid_size_by_type"), sep="\n")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    effects.to_csv(arguments.out / "grid_effects.csv", index=False)
+        print(*save(ax, arguments.out, f"grid_size_by_type{ending}"), sep="\n")
+    effects.to_csv(arguments.out / f"grid_effects{ending}.csv", index=False)
     columns = ["factor", "first", "second", "seeds", "a", "b", "difference", "low", "high", "verdict"]
     shown = _rows(effects, **overall)
     print(f"\n{effects.attrs['title']}: {arguments.split} scenes, {shown['n'].max()} items")

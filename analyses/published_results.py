@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from command import run
 
 from vlm_probe.figures import published_effect, save, styled
 from vlm_probe.findings import FACTORS, published_effects
@@ -42,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

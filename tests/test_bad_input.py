@@ -199,6 +199,8 @@ def test_wrong_options(checkpoint):
         with pytest.raises(VlmProbeError) as caught:
             vlm_probe.load(checkpoint, **kwargs)
         assert str(caught.value) == message
+    with pytest.raises(VlmProbeError, match=r"^no device 'toaster' here: Expected one of cpu, cuda"):
+        vlm_probe.load(checkpoint, device="toaster")
 
 
 def test_a_capture_that_does_not_fit_is_refused_before_running(monkeypatch):

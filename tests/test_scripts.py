@@ -100,14 +100,20 @@ def test_published_results_draws_and_says_what_is_missing(tmp_path):
 def test_grid_effects_draws_and_prints_every_pair(tmp_path):
     done = run("analyses/grid_effects.py", "--split", "novel", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    names = {"grid_scores", "grid_effects", "grid_size_by_type"}
-    assert {p.name for p in tmp_path.iterdir()} == {"grid_effects.csv"} | {
+    names = {f"grid_{what}_novel" for what in ("scores", "effects", "size_by_type")}
+    assert {p.name for p in tmp_path.iterdir()} == {"grid_effects_novel.csv"} | {
         f"{n}.{s}" for n in names for s in ("png", "svg")
     }
     assert "small-clip-v320 small-clip-v20480" in done.stdout
     assert "nothing here is a statement about the 2B or the 7B" in done.stdout
     done = run("analyses/grid_effects.py", "--runs", str(tmp_path), "--out", str(tmp_path))
     assert (done.returncode, done.stderr) == (1, f"error: no finished cell in {tmp_path}\n")
+
+
+def test_an_unwritable_folder_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run("analyses/published_results.py", "--out", str(tmp_path / "file"))
+    assert (done.returncode, done.stderr) == (1, f"error: cannot write to {tmp_path / 'file'}: File exists\n")
 
 
 def test_sharing_an_image_gives_the_same_answers_in_the_benchmark(tmp_path):

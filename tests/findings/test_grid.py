@@ -84,6 +84,18 @@ def test_intervals_equal_scipy_and_cover(whole):
         assert (effect["low"], effect["high"]) == pytest.approx((interval.low, interval.high), abs=1e-12)
 
 
+def test_few_seeds_and_seeds_that_agree_by_chance_decide_little():
+    two = scores_of({("small-clip", s): 0.5 for s in (0, 1)} | {("large-clip", s): 0.6 for s in (0, 1)})
+    effect = grid_effects(grid_differences(two)).iloc[0]
+    assert (effect["seeds"], effect["verdict"]) == (2, "undecided (too few)")
+    assert np.isnan([effect["low"], effect["high"]]).all()
+    # One item of 113 more in each of three seeds: no width, were the shares not counted in items.
+    three = scores_of({("small-clip", s): 0.5 for s in SEEDS} | {("large-clip", s): 0.5 + 1 / 113 for s in SEEDS})
+    effect = grid_effects(grid_differences(three)).iloc[0]
+    assert effect["high"] - effect["difference"] == pytest.approx(4.302653 / 113 / 3**0.5)
+    assert effect["verdict"] == "undecided (interval includes 0)"
+
+
 def test_seeds_are_paired(whole):
     """What a seed does to both cells alike is no part of an effect, nor of its interval."""
     shifted = whole.assign(accuracy=whole["accuracy"] + 0.1 * whole["seed"])
@@ -97,8 +109,8 @@ def test_cells_without_a_common_seed_are_an_error():
     with pytest.raises(VlmProbeError) as error:
         grid_differences(table)
     assert str(error.value) == (
-        "no two cells differ in one factor and share a seed, so that nothing can be compared; there are "
-        "small-clip (seed 0), large-clip (seed 1)"
+        "no two cells differ in one factor and share a seed and its items, so that nothing can be compared; there "
+        "are small-clip (seed 0, 113 items), large-clip (seed 1, 113 items)"
     )
 
 

@@ -129,10 +129,12 @@ def train(
     # Of a configuration that is about to be replaced, and of torchvision, which nothing here needs.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     with err.status("starting"):
+        from vlm_probe.hooked.loading import find_device
         from vlm_probe.real_small.catalog import FUSIONS
         from vlm_probe.replicas import sweep
         from vlm_probe.replicas.recipe import find_cell
         from vlm_probe.replicas.scores import collect_scores, grid_scores
+    find_device(device)
     if grid:
         there = sweep.adopt_shipped(runs) if keep_shipped else []
         cells = [one for one in sweep.order_of_grid(seeds) if one.seed or one.name not in there]

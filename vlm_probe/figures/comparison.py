@@ -67,9 +67,7 @@ def scores_by_seed(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
             )  # fmt: skip
         ax.set_yticks(range(len(cells)), [str(cell) for cell in cells])
         ax.set_ylim(len(cells) - 0.5, -0.5)
-        where = {"heldout": "held-out scenes", "novel": "scenes with novel kinds"}
-        splits = " and ".join(where.get(split, split) for split in map(str, dict.fromkeys(scores["split"])))
-        ax.set(xlabel=f"accuracy on {splits} (share right)")
+        ax.set(xlabel=f"share right of questions about {_splits(scores)}")
         ax.set_title("The grid of replicas", loc="left")
         ax.grid(axis="x", lw=0.4, alpha=0.5)
         ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
@@ -80,8 +78,6 @@ def effect_over_seeds(
     differences: pd.DataFrame, effects: pd.DataFrame, ax: Axes | None = None, *, by: str = "pair", title: str = ""
 ) -> Axes:
     """What one change does: one dot a seed, their mean, and the interval over seeds where there are three or more.
-
-    With two seeds Student's interval is 12.7 standard errors wide and hides the dots; the table has it.
 
     differences, effects: rows of one factor of `findings.grid_differences` and `findings.grid_effects`.
     by: "pair", a line for every pair of cells; or "kind", for every question type.
@@ -100,7 +96,7 @@ def effect_over_seeds(
             )  # fmt: skip
         seeds = effects["seeds"].to_numpy()
         mean, y = effects["difference"].to_numpy(dtype=float), np.arange(len(names))
-        reach = np.where(seeds >= 3, effects["high"].to_numpy(dtype=float) - mean, 0)
+        reach = np.nan_to_num(effects["high"].to_numpy(dtype=float) - mean)
         many = seeds > 1
         if many.any():
             ax.errorbar(
@@ -110,13 +106,20 @@ def effect_over_seeds(
         ax.axvline(0, color=CONTROL, lw=0.8)
         ax.set_yticks(y, names)
         ax.set_ylim(len(names) - 0.5, -0.5)
-        ax.set(xlabel="change in share right")
+        items = " or ".join(str(n) for n in sorted(set(effects["n"])))
+        ax.set(xlabel=f"change in share right of {items} questions about {_splits(effects)}")
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.set_title(title, loc="left")
         ax.grid(axis="x", lw=0.4, alpha=0.5)
         if alone:
             legend_below(ax)
     return ax
+
+
+def _splits(table: pd.DataFrame) -> str:
+    """The scenes of a table in words."""
+    words = {"heldout": "held-out scenes", "novel": "scenes with novel kinds"}
+    return " and ".join(words.get(split, split) for split in map(str, dict.fromkeys(table["split"])))
 
 
 def _line(row: dict, by: str) -> str:

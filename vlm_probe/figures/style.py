@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from vlm_probe.errors import VlmProbeError
+
 
 def _heat() -> ListedColormap:
     """White through orange to dark red, and from clear to opaque: darker is always more."""
@@ -58,10 +60,16 @@ def axes(ax: Axes | None, size: tuple[float, float] = (4.2, 3.4)) -> Axes:
 
 
 def save(drawn: Figure | Axes, folder: Path, name: str) -> list[Path]:
-    """Write a figure, or the one that axes are in, as PNG and SVG and close it; returns both paths."""
+    """Write a figure, or the one that axes are in, as PNG and SVG and close it; returns both paths.
+
+    Raises VlmProbeError where the folder cannot be written.
+    """
     figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
     assert figure is not None, "these axes have been removed from their figure"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
     paths = [folder / f"{name}.{suffix}" for suffix in ("png", "svg")]
     with styled():
         for path in paths:

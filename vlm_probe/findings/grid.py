@@ -37,7 +37,7 @@ def grid_differences(scores: pd.DataFrame) -> pd.DataFrame:
     vocabulary before the next larger one, and the smallest before the largest), split, kind, n (items),
     seed, a, b (shares right), difference (b - a).
 
-    Raises VlmProbeError where no two cells share a seed.
+    Raises VlmProbeError where no two cells share a seed and were scored on as many items.
     """
     columns = list(GRID_FACTORS.values())
     cells = scores.drop_duplicates("cell").set_index("cell").filter(columns)
@@ -55,10 +55,11 @@ def grid_differences(scores: pd.DataFrame) -> pd.DataFrame:
                 both.append(pair.assign(factor=factor, first=first, second=second))
     table = pd.concat(both, ignore_index=True) if both else pd.DataFrame()
     if table.empty:
-        trained = dict.fromkeys(zip(scores["cell"], scores["seed"], strict=True))
-        there = ", ".join(f"{cell} (seed {seed})" for cell, seed in trained)
+        trained = scores.query("kind == 'all'").to_dict("records")
+        there = ", ".join(dict.fromkeys(f"{r['cell']} (seed {r['seed']}, {r['n']} items)" for r in trained))
         raise VlmProbeError(
-            f"no two cells differ in one factor and share a seed, so that nothing can be compared; there are {there}"
+            "no two cells differ in one factor and share a seed and its items, so that nothing can be compared; there "
+            f"are {there}"
         )
     table = table.rename(columns={"accuracy_a": "a", "accuracy_b": "b"})
     table = table.assign(difference=table["b"] - table["a"]).filter([*_PAIR, "n", "seed", "a", "b", "difference"])
@@ -73,13 +74,14 @@ def grid_effects(differences: pd.DataFrame) -> pd.DataFrame:
 
     Returns one row per pair of cells, split and question type: columns factor, first, second, split,
     kind, n (items), seeds (their number), a, b (mean shares right), difference, low, high (95 %,
-    Student's t over seeds; NaN with one seed), verdict on "second is better". The items are the same
-    for all seeds, so the interval is about training, not about other items.
+    Student's t over seeds; NaN with fewer than three), verdict on "second is better". The items are the
+    same for all seeds, so the interval is about training, not about other items. Shares are counted in
+    items: seeds that agree by chance are taken to differ by one (a standard deviation of at least 1 / n).
     """
     rows = []
     for _, group in differences.groupby(_PAIR, sort=False):
         values = group["difference"].to_numpy(dtype=float)
-        mean, low, high = _over_seeds(values)
+        mean, low, high = _over_seeds(values, 1 / group["n"].iloc[0])
         rows.append(
             {
                 **{name: group[name].iloc[0] for name in (*_PAIR, "n")}, "seeds": len(values),
@@ -92,10 +94,14 @@ def grid_effects(differences: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _over_seeds(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and 95 % interval of one difference a seed; NaN for the ends of one alone."""
+FEWEST_SEEDS = 3
+"""Of two, each a count of items, equal differences are no rarity, and their interval would have no width."""
+
+
+def _over_seeds(values: np.ndarray, resolution: float) -> tuple[float, float, float]:
+    """Mean and 95 % interval of one difference a seed."""
     mean, n = float(values.mean()), len(values)
-    if n == 1:
+    if n < FEWEST_SEEDS:
         return mean, float("nan"), float("nan")
-    reach = float(student_t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    reach = float(student_t.ppf(0.975, n - 1) * max(values.std(ddof=1), resolution) / np.sqrt(n))
     return mean, mean - reach, mean + reach

@@ -86,6 +86,16 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+def find_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name; None: CUDA if there is one. VlmProbeError for one that is not there."""
+    try:
+        found = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise VlmProbeError(f"no device {str(device)!r} here: {str(error).splitlines()[0]}") from error
+    return found
+
+
 def _load(
     name: str,
     device: str | torch.device | None,
@@ -99,7 +109,7 @@ def _load(
     own = raw.get("vlm_probe") or {}
     if not isinstance(own, dict):
         raise VlmProbeError(f"{name}'s config.json holds a {type(own).__name__} under vlm_probe, expected an object")
-    device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    device = find_device(device)
     kwargs: dict[str, Any] = {"dtype": _dtype(dtype, device)}
     if quantization is not None:
         if quantization not in _QUANTIZATION:

@@ -163,7 +163,10 @@ def _sigterm_noted() -> Iterator[list[int]]:
 
 def _start(cell: Cell, runs: Path, items: int, device: str, threads: str) -> _Job:
     folder = model_folder(cell, runs).parent
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
     log = folder / "train.log"
     command = [sys.executable, "-m", "vlm_probe", "train", cell.name, "--runs", str(runs), "--resume"]
     command += ["--seed", str(cell.seed), "--items", str(items), "--device", device]
@@ -181,6 +184,8 @@ def ship(runs: Path, weights: Path) -> list[str]:
     Raises VlmProbeError before anything is written where two cells of one encoder saw through two.
     """
     finished = [cell for cell in CELLS.values() if (model_folder(cell, runs) / "card.json").exists()]
+    if not finished:
+        raise VlmProbeError(f"{runs} has no finished cell of seed 0")
     _check_encoders(finished, runs, weights)
     for cell in finished:
         shutil.rmtree(weights / cell.name, ignore_errors=True)
