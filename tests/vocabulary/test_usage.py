@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from tiny import SHARED, tiny_tokenizer
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from vlm_probe.errors import VlmProbeError
@@ -72,6 +72,14 @@ def test_categories():
     assert table.loc["latin", "used"] == 3
     assert table["share"].sum() == pytest.approx(1)
     assert table["occurrences"].sum() == 4
+
+
+def test_parts_of_characters_are_bytes():
+    words = {"a": 0, "Ġthe": 1, "Ð¶": 2, "ã": 3}  # Latin twice, a Cyrillic letter, the first byte of many CJK ones
+    backend = Tokenizer(models.BPE(vocab=words, merges=[]))
+    backend.decoder = decoders.ByteLevel()
+    table = categories(PreTrainedTokenizerFast(tokenizer_object=backend)).set_index("category")["entries"]
+    assert table.to_dict() == {"latin": 2, "cyrillic": 1, "byte": 1}
 
 
 def test_side_by_side_on_the_scenes_text():

@@ -127,10 +127,13 @@ def _script(character: str) -> str:
 
 
 def category(token: str, *, special: bool = False) -> str:
-    """What kind of entry a token is: special, byte, space, digits, punctuation, mixed, or a script ("latin")."""
+    """What kind of entry a token is: special, byte, space, digits, punctuation, mixed, or a script ("latin").
+
+    Part of the bytes of a character, which decodes to the replacement character, counts as byte.
+    """
     if special:
         return "special"
-    if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
+    if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token) or "\N{REPLACEMENT CHARACTER}" in token:
         return "byte"
     text = token.translate(_MARKS).strip()
     if not text:
