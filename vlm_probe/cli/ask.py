@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -69,7 +70,10 @@ def evaluate(
         intervals = zip(table["difference"], table["low"], table["high"], strict=True)
         shown = table[["family", "n"]].assign(
             **{a: table["a"], b: table["b"]},
-            difference=[f"{d:+.3f} ({low:+.3f} to {high:+.3f})" for d, low, high in intervals],
+            difference=[
+                f"{d:+.3f} (too few)" if math.isnan(low) else f"{d:+.3f} ({low:+.3f} to {high:+.3f})"
+                for d, low, high in intervals
+            ],
             p=table["p_holm"].fillna(table["p"]),
             verdict=table["verdict"].str.split(" (", regex=False).str[0],
         )

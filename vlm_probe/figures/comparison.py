@@ -24,15 +24,18 @@ def difference_by_family(comparison: pd.DataFrame, ax: Axes | None = None) -> Ax
         y = np.arange(len(comparison))
         difference = comparison["difference"].to_numpy(dtype=float)
         error = np.abs(comparison[["low", "high"]].to_numpy(dtype=float).T - difference)
+        few = comparison["low"].isna().to_numpy()
         clear = (comparison["low"].to_numpy() > 0) | (comparison["high"].to_numpy() < 0)
         for which, color, label in (
             (clear, PALETTE[0], "interval without 0"),
-            (~clear, CONTROL, "interval includes 0"),
+            (~clear & ~few, CONTROL, "interval includes 0"),
         ):
             if which.any():
                 ax.errorbar(
                     difference[which], y[which], xerr=error[:, which], fmt="o", ms=5, lw=1.4, color=color, label=label
                 )
+        if few.any():
+            ax.plot(difference[few], y[few], "o", ms=5, mfc="none", color=CONTROL, label="too few for an interval")
         ax.axvline(0, color=CONTROL, lw=0.8)
         names = [f"{family} (n={n})" for family, n in zip(comparison["family"], comparison["n"], strict=True)]
         ax.set_yticks(y, names)
