@@ -51,6 +51,7 @@ ALLOWED = {
     "figures": {"tokens"},
     "replicas": {"locks", "scenes", "hooked"},
     "findings": {
+        "locks",
         "tokens",
         "trace",
         "statistics",
@@ -62,7 +63,7 @@ ALLOWED = {
         "real_small.catalog",
     },
     "report": {"tokens", "trace", "hooked", "attention", "embedding", "scenes", "findings", "figures"},
-    "cli": {"hooked", "replicas", "real_small", "scenes", "findings", "report"},
+    "cli": {"locks", "hooked", "replicas", "real_small", "scenes", "findings", "report"},
     "__init__": {"hooked", "tokens", "trace"},
     "__main__": {"cli"},
 }
