@@ -164,7 +164,7 @@ def test_a_missing_image_is_named(tmp_path, images):
         ("vqav2.json", '[{"questions": 1}]', r"^.*vqav2.json holds a list, expected a JSON object$"),
         ("gqa.json", '{"1": {"imageId": "1", "question": "?", "answer": "x", "types": "y"}}', r"entry 1: a value of"),
         ("items.parquet", "text", r"^cannot read .*items.parquet: "),
-        ("gone.parquet", None, r"^cannot read .*gone.parquet: "),
+        ("gone.parquet", None, r"^cannot read .*gone.parquet: No such file or directory$"),
         ("count.txt", "000.jpg\tonly two\n", r"line 1: expected image, question and answer between tabs, got 2 fields"),
     ],
 )

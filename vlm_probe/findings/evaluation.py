@@ -21,6 +21,7 @@ from vlm_probe.hooked.images import open_image
 from vlm_probe.hooked.provenance import weights_digest
 from vlm_probe.locks import alone
 from vlm_probe.scenes.benchmarks import read_items
+from vlm_probe.scenes.entries import parquet_of
 from vlm_probe.scenes.families import family_items
 from vlm_probe.scenes.items import Item, item_table
 from vlm_probe.scenes.logged import read_lmms_samples
@@ -46,10 +47,7 @@ def read_answers(file: Path, skipped: list[str], *, skip_bad: bool) -> pd.DataFr
     What was skipped is added to `skipped`. Raises VlmProbeError as `read_lmms_samples` does.
     """
     if file.suffix == ".parquet":
-        try:
-            table = pd.read_parquet(file)
-        except (OSError, ValueError) as error:
-            raise VlmProbeError(f"cannot read {file}: {str(error).splitlines()[0]}") from error
+        table = parquet_of(file)
         missing = [name for name in ANSWER_COLUMNS if name not in table.columns]
         if missing:
             raise VlmProbeError(f"{file} is no table of answers: it has no column {', '.join(missing)}")

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.scenes.entries import (
     BadEntryError,
@@ -23,6 +21,7 @@ from vlm_probe.scenes.entries import (
     json_object,
     lines_of,
     need,
+    parquet_of,
     text_of,
     yes_no,
 )
@@ -172,10 +171,7 @@ def _exported(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[
         return item_from_row(row, folder)
 
     if path.suffix == ".parquet":
-        try:
-            table = pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise VlmProbeError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+        table = parquet_of(path)
         for number, row in enumerate(table.to_dict("records"), start=1):
             plain = {str(k): v.tolist() if hasattr(v, "tolist") else v for k, v in row.items()}
             yield number, lambda plain=plain: item(lambda: plain)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from vlm_probe.errors import VlmProbeError
 
 Parse = Callable[[], Any]
@@ -50,6 +52,16 @@ def text_of(path: Path) -> str:
         raise VlmProbeError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise VlmProbeError(f"{path} is not a text file (UTF-8)") from error
+
+
+def parquet_of(path: Path) -> pd.DataFrame:
+    """A Parquet table; VlmProbeError where it cannot be read."""
+    if not path.is_file():
+        raise VlmProbeError(f"cannot read {path}: No such file or directory")
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise VlmProbeError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
