@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from vlm_probe.cli.terminal import app, bar, console, err, plain, say, show
-from vlm_probe.errors import VlmProbeError, nearest
+from vlm_probe.errors import VlmProbeError, make_folder, nearest
 
 if TYPE_CHECKING:
     from vlm_probe.real_small.catalog import Fusion
@@ -154,10 +154,7 @@ def train(
     chosen = None if fusion is not None else replace(find_cell(cell), seed=seed)
     folder = runs / f"seed-{seed}" / cell / "model" if chosen is None else sweep.model_folder(chosen, runs)
     folder = out if out is not None else folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
+    make_folder(folder)
     if fusion is not None:
         _train_fusion(fusion, runs, folder, resume, items, device, seed)
     elif chosen is not None:

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from vlm_probe.errors import VlmProbeError
+from vlm_probe.errors import make_folder
 
 
 def _heat() -> ListedColormap:
@@ -66,10 +66,7 @@ def save(drawn: Figure | Axes, folder: Path, name: str) -> list[Path]:
     """
     figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
     assert figure is not None, "these axes have been removed from their figure"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
+    make_folder(folder)
     paths = [folder / f"{name}.{suffix}" for suffix in ("png", "svg")]
     with styled():
         for path in paths:

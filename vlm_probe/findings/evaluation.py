@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from vlm_probe.errors import VlmProbeError
+from vlm_probe.errors import VlmProbeError, make_folder
 from vlm_probe.findings.comparison import compare
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.asking import Asked, ask_all
@@ -23,7 +23,7 @@ from vlm_probe.locks import alone
 from vlm_probe.scenes.benchmarks import read_items
 from vlm_probe.scenes.entries import parquet_of
 from vlm_probe.scenes.families import family_items
-from vlm_probe.scenes.items import Item, item_table
+from vlm_probe.scenes.items import Item
 from vlm_probe.scenes.logged import read_lmms_samples
 from vlm_probe.scenes.metrics import metric_table
 from vlm_probe.scenes.score import ANSWER_COLUMNS, answer_row
@@ -83,10 +83,7 @@ def write_evaluation(tables: list[pd.DataFrame], out: Path, *, seed: int, skippe
     for model, item in answers.loc[answers.duplicated(["model", "id"]), ["model", "id"]].itertuples(index=False):
         raise VlmProbeError(f"{model} answered {item!r} twice; item ids must differ")
     comparisons = [compare(answers, names[0], other, seed=seed) for other in names[1:]]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VlmProbeError(f"cannot write to {out}: {error.strerror}") from error
+    make_folder(out)
     metrics = metric_table(answers)
     answers.to_parquet(out / "answers.parquet", index=False)
     metrics.to_csv(out / "metrics.csv", index=False)
@@ -126,8 +123,7 @@ def _settings(
     model: HookedVLM, items: Sequence[Item], suffix: str, max_new_tokens: int, skip_bad: bool
 ) -> dict[str, Any]:
     """What must agree for a run to go on where an earlier one stopped."""
-    rows = item_table(items).to_dict("records")
-    text = "\n".join(f"{row} {_source(item)}" for row, item in zip(rows, items, strict=True))
+    text = "\n".join(f"{item} {_source(item)}" for item in items)  # an item shows all but its source
     hooked = [name for name, point in model.hook_dict.items() if point.fwd_hooks]
     return {
         "model": model.name, "revision": model.revision, "weights": weights_digest(model.hf), "hooks": hooked,
@@ -221,10 +217,7 @@ def evaluate(
     name = str(model.name)
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     folder = parts / f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)[-60:]}-{digest}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
+    make_folder(folder)
     with alone(folder / "lock"):
         _resume(folder, _settings(model, items, suffix, max_new_tokens, skip_bad))
         return _evaluate(model, items, folder, suffix, max_new_tokens, skip_bad, progress)

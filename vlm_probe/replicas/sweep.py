@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
-from vlm_probe.errors import VlmProbeError
+from vlm_probe.errors import VlmProbeError, make_folder
 from vlm_probe.locks import alone
 from vlm_probe.replicas.encoders import ENCODERS, ClipStage, DinoStage
 from vlm_probe.replicas.grid import CELLS, VOCABULARY, Cell
@@ -163,10 +163,7 @@ def _sigterm_noted() -> Iterator[list[int]]:
 
 def _start(cell: Cell, runs: Path, items: int, device: str, threads: str) -> _Job:
     folder = model_folder(cell, runs).parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
+    make_folder(folder)
     log = folder / "train.log"
     command = [sys.executable, "-m", "vlm_probe", "train", cell.name, "--runs", str(runs), "--resume"]
     command += ["--seed", str(cell.seed), "--items", str(items), "--device", device]

@@ -119,9 +119,11 @@ def _item(row: dict[str, Any], task: str, number: int) -> Item:
         need(about, "category", "question_id")
         image, group = own, f"{task}-{kind}-{own}"
     elif family == "mmvp":
-        if about.get("pair_index") is None and not isinstance(about.get("Index"), int):
+        pair = about.get("pair_index")
+        if pair is None and isinstance(about.get("Index"), int):
+            pair = (about["Index"] + 1) // 2
+        if pair is None:
             raise BadEntryError("no pair_index, so that pairs cannot be told")
-        pair = about["pair_index"] if about.get("pair_index") is not None else (about["Index"] + 1) // 2
         group = f"{task}-pair-{pair}"
     elif family == "mmvet":
         answer, parts = answer_parts(answer)
