@@ -241,6 +241,9 @@ def test_samples_logged_by_lmms_eval(tmp_path):
     ten = ["nokia"] * 10
     text = write(folder / "x_samples_textvqa_val.jsonl", logged(0, str(ten), "Nokia")).read_text()
     assert read_lmms_samples(folder / "x_samples_textvqa_val.jsonl")[0]["score"].tolist() == [1], text
+    # Two spellings of one answer are no two annotators.
+    two = write(folder / "x_samples_ocrbench.jsonl", logged(0, "['nokia', 'nokia 6']", "Nokia"))
+    assert read_lmms_samples(two)[0]["score"].tolist() == [1]
     rows = [{"doc_id": i, "target": t, "filtered_resps": "Yes", "mme_perception_score": about} for i, (t, about) in
             enumerate([("Yes", {"question_id": "count/1.png", "category": "count", "score": 1.0}),
                        ("No", {"question_id": "count/1.png", "category": "count", "score": 0.0})])]  # fmt: skip

@@ -17,6 +17,8 @@ from vlm_probe.scenes.items import Item
 from vlm_probe.scenes.normalize import choice_letter
 from vlm_probe.scenes.score import ANSWER_COLUMNS, answer_row
 
+ANNOTATORS = 10
+"""A target with so many texts is what VQA's annotators said; of any other list, the first text is the target."""
 _LETTER = re.compile(r"\(?[A-Za-z]\)?\.?")
 
 
@@ -127,7 +129,7 @@ def _item(row: dict[str, Any], task: str, number: int) -> Item:
         group = f"{task}-pair-{pair}"
     elif family == "mmvet":
         answer, parts = answer_parts(answer)
-    elif family == task and len(targets) > 1:
+    elif family == task and len(targets) == ANNOTATORS and not said:
         said = tuple(targets)
     if family == "mmvp" or (family == task and _LETTER.fullmatch(answer.strip())):
         kind = "choice"
