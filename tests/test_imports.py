@@ -40,18 +40,17 @@ ALLOWED = {
     "errors": set(),
     "tokens": set(),
     "statistics": set(),
-    "locks": set(),
+    "files": set(),
     "trace": {"tokens"},
     "scenes": set(),
-    "real_small": {"locks", "scenes", "hooked", "replicas"},
+    "real_small": {"scenes", "hooked", "replicas"},
     "hooked": {"tokens", "trace", "replicas.shipped", "real_small.catalog"},
     "attention": {"tokens", "trace", "hooked"},
     "embedding": {"tokens", "trace", "statistics", "hooked", "scenes"},
     "vocabulary": {"tokens", "trace", "statistics", "hooked", "scenes", "embedding"},
     "figures": {"tokens"},
-    "replicas": {"locks", "scenes", "hooked"},
+    "replicas": {"scenes", "hooked"},
     "findings": {
-        "locks",
         "tokens",
         "trace",
         "statistics",
@@ -63,7 +62,7 @@ ALLOWED = {
         "real_small.catalog",
     },
     "report": {"tokens", "trace", "hooked", "attention", "embedding", "scenes", "findings", "figures"},
-    "cli": {"locks", "hooked", "replicas", "real_small", "scenes", "findings", "report"},
+    "cli": {"hooked", "replicas", "real_small", "scenes", "findings", "report"},
     "__init__": {"hooked", "tokens", "trace"},
     "__main__": {"cli"},
 }
@@ -87,7 +86,7 @@ def test_imports_run_one_way(path):
                 continue
             inner = name.removeprefix("vlm_probe.")
             top = inner.split(".")[0]
-            permitted = ALLOWED[part] | {part, "errors"}
+            permitted = ALLOWED[part] | {part, "errors", "files"}
             assert top in permitted or any(inner.startswith(p) for p in permitted if "." in p), f"{path}: {name}"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from pathlib import Path
 
 
 class VlmProbeError(Exception):
@@ -12,14 +11,6 @@ class VlmProbeError(Exception):
 
     The command line prints its message on one line and exits with code 2.
     """
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder for results, and those above it; VlmProbeError where it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:

@@ -13,7 +13,8 @@ import typer
 from rich.table import Table
 
 from vlm_probe.cli.terminal import app, bar, console, err, plain, say, show
-from vlm_probe.errors import VlmProbeError, make_folder, nearest
+from vlm_probe.errors import VlmProbeError, nearest
+from vlm_probe.files import alone, make_folder
 
 if TYPE_CHECKING:
     from vlm_probe.real_small.catalog import Fusion
@@ -188,7 +189,6 @@ def _stage_bars() -> Iterator[Callable[[Progress], None]]:
 
 def _train_replica(cell: Cell, runs: Path, folder: Path, resume: bool, items: int, device: str) -> None:
     """Train a cell behind progress bars, export it and write its card."""
-    from vlm_probe.locks import alone
     from vlm_probe.replicas import card, recipe
 
     with _stage_bars() as listen:

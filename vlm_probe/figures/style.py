@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from vlm_probe.errors import make_folder
+from vlm_probe.files import make_folder
 
 
 def _heat() -> ListedColormap:

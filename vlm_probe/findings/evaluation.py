@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ from typing import Any
 
 import pandas as pd
 
-from vlm_probe.errors import VlmProbeError, make_folder
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.files import alone, make_folder, replacing
 from vlm_probe.findings.comparison import compare
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.asking import Asked, ask_all
 from vlm_probe.hooked.images import open_image
 from vlm_probe.hooked.provenance import weights_digest
-from vlm_probe.locks import alone
 from vlm_probe.scenes.benchmarks import read_items
 from vlm_probe.scenes.entries import parquet_of
 from vlm_probe.scenes.families import family_items
@@ -136,8 +135,8 @@ def _resume(folder: Path, settings: dict[str, Any]) -> None:
     """Take up a folder of parts, or start one; VlmProbeError where it was made for something else."""
     file = folder / "settings.json"
     if not file.exists():
-        file.with_suffix(".partial").write_text(json.dumps(settings, indent=1))
-        os.replace(file.with_suffix(".partial"), file)
+        with replacing(file) as partial:
+            partial.write_text(json.dumps(settings, indent=1))
         return
     try:
         before = json.loads(file.read_text())
@@ -242,8 +241,8 @@ def _evaluate(
             rows = _answer_chunk(model, chunk, suffix, max_new_tokens, skip_bad)
             table = pd.DataFrame(rows, columns=list(ANSWER_COLUMNS))
             if file is not None:
-                table.to_parquet(file.with_suffix(".partial"), index=False)
-                os.replace(file.with_suffix(".partial"), file)
+                with replacing(file) as partial:
+                    table.to_parquet(partial, index=False)
         tables.append(table)
         if progress is not None:
             progress(len(chunk))

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vlm_probe.errors import VlmProbeError, nearest
-from vlm_probe.locks import alone
+from vlm_probe.files import alone
 from vlm_probe.real_small.catalog import FUSIONS, SOURCES, Source, Wheel, cache_folder, is_fetched
 
 GROUP = "real-small"

@@ -24,15 +24,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
-from vlm_probe.errors import VlmProbeError, make_folder
-from vlm_probe.locks import alone
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.files import alone, make_folder, replacing
 from vlm_probe.replicas.encoders import ENCODERS, ClipStage, DinoStage
 from vlm_probe.replicas.grid import CELLS, VOCABULARY, Cell
 from vlm_probe.replicas.recipe import runs_of, share_encoder
 from vlm_probe.replicas.scores import collect_scores
 from vlm_probe.replicas.shipped import folder_of, shipped
 from vlm_probe.replicas.text import Packer, build_tokenizer
-from vlm_probe.replicas.training import write_atomically
 
 
 def order_of_grid(seeds: int) -> list[Cell]:
@@ -69,7 +68,8 @@ def adopt_shipped(runs: Path) -> list[str]:
             lines = [line for line in map(json.loads, log) if line.pop("stage") == "encoder"]
             file.with_suffix(".jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             state = {"module": stage.module.state_dict(), "step": about["steps"], "seconds": about["seconds"]}
-            write_atomically(file.with_suffix(".pt"), state)
+            with replacing(file.with_suffix(".pt")) as partial:
+                torch.save(state, partial)
     return shipped()
 
 

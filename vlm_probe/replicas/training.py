@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from vlm_probe.locks import alone
+from vlm_probe.files import alone, replacing
 
 
 @runtime_checkable
@@ -69,13 +68,6 @@ def schedule(step: int, steps: int, peak: float) -> float:
         return peak * (step + 1) / warm
     along = (step - warm) / max(1, steps - warm)
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * along)))
-
-
-def write_atomically(path: Path, state: object) -> None:
-    """Save a stage's state so that a kill leaves the old one or the new one."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
 
 
 def _optimizers(stage: Stage) -> list[torch.optim.Optimizer]:
@@ -142,7 +134,8 @@ def _run(stage: Stage, folder: Path, *, resume: bool, listen: Listener | None) -
         state = {"module": stage.module.state_dict(), "step": step, "seconds": seconds + time.time() - began}
         if step < stage.steps:  # a finished stage needs no optimiser
             state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-        write_atomically(path, state)
+        with replacing(path) as partial:
+            torch.save(state, partial)
 
     began = saved = time.time()
     stage.module.train()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from PIL import Image
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.figures.style import styled
+from vlm_probe.files import replacing
 
 _environment = Environment(
     loader=PackageLoader("vlm_probe.report"),
@@ -72,14 +72,9 @@ def write_page(path: Path, template: str, **context: Any) -> None:
 
     Raises VlmProbeError where the folder cannot be written.
     """
-    partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(_environment.get_template(template).render(**context), encoding="utf-8")
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(_environment.get_template(template).render(**context), encoding="utf-8")
     except (OSError, UnicodeError) as error:
         raise VlmProbeError(f"cannot write {path}: {error}") from error
-    finally:
-        # Where the folder is none there is nothing to clear either.
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
