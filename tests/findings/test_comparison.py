@@ -7,6 +7,7 @@ from scipy.stats import binomtest
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.findings import compare, holm, mcnemar, paired_bootstrap
+from vlm_probe.findings.comparison import UNCONFIRMED
 from vlm_probe.scenes.score import ANSWER_COLUMNS
 
 
@@ -96,6 +97,33 @@ def test_a_clear_difference_is_called_and_noise_is_not():
     assert compare(table, "strong", "weak")["verdict"].tolist() == ["not supported"]
     same = pd.concat([answers("weak", list(weak), family), answers("other", list(other), family)])
     assert compare(same, "weak", "other")["verdict"].tolist() == ["undecided (interval includes 0)"]
+
+
+def test_an_interval_that_the_test_does_not_confirm_decides_nothing():
+    right = [False] * 4 + [True] * 196
+    table = compare(
+        pd.concat([answers("a", right, ["pope"] * 200), answers("b", [True] * 200, ["pope"] * 200)]), "a", "b"
+    )
+    assert table["low"].item() > 0
+    assert table["p"].item() == 0.125
+    assert table["verdict"].item() == UNCONFIRMED
+    # Six of 200 are enough for one family; for this and five more that do not differ, they are not.
+    right = [False] * 6 + [True] * 194
+    one = pd.concat([answers("a", right, ["pope"] * 200), answers("b", [True] * 200, ["pope"] * 200)])
+    assert compare(one, "a", "b")["verdict"].tolist() == ["supported"]
+    others = [f"family {i}" for i in range(5) for _ in range(10)]
+    right += [True] * 50
+    family = ["pope"] * 200 + others
+    six = compare(pd.concat([answers("a", right, family), answers("b", [True] * 250, family)]), "a", "b")
+    six = six.set_index("family")
+    assert six.loc["pope", "p_holm"] == pytest.approx(6 * 2 / 2**6)
+    assert (six.loc["pope", "verdict"], six.loc["all", "verdict"]) == (UNCONFIRMED, "supported")
+
+
+def test_items_of_unknown_images_are_drawn_one_by_one():
+    rng = np.random.default_rng(0)
+    table = pd.concat([answers(name, list(rng.random(30) < 0.5), ["pope"] * 30).assign(image="") for name in "ab"])
+    assert compare(table, "a", "b")["clusters"].tolist() == [30]
 
 
 def test_what_cannot_be_compared():

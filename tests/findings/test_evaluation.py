@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -70,7 +72,7 @@ def test_a_killed_evaluation_resumes_to_the_identical_table(replica, items, tmp_
 def test_missing_and_broken_images(replica, tmp_path):
     some = list(family_items(2, families=("pope", "gqa")))
     export_items(some, tmp_path)
-    read, _ = gather_items(str(tmp_path / "items.jsonl"), None, n=1, seed=0, format=None, skip_bad=False)
+    read, _ = gather_items([str(tmp_path / "items.jsonl")], [], n=1, seed=0, format=None, skip_bad=False)
     broken = tmp_path / "images" / read[0].image
     broken.write_text("no image")
     with pytest.raises(VlmProbeError, match=read[0].image):
@@ -88,7 +90,7 @@ def test_parts_are_of_the_same_weights_hooks_images_and_options(tmp_path):
     model = load("replica/small-clip")
     some = list(family_items(2, families=("gqa",)))
     export_items(some, tmp_path)
-    read, _ = gather_items(str(tmp_path / "items.jsonl"), None, n=1, seed=0, format=None, skip_bad=False)
+    read, _ = gather_items([str(tmp_path / "items.jsonl")], [], n=1, seed=0, format=None, skip_bad=False)
     parts = tmp_path / "parts"
     evaluate(model, read, parts=parts)
 
@@ -139,10 +141,15 @@ def test_the_written_evaluation(replica, items, tmp_path):
     pd.testing.assert_frame_equal(back, pd.concat([table, other], ignore_index=True))
     write_evaluation([table], tmp_path, seed=0, skipped=[])
     assert not (tmp_path / "comparison.csv").exists(), "what an earlier run left would be taken for this one's"
-    with pytest.raises(VlmProbeError, match=rf"^contrary answered '{items[0].id}' twice; item ids must differ$"):
+    twice = rf"^there are two answers of contrary to '{items[0].id}'; item ids must differ$"
+    with pytest.raises(VlmProbeError, match=twice):
         write_evaluation([table, pd.concat([other, other])], tmp_path, seed=0, skipped=[])
-    with pytest.raises(VlmProbeError, match=r"two sets of answers of 'contrary'"):
+    with pytest.raises(VlmProbeError, match=twice):
         write_evaluation([other, other], tmp_path, seed=0, skipped=[])
+    # lmms-eval writes a file for each task: one model's answers in several tables are what one table is.
+    parts = [table.query("family == 'pope'"), other, table.query("family != 'pope'")]
+    in_parts = write_evaluation(parts, tmp_path, seed=0, skipped=[]).comparisons[0].set_index("family")
+    pd.testing.assert_frame_equal(in_parts, comparison.set_index("family").loc[in_parts.index])
 
 
 def test_answers_given_elsewhere(tmp_path):
@@ -165,7 +172,33 @@ def test_a_question_file_without_images_says_what_to_do(tmp_path):
     file = tmp_path / "pope.jsonl"
     file.write_text('{"question_id": 1, "image": "1.jpg", "text": "Is there a dog?", "label": "no"}\n')
     with pytest.raises(VlmProbeError, match=r"names images; say where they are with --images FOLDER$"):
-        gather_items(str(file), None, n=1, seed=0, format=None, skip_bad=False)
+        gather_items([str(file)], [], n=1, seed=0, format=None, skip_bad=False)
     Image.new("RGB", (7, 5)).save(tmp_path / "1.jpg")
-    found, _ = gather_items(str(file), tmp_path, n=1, seed=0, format=None, skip_bad=False)
+    found, _ = gather_items([str(file)], [tmp_path], n=1, seed=0, format=None, skip_bad=False)
     assert len(found) == 1
+
+
+def test_several_question_files_are_one_list_of_items(tmp_path):
+    """Holm's correction over families needs several; MMVP's 1.jpg is not another benchmark's."""
+    for name, color in (("coco", "red"), ("mmvp", "blue")):
+        (tmp_path / name).mkdir()
+        for number in (1, 2):
+            Image.new("RGB", (7, 5), color).save(tmp_path / name / f"{number}.jpg")
+    pope, mmvp = tmp_path / "pope_random.jsonl", tmp_path / "Questions.csv"
+    pope.write_text('{"question_id": 1, "image": "1.jpg", "text": "Is there a dog?", "label": "no"}\n')
+    mmvp.write_text("Index,Question,Options,Correct Answer\n1,Open?,(a) yes (b) no,(a)\n2,Open?,(a) yes (b) no,(b)\n")
+    gather = partial(gather_items, n=1, seed=0, format=None, skip_bad=False)
+    items, skipped = gather([str(pope), "scenes", str(mmvp)], [tmp_path / "coco", tmp_path / "mmvp"])
+    assert not skipped
+    drawn = [item for item in items if not isinstance(item.source, Path)]
+    read = {item.id: item for item in items if isinstance(item.source, Path)}
+    assert {item.family for item in drawn} == set(FAMILIES)
+    assert read["pope-random-1"].source == tmp_path / "coco" / "1.jpg"
+    assert read["mmvp-1"].source == tmp_path / "mmvp" / "1.jpg"
+    assert len({item.image for item in read.values()}) == 3
+    assert read["mmvp-2"].image == "2.jpg", "the only image of that name"
+    # One folder for all: now 1.jpg is the same image.
+    together, _ = gather([str(pope), str(mmvp)], [tmp_path / "coco"])
+    assert [item.image for item in together] == ["1.jpg", "1.jpg", "2.jpg"]
+    with pytest.raises(VlmProbeError, match=r"^2 question files and 3 folders of images; give one for all, or"):
+        gather([str(pope), str(mmvp)], [tmp_path] * 3)

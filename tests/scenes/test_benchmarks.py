@@ -118,6 +118,7 @@ GOOD = FILES["pope"][1]
         ("{not json}", "no JSON (Expecting property name enclosed in double quotes)"),
         ('{"question_id": 3, "image": "1.jpg", "text": ""}', "no text and no label"),
         (GOOD.replace('"no"', '"perhaps"').strip(), "the answer must be yes or no, got 'perhaps'"),
+        (GOOD.replace('"Is there', '5, "else": "Is there').strip(), "text must be text, got 5"),
         ('["a", "list"]', "expected an object with question_id, image, text, label, got \"['a', 'list']\""),
     ],
 )  # fmt: skip
@@ -129,6 +130,27 @@ def test_a_malformed_line_is_named_and_skipped_only_on_demand(tmp_path, images, 
     items, skipped = read_items(path, images, skip_bad=True)
     assert [item.id for item in items] == ["pope-existence-1", "pope-existence-2"]
     assert skipped == [f"{path}, line 2: {why}"]
+
+
+def test_entries_of_json_files_that_are_none(tmp_path, images):
+    questions = sample(tmp_path, "vqav2")
+    whole = questions.read_text()
+    with pytest.raises(VlmProbeError, match=r"entry 1: a value of an unexpected kind \(invalid literal for int"):
+        read_items(write(questions, whole.replace('"image_id": 42', '"image_id": "x"')), images)
+    write(questions, whole)
+    notes = tmp_path / "v2_mscoco_val2014_annotations.json"
+    notes.write_text('{"annotations": [null, 5]}')
+    with pytest.raises(VlmProbeError, match=r"entry 1: no annotation of question 42000 in v2_mscoco"):
+        read_items(questions, images)
+    notes.write_text('{"annotations": null}')
+    with pytest.raises(VlmProbeError, match=r"annotations\.json has no list of annotations$"):
+        read_items(questions, images)
+    notes.write_text('{"annotations": []}')
+    with pytest.raises(VlmProbeError, match=r"questions\.json has no list of questions$"):
+        read_items(write(questions, '{"questions": null}'), images)
+    gqa = sample(tmp_path, "gqa")
+    with pytest.raises(VlmProbeError, match=r"entry 1: answer must be text, got 3 \(--skip-bad"):
+        read_items(write(gqa, gqa.read_text().replace('"yes"', "3")), images)
 
 
 def test_a_missing_image_is_named(tmp_path, images):
@@ -159,7 +181,7 @@ def test_a_missing_image_is_named(tmp_path, images):
         (
             "pope.json",
             '{"question_id": 1, "image": 5, "text": "?", "label": "no"}',
-            r"line 1: a value of an unexpected kind",
+            r"line 1: image must be text, got 5",
         ),
         ("vqav2.json", '[{"questions": 1}]', r"^.*vqav2.json holds a list, expected a JSON object$"),
         ("gqa.json", '{"1": {"imageId": "1", "question": "?", "answer": "x", "types": "y"}}', r"entry 1: a value of"),
@@ -204,6 +226,13 @@ def test_categories_of_mme_with_images_of_one_name_stay_apart(tmp_path):
     found = [item for name in ("count", "landmark") for item in read_items(tmp_path / f"{name}.txt", tmp_path)[0]]
     assert [item.image for item in found] == ["count/1.jpg"] * 2 + ["landmark/1.jpg"] * 2
     assert found[2].source == tmp_path / "landmark" / "images" / "1.jpg"
+    write(tmp_path / "readme.txt", "none of MME's")
+    assert read_items(tmp_path, tmp_path)[0] == found, "the folder is its categories"
+    write(tmp_path / "landmark.txt", "1.jpg\tIs it?\tYes\n1.jpg\n")
+    with pytest.raises(VlmProbeError, match=r"landmark\.txt, line 2: expected image, question and answer"):
+        read_items(tmp_path, tmp_path)
+    with pytest.raises(VlmProbeError, match="is a folder without a file of MME"):
+        read_items(tmp_path / "landmark")
     folder = export_items(found, tmp_path / "out")
     assert {p.name for p in (folder / "images").iterdir()} == {"count-1.png", "landmark-1.png"}
     again, _ = read_items(folder / "items.jsonl")
@@ -250,7 +279,7 @@ def test_samples_logged_by_lmms_eval(tmp_path):
     bare = write(folder / "x_samples_mme.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     metrics = metric_table(read_lmms_samples(bare)[0]).set_index("metric")
     assert metrics.loc["accuracy_plus", ["value", "n"]].tolist() == [0, 1]
-    assert metrics.loc["perception", "value"] == 50
+    assert "perception" not in metrics.index, "of ten categories one was logged"
     rows = [
         {"doc_id": i, "target": t, "filtered_resps": s, "mmvp_accuracy": {"index": i, "pair_index": i // 2}}
         for i, (t, s) in enumerate([("A", "A. Open"), ("B", "(b)"), ("A", ""), ("B", "The answer is B.")])

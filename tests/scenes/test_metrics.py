@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.scenes import group_accuracy, metric_table, normalize_answer, vqa_accuracy, yes_no_metrics, yes_or_no
 from vlm_probe.scenes.items import Item
+from vlm_probe.scenes.metrics import MME_CATEGORIES
 from vlm_probe.scenes.normalize import choice_letter
 from vlm_probe.scenes.score import answer_row, score_answer
 
@@ -68,6 +69,8 @@ def test_yes_and_no_in_free_text(text, said):
     [
         ("(a)", "a"), ("B", "b"), ("b. Closed", "b"), ("(A) Open", "a"), ("", ""), ("Open", ""), ("B closed", "b"),
         ("A man is standing.", ""),  # an article
+        ("A\nThe door is open.", "a"), ("A - open", "a"), ("a \u2013 open", "a"),
+        ("A-frame", ""), ("A red-brick house", ""),
         ("I see it", ""),
         ("The answer is (a).", "a"), ("Answer: B", "b"), ("the answer is a dog", ""),
     ],
@@ -175,14 +178,21 @@ def test_mme_scores_by_hand():
     rows = [
         ("1", "count", "a", "yes", "yes"), ("2", "count", "a", "no", "no"),
         ("3", "count", "b", "yes", "yes"), ("4", "count", "b", "no", "yes"),
-        ("5", "color", "c", "yes", "yes"), ("6", "color", "c", "no", "no"),
-        ("7", "code_reasoning", "d", "yes", "no"), ("8", "code_reasoning", "d", "no", "no"),
+        ("5", "code_reasoning", "d", "yes", "no"), ("6", "code_reasoning", "d", "no", "no"),
     ]  # fmt: skip
+    # In each of the other 12 categories the answers are yes: one of two is right.
+    for k in (*MME_CATEGORIES["perception"], *MME_CATEGORIES["cognition"]):
+        if k not in ("count", "code_reasoning"):
+            rows += [(f"{k}-{t}", k, k, t, "yes") for t in ("yes", "no")]
     made = [answer_row("m", item(t, id=i, family="mme", group=g, kind=k), text) for i, k, g, t, text in rows]
     found = metric_table(pd.DataFrame(made)).set_index("metric")["value"]
-    assert found["perception"] == pytest.approx(75 + 50 + 100 + 100)
-    assert found["cognition"] == pytest.approx(50 + 0)
-    assert (found["accuracy"], found["accuracy_plus"]) == (6 / 8, 2 / 4)
+    assert found["perception"] == pytest.approx(75 + 50 + 9 * 50)
+    assert found["cognition"] == pytest.approx(50 + 3 * 50)
+    assert (found["accuracy"], found["accuracy_plus"]) == (16 / 30, 1 / 15)
+    # One category short, a sum would pass for the published score.
+    fewer = metric_table(pd.DataFrame([row for row in made if row["kind"] != "OCR"])).set_index("metric")["value"]
+    assert "perception" not in fewer
+    assert fewer["cognition"] == found["cognition"]
 
 
 def table(rows) -> pd.DataFrame:

@@ -16,9 +16,15 @@ from vlm_probe.errors import VlmProbeError
 def evaluate(
     model: Annotated[list[str] | None, typer.Option("--model", "-m", help="May be given several times.")] = None,
     items: Annotated[
-        str, typer.Option(help="scenes, or a question file: POPE, MMVP, GQA, VQAv2, MME, MM-Vet, or an exported one.")
-    ] = "scenes",
-    images: Annotated[Path | None, typer.Option(help="Folder with the question file's images.")] = None,
+        list[str] | None,
+        typer.Option(
+            help="scenes (the default), or a question file: POPE, MMVP, GQA, VQAv2, MME (or the folder of its "
+            "categories), MM-Vet, or an exported one. May be given several times."
+        ),
+    ] = None,
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Folder with the question files' images; one for all, or one each.")
+    ] = None,
     answers: Annotated[
         list[Path] | None,
         typer.Option(
@@ -42,12 +48,19 @@ def evaluate(
     with err.status("reading"):
         from vlm_probe.findings import evaluation
 
-        read, skipped = evaluation.gather_items(items, images, n=n, seed=seed, format=format, skip_bad=skip_bad)
+        read, skipped = evaluation.gather_items(
+            list(dict.fromkeys(items or ["scenes"])), images or [], n=n, seed=seed, format=format, skip_bad=skip_bad
+        )
         tables = [evaluation.read_answers(file, skipped, skip_bad=skip_bad) for file in answers or []]
     known = {item.id for item in read}
     for file, table in zip(answers or [], tables, strict=True):
         if names and known.isdisjoint(table["id"]):
             raise VlmProbeError(f"{file} answers none of these items, so that {names[0]} cannot be compared with it")
+        if (table["image"] == "").any():
+            err.print(
+                f"{plain(str(file))} does not tell which questions are about one image: intervals take each question "
+                "(or pair) for itself", soft_wrap=True, highlight=False,
+            )  # fmt: skip
     for name in names:
         loaded = load_model(name, device, dtype, embed_scale)
         with bar(plain(name), len(read)) as advance:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,38 @@ from vlm_probe.scenes.score import ANSWER_COLUMNS, answer_row
 
 
 def gather_items(
-    items: str, images: Path | None, *, n: int, seed: int, format: str | None, skip_bad: bool
+    names: Sequence[str], images: Sequence[Path], *, n: int, seed: int, format: str | None, skip_bad: bool
 ) -> tuple[list[Item], list[str]]:
-    """The items that `--items` names, and what was skipped: generated scenes, or a question file's."""
-    if items == "scenes":
-        return list(family_items(n, seed=seed)), []
-    found, skipped = read_items(items, images, format=format, skip_bad=skip_bad)
-    if found[0].source is None:
-        raise VlmProbeError(f"{items} names images; say where they are with --images FOLDER")
-    return found, skipped
+    """The items that `--items` names, and what was skipped: generated scenes ("scenes"), or question files'.
+
+    images: one folder for all files, or one for each, in their order.
+
+    Raises VlmProbeError for folders that are neither, a file whose images are not given, and whatever
+    `read_items` raises.
+    """
+    files = [name for name in names if name != "scenes"]
+    if images and len(images) not in (1, len(files)):
+        raise VlmProbeError(
+            f"{len(files)} question files and {len(images)} folders of images; give one for all, or one each"
+        )
+    folders: Sequence[Path | None] = images if len(images) == len(files) else [*(images or [None])] * len(files)
+    found: list[Item] = list(family_items(n, seed=seed)) if "scenes" in names else []
+    skipped: list[str] = []
+    for name, folder in zip(files, folders, strict=True):
+        read, bad = read_items(name, folder, format=format, skip_bad=skip_bad)
+        if read[0].source is None:
+            raise VlmProbeError(f"{name} names images; say where they are with --images FOLDER")
+        found += read
+        skipped += bad
+    return _told_apart(found), skipped
+
+
+def _told_apart(items: list[Item]) -> list[Item]:
+    """Images of one name that are not one image (MMVP's and another's 1.jpg) under names of their own."""
+    behind: dict[str, set[str]] = {}
+    for item in items:
+        behind.setdefault(item.image, set()).add(str(item.source))
+    return [replace(item, image=str(item.source)) if len(behind[item.image]) > 1 else item for item in items]
 
 
 def read_answers(file: Path, skipped: list[str], *, skip_bad: bool) -> pd.DataFrame:
@@ -71,16 +94,14 @@ class Evaluation:
 def write_evaluation(tables: list[pd.DataFrame], out: Path, *, seed: int, skipped: list[str]) -> Evaluation:
     """Write `answers.parquet`, `metrics.csv`, `comparison.csv` (two models or more) and `skipped.txt`.
 
-    Raises VlmProbeError for two tables of one model, an item that a model answered twice, and models
-    without a common item.
+    tables: columns `ANSWER_COLUMNS`; one model's answers may come in several (a benchmark each).
+
+    Raises VlmProbeError for an item that a model answered twice, and models without a common item.
     """
-    names = [str(name) for table in tables for name in table["model"].unique()]
-    if len(set(names)) < len(names):
-        twice = next(name for n, name in enumerate(names) if name in names[:n])
-        raise VlmProbeError(f"there are two sets of answers of {twice!r}; each model may come once")
     answers = pd.concat(tables, ignore_index=True)
+    names = [str(name) for name in answers["model"].unique()]
     for model, item in answers.loc[answers.duplicated(["model", "id"]), ["model", "id"]].itertuples(index=False):
-        raise VlmProbeError(f"{model} answered {item!r} twice; item ids must differ")
+        raise VlmProbeError(f"there are two answers of {model} to {item!r}; item ids must differ")
     comparisons = [compare(answers, names[0], other, seed=seed) for other in names[1:]]
     make_folder(out)
     metrics = metric_table(answers)

@@ -17,15 +17,18 @@ from vlm_probe.scenes.entries import (
     BadEntryError,
     Parse,
     attempt,
+    check_texts,
     json_lines,
     json_object,
     lines_of,
+    listed,
     need,
     parquet_of,
     text_of,
     yes_no,
 )
 from vlm_probe.scenes.items import Item, item_from_row
+from vlm_probe.scenes.metrics import MME_CATEGORIES
 from vlm_probe.scenes.normalize import choice_letter
 
 _Reader = Callable[[Path, Path | None], Iterator[tuple[int, Callable[[], Item]]]]
@@ -40,7 +43,9 @@ def _pope(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[], I
     kind = next((k for k in ("random", "popular", "adversarial") if k in path.stem.lower()), "existence")
 
     def item(parse: Parse) -> Item:
-        number, image, text, label = need(parse(), "question_id", "image", "text", "label")
+        row = parse()
+        number, image, text, label = need(row, "question_id", "image", "text", "label")
+        check_texts(row, "image", "text")
         name = f"pope-{kind}-{number}"
         return Item(name, "pope", kind, name, image, text, yes_no(label), source=_source(images, image))
 
@@ -80,6 +85,7 @@ def _gqa(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[], It
 
     def item(key: str, row: Any) -> Item:
         image, question, answer = need(row, "imageId", "question", "answer")
+        check_texts(row, "question", "answer")
         kind = str((row.get("types") or {}).get("semantic") or "question")
         name = f"gqa-{key}"
         return Item(name, "gqa", kind, name, f"{image}.jpg", question, answer, source=_source(images, f"{image}.jpg"))
@@ -96,20 +102,23 @@ def _vqav2(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[], 
     beside = path.with_name(f"v2_mscoco_{subset}_annotations.json")
     if not beside.exists():
         raise VlmProbeError(f"{path} needs its annotations beside it: {beside.name} is not there")
-    notes = {note.get("question_id"): note for note in json_object(beside).get("annotations", [])}
+    annotations = listed(json_object(beside), "annotations", beside)
+    notes = {note.get("question_id"): note for note in annotations if isinstance(note, dict)}
 
     def item(row: Any) -> Item:
         number, image, question = need(row, "question_id", "image_id", "question")
+        check_texts(row, "question")
         if number not in notes:
             raise BadEntryError(f"no annotation of question {number} in {beside.name}")
         (answer,) = need(notes[number], "multiple_choice_answer")
+        check_texts(notes[number], "multiple_choice_answer")
         said = tuple(str(a.get("answer", "")) for a in notes[number].get("answers", []))
         file = f"COCO_{subset}_{int(image):012d}.jpg"
         kind = str(notes[number].get("answer_type") or "other")
         name = f"vqav2-{number}"
         return Item(name, "vqav2", kind, name, file, question, answer, said or (answer,), source=_source(images, file))
 
-    for number, row in enumerate(data.get("questions", []), start=1):
+    for number, row in enumerate(listed(data, "questions", path), start=1):
         yield number, lambda row=row: item(row)
 
 
@@ -152,6 +161,7 @@ def _mmvet(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[], 
 
     def item(key: str, row: Any) -> Item:
         image, question, answer = need(row, "imagename", "question", "answer")
+        check_texts(row, "imagename", "question")
         kind = "+".join(sorted(map(str, row.get("capability") or []))) or "question"
         name = f"mmvet-{key}"
         plain, parts = answer_parts(str(answer))
@@ -168,6 +178,7 @@ def _exported(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[
     def item(parse: Parse) -> Item:
         row = parse()
         need(row, "id", "family", "kind", "group", "image", "question", "answer")
+        check_texts(row, "id", "family", "kind", "group", "image", "question", "answer")
         return item_from_row(row, folder)
 
     if path.suffix == ".parquet":
@@ -190,6 +201,15 @@ FORMATS: dict[str, _Reader] = {
     "items": _exported,
 }
 """Format -> its reader."""
+
+
+def _mme_files(folder: Path) -> list[Path]:
+    """The categories' files in a folder, as MME's evaluation tool has them in Your_Results."""
+    there = [folder / f"{category}.txt" for part in MME_CATEGORIES.values() for category in part]
+    files = [file for file in there if file.is_file()]
+    if not files:
+        raise VlmProbeError(f"{folder} is a folder without a file of MME (existence.txt, count.txt, ...)")
+    return files
 
 
 def guess_format(path: Path) -> str:
@@ -217,7 +237,8 @@ def read_items(
 
     Parameters
     ----------
-    path: the file as published (see the readers above for each format).
+    path: the file as published (see the readers above for each format), or MME's folder of such files,
+        of which all categories that are there are read.
     images: the folder its images are in. None reads questions alone; such items cannot be asked.
     format: one of `FORMATS`; guessed if None.
     skip_bad: leave out malformed entries and missing images, and return one message for each.
@@ -228,7 +249,8 @@ def read_items(
         the entry's number in a JSON object), a missing image, no item at all.
     """
     path, images = Path(path), None if images is None else Path(images)
-    chosen = format or guess_format(path)
+    files = _mme_files(path) if path.is_dir() else [path]
+    chosen = format or guess_format(files[0])
     if chosen not in FORMATS:
         raise VlmProbeError(f"no format {chosen!r}; nearest are {nearest(chosen, FORMATS)}")
     if images is not None and not images.is_dir():
@@ -236,18 +258,19 @@ def read_items(
     skipped: list[str] = []
     items: list[Item] = []
     known: dict[Path, bool] = {}
-    for number, make in FORMATS[chosen](path, images):
-        where = f"{path}, {'entry' if chosen in ('gqa', 'vqav2', 'mmvet') else 'line'} {number}"
+    entries = ((file, *entry) for file in files for entry in FORMATS[chosen](file, images))
+    for source, number, make in entries:
+        where = f"{source}, {'entry' if chosen in ('gqa', 'vqav2', 'mmvet') else 'line'} {number}"
         try:
             item = attempt(make)
         except BadEntryError as error:
             problem = f"{where}: {error}"
         else:
-            file = item.source
-            if not isinstance(file, Path) or known.setdefault(file, file.is_file()):
+            picture = item.source
+            if not isinstance(picture, Path) or known.setdefault(picture, picture.is_file()):
                 items.append(item)
                 continue
-            problem = f"{where}: the image {file} does not exist"
+            problem = f"{where}: the image {picture} does not exist"
         if not skip_bad:
             raise VlmProbeError(f"{problem} (--skip-bad leaves such items out)")
         skipped.append(problem)

@@ -36,6 +36,13 @@ def need(row: Any, *names: str) -> list[Any]:
     return [row[name] for name in names]
 
 
+def check_texts(row: dict[str, Any], *names: str) -> None:
+    """BadEntryError where one of these fields holds something else than text."""
+    for name in names:
+        if not isinstance(row[name], str):
+            raise BadEntryError(f"{name} must be text, got {row[name]!r:.60}")
+
+
 def yes_no(text: Any) -> str:
     """A truth that must be yes or no, in lower case."""
     said = str(text).strip().lower()
@@ -83,6 +90,13 @@ def json_lines(path: Path) -> Iterator[tuple[int, Parse]]:
 
     for number, line in lines_of(path):
         yield number, lambda line=line: parse(line)
+
+
+def listed(found: dict[str, Any], name: str, path: Path) -> list[Any]:
+    """A JSON object's list; VlmProbeError where it has none."""
+    if not isinstance(found.get(name), list):
+        raise VlmProbeError(f"{path} has no list of {name}")
+    return found[name]
 
 
 def json_object(path: Path) -> dict[str, Any]:

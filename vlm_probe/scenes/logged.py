@@ -12,7 +12,7 @@ import pandas as pd
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.scenes.benchmarks import FORMATS, answer_parts
-from vlm_probe.scenes.entries import BadEntryError, Parse, attempt, json_lines, json_object, need, yes_no
+from vlm_probe.scenes.entries import BadEntryError, Parse, attempt, json_lines, json_object, listed, need, yes_no
 from vlm_probe.scenes.items import Item
 from vlm_probe.scenes.normalize import choice_letter
 from vlm_probe.scenes.score import ANSWER_COLUMNS, answer_row
@@ -34,8 +34,8 @@ def read_lmms_samples(
 
     model: the name in the table; taken from the folder's name if None (lmms-eval names it after the model).
 
-    Returns the table of answers as `evaluate` makes it (no probabilities: they are not logged), and
-    what was skipped.
+    Returns the table of answers as `evaluate` makes it (no probabilities: they are not logged; image is
+    "" where the log does not tell it), and what was skipped.
 
     Raises VlmProbeError for a line without answer or target, or without what its benchmark's metric
     needs, with file and line.
@@ -59,9 +59,7 @@ def read_lmms_samples(
 def _samples(path: Path) -> Iterator[tuple[int, Parse]]:
     if path.suffix == ".jsonl":
         return json_lines(path)
-    logs = json_object(path).get("logs")
-    if not isinstance(logs, list):
-        raise VlmProbeError(f"{path} has no list of logs; lmms-eval writes one with --log_samples")
+    logs = listed(json_object(path), "logs", path)  # as --log_samples writes it
     return ((number, lambda row=row: row) for number, row in enumerate(logs, start=1))
 
 
@@ -110,7 +108,7 @@ def _item(row: dict[str, Any], task: str, number: int) -> Item:
     if not targets:
         raise BadEntryError("no target")
     own = str(about.get("question_id", row.get("doc_id", number)))
-    image = str(about.get("image_source") or about.get("image_id") or about.get("imageId") or own)
+    image = str(about.get("image_source") or about.get("image_id") or about.get("imageId") or "")
     kind = str(about.get("category") or about.get("answer_type") or "question")
     name = group = f"{task}-{own}-{row.get('doc_id', number)}"
     answer, parts = targets[0], ()

@@ -94,27 +94,28 @@ MME_CATEGORIES = {
 def mme_scores(answers: pd.DataFrame) -> dict[str, float]:
     """MME's scores (Fu et al. 2023, section 2.2): accuracy and accuracy+ in %, added, summed over categories.
 
-    Returns perception and cognition, of those that have items; a category counts up to 200. Nothing
-    where there are other categories than MME's (generated items).
+    Returns perception (up to 2,000) and cognition (up to 800), each only where all its categories have
+    items: a sum over some of them would pass for the published score.
     """
-    part_of = {category: part for part, categories in MME_CATEGORIES.items() for category in categories}
-    totals: dict[str, float] = {}
-    for category, rows in answers.groupby("kind"):
-        if category not in part_of:
-            return {}
-        both = float(rows["correct"].to_numpy(dtype=bool).mean()) + group_accuracy(whole_pairs(rows))
-        totals[part_of[str(category)]] = totals.get(part_of[str(category)], 0.0) + 100 * both
-    return totals
+    each = {
+        str(category): 100 * (float(rows["correct"].to_numpy(dtype=bool).mean()) + group_accuracy(whole_pairs(rows)))
+        for category, rows in answers.groupby("kind")
+    }
+    return {
+        part: sum(each[category] for category in categories)
+        for part, categories in MME_CATEGORIES.items()
+        if set(categories) <= set(each)
+    }
 
 
-def _family_metrics(family: str, rows: pd.DataFrame) -> dict[str, float]:
+def _family_metrics(family: str, rows: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, float]:
     accuracy = {"accuracy": float(rows["score"].to_numpy(dtype=float).mean())}
     if family == "pope" and set(rows["truth"]) <= {"yes", "no"}:
         return yes_no_metrics(rows["normalized"].tolist(), rows["truth"].tolist())
     if family == "mme":
-        return accuracy | {"accuracy_plus": group_accuracy(whole_pairs(rows))} | mme_scores(rows)
+        return accuracy | {"accuracy_plus": group_accuracy(pairs)} | mme_scores(rows)
     if family == "mmvp":
-        return accuracy | {"pair_accuracy": group_accuracy(whole_pairs(rows))}
+        return accuracy | {"pair_accuracy": group_accuracy(pairs)}
     return accuracy
 
 
@@ -128,8 +129,8 @@ def metric_table(answers: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for keys, group in answers.groupby(["model", "family"], sort=False):
         model, family = keys if isinstance(keys, tuple) else (keys, "")
-        for metric, value in _family_metrics(str(family), group).items():
-            pairs = metric in ("pair_accuracy", "accuracy_plus")
-            n = whole_pairs(group)["group"].nunique() if pairs else len(group)
+        pairs = whole_pairs(group)
+        for metric, value in _family_metrics(str(family), group, pairs).items():
+            n = pairs["group"].nunique() if metric in ("pair_accuracy", "accuracy_plus") else len(group)
             rows.append((model, family, metric, value, n))
     return pd.DataFrame(rows, columns=["model", "family", "metric", "value", "n"])

@@ -23,7 +23,7 @@ _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _PERIOD = re.compile(r"\.(?!\d)")
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _LETTERS = (
-    re.compile(r"^\W*([a-z])(?:[).:,]|\W*$)"),
+    re.compile(r"^\W*([a-z])(?:[).:,]|\s*\n|\s+[-\u2013\u2014]\s|\W*$)"),
     # "A" and "I" are words too.
     re.compile(r"^\W*([b-hj-z])\b"),
     re.compile(r"\b(?:answer|option|choice)\b\W*(?:is\b\W*)?([a-z])(?:[).:,]|\W*$)"),
@@ -79,8 +79,8 @@ def yes_or_no_first(text: str) -> str:
 def choice_letter(text: str) -> str:
     """The letter that a multiple-choice answer gives, in lower case, or "".
 
-    At the start, alone or before a mark: "(a)", "A", "b. closed"; any but "a" and "i" also before a
-    word; else behind "answer", "option" or "choice": "The answer is (a)".
+    At the start, alone, on a line of its own or before a mark: "(a)", "A", "b. closed", "A - open"; any
+    but "a" and "i" also before a word; else behind "answer", "option" or "choice": "The answer is (a)".
     """
     found = (pattern.search(text.lower()) for pattern in _LETTERS)
     return next((match.group(1) for match in found if match), "")
