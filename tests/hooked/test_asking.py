@@ -46,9 +46,31 @@ def test_shared_prefixes_change_no_answer_and_no_probability(language, batch_siz
     for one, answered in zip(QUESTIONS, found, strict=True):
         text, p, entropy = alone(model, images[one.image], one)
         assert answered.text == text, one
-        assert answered.p_answer == pytest.approx(p, rel=1e-3, abs=1e-5)
+        assert answered.p_answer == pytest.approx(p, rel=1e-3, abs=0)
         assert answered.entropy == pytest.approx(entropy, abs=1e-4)
         assert np.isnan(answered.p_yes), "no single token spells yes here"
+
+
+def test_probabilities_of_a_trained_model_are_those_of_whole_prompts(replica):
+    """Answers of one word and of several, likely and unlikely ones, questions of one image apart from each other."""
+    from vlm_probe.scenes import family_items
+
+    items = list(family_items(5, seed=3, families=("mmvet", "gqa", "pope")))
+    names = list(dict.fromkeys(item.image for item in items))
+    pictures = [next(i for i in items if i.image == name).picture(replica.image_size) for name in names]
+    asked = [Asked(names.index(item.image), item.question, item.answer) for item in items]
+    asked += [Asked(one.image, one.question, other) for one, other in zip(asked[:7], ["red", "two"] * 4, strict=False)]
+    lengths, likely = set(), []
+    for one, answered in zip(asked, ask_all(replica, pictures, asked, max_new_tokens=5, batch_size=3), strict=True):
+        text, p, entropy = alone(replica, pictures[one.image], one)
+        assert answered.text == text, one
+        assert answered.p_answer == pytest.approx(p, abs=1e-5), one
+        assert answered.entropy == pytest.approx(entropy, abs=1e-4)
+        length = len(replica.tokenizer(one.answer, add_special_tokens=False)["input_ids"])
+        lengths.add(length)
+        likely.append(length > 1 and 0.1 < p < 1)
+    assert {1} < lengths
+    assert sum(likely) >= 3
 
 
 def test_yes_probability_counts_every_spelling(replica):
