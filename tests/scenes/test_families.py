@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.scenes import FAMILIES, NOVEL_KINDS, Scene, family_items, normalize_answer, render
+from vlm_probe.scenes import FAMILIES, NOVEL_KINDS, Scene, family_items, normalize_answer, render, sample_scene
 from vlm_probe.scenes.benchmarks import read_items
 from vlm_probe.scenes.items import export_items, item_table
 
@@ -51,6 +51,17 @@ def test_pope_asks_each_image_for_something_there_and_something_absent(items):
             named = question.removeprefix("Is there a ").removesuffix("?")
             assert (named in {o.name for o in scene.objects}) == (answer == "yes")
             assert tuple(named.split()) not in NOVEL_KINDS
+
+
+def test_popular_negatives_are_kinds_that_stand_in_more_scenes_than_random_ones():
+    # Counted in other scenes than those that `family_items` counts in.
+    seen = Counter((o.color, o.shape) for seed in range(10_000, 12_000) for o in sample_scene(seed, "heldout").objects)
+    score = {"random": [], "popular": []}
+    for item in family_items(300, families=("pope",)):
+        if item.answer == "no" and item.kind in score:
+            score[item.kind].append(seen[tuple(item.question.removeprefix("Is there a ").removesuffix("?").split())])
+    mean = {kind: sum(values) / len(values) for kind, values in score.items()}
+    assert mean["popular"] > 1.15 * mean["random"]
 
 
 def test_adversarial_negatives_stand_with_what_is_there_more_often_than_random_ones():
