@@ -174,7 +174,12 @@ def fake_model(folder, encoder: float):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text("{}")
     cell = CELLS[folder.parent.name]
-    about = {"seed": 0, "size": cell.size, "encoder": cell.encoder, "vocabulary": cell.vocabulary}
+    about = {
+        "seed": int(folder.parents[1].name.removeprefix("seed-")),
+        "size": cell.size,
+        "encoder": cell.encoder,
+        "vocabulary": cell.vocabulary,
+    }
     card = {"cell": {**about, "steps": {"connector": 1}}, "scores": {"heldout": [ROW]}}
     (folder / "card.json").write_text(json.dumps(card))
 
@@ -197,6 +202,17 @@ def test_cells_that_share_an_encoder_are_shipped_only_with_one_encoder(tmp_path)
     assert pd.read_csv(weights.parent / "grid_scores.csv")["cell"].tolist() == [
         "small-clip", "small-clip-nopre", "large-clip",
     ]  # fmt: skip
+
+
+def test_scores_of_further_seeds_are_shipped_without_their_weights(tmp_path):
+    weights, runs = tmp_path / "package" / "weights", tmp_path / "runs"
+    weights.mkdir(parents=True)
+    with pytest.raises(VlmProbeError, match="runs has no finished cell$"):
+        sweep.ship(runs, weights)
+    fake_model(runs / "seed-2" / "small-clip" / "model", 1.0)
+    assert sweep.ship(runs, weights) == []
+    assert pd.read_csv(weights.parent / "grid_scores.csv")[["cell", "seed"]].to_numpy().tolist() == [["small-clip", 2]]
+    assert not list(weights.iterdir())
 
 
 def test_new_cells_see_through_the_shipped_encoders(tmp_path):

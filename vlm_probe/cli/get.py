@@ -224,3 +224,4 @@ def ship(
 
     for name in sweep.ship(runs, out):
         console.print(name)
+    say(out.parent / "grid_scores.csv")

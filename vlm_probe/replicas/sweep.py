@@ -176,13 +176,15 @@ def _start(cell: Cell, runs: Path, items: int, device: str, threads: str) -> _Jo
 def ship(runs: Path, weights: Path) -> list[str]:
     """Copy the finished cells of seed 0 into the package, encoders once, and the scores beside them.
 
-    Scores of cells and seeds that are not in this runs folder stay in the table. Returns the cells' names.
+    Scores of cells and seeds that are not in this runs folder stay in the table. Returns the copied cells'
+    names: none where the folder has other seeds alone.
 
-    Raises VlmProbeError before anything is written where two cells of one encoder saw through two.
+    Raises VlmProbeError before anything is written where no cell is finished, or two cells of one
+    encoder saw through two.
     """
+    if collect_scores(runs).empty:
+        raise VlmProbeError(f"{runs} has no finished cell")
     finished = [cell for cell in CELLS.values() if (model_folder(cell, runs) / "card.json").exists()]
-    if not finished:
-        raise VlmProbeError(f"{runs} has no finished cell of seed 0")
     _check_encoders(finished, runs, weights)
     for cell in finished:
         shutil.rmtree(weights / cell.name, ignore_errors=True)
