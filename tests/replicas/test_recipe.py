@@ -5,16 +5,18 @@ import json
 import random
 import shutil
 import tempfile
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
 import vlm_probe
 from vlm_probe.replicas import recipe
-from vlm_probe.replicas.card import check_scores
+from vlm_probe.replicas.card import check_scores, score
 from vlm_probe.replicas.encoders import ClipStage
 from vlm_probe.replicas.fusion import LanguageStage
 from vlm_probe.replicas.grid import CELLS, VOCABULARIES, VOCABULARY, Cell, Steps
@@ -210,6 +212,16 @@ def test_shipped_weights_score_what_their_card_says(cell):
     check = data["check"]
     found = check_scores(vlm_probe.load(f"replica/{cell}", device="cpu", dtype="float32"), check["items"])
     assert found == pytest.approx(check, abs=1e-6)
+
+
+def test_the_table_of_scores_is_what_the_shipped_weights_score_again():
+    """All 1,200 items of both splits, for one cell; the test above takes 100 of each cell."""
+    found, _ = score(folder_of(DEFAULT), 1200, lambda title, n: nullcontext(lambda done: None))
+    table = grid_scores().query("cell == @DEFAULT and seed == 0")
+    for split, scores in found.items():
+        committed = table[table["split"] == split].set_index("kind")[["n", "accuracy", "low", "high"]]
+        again = scores.set_index("kind")[["n", "accuracy", "low", "high"]].round(4)
+        pd.testing.assert_frame_equal(again, committed, check_exact=True)
 
 
 def test_the_default_is_the_best_of_the_first_two_cells():

@@ -46,7 +46,8 @@ def collect_scores(runs: Path, kept: pd.DataFrame | None = None) -> pd.DataFrame
 def grid_scores() -> pd.DataFrame:
     """The committed scores of the grid: accuracy on held-out and novel scenes per cell, seed and question type.
 
-    Made by `vlm-probe train --grid`; a cell or seed that is not there was not trained.
+    Made by `vlm-probe train --grid --seeds 3` and `vlm-probe ship`, which brings a runs folder's scores into the
+    package; a cell or seed that is not there was not trained.
     """
     with (files("vlm_probe.replicas") / "grid_scores.csv").open() as file:
         return pd.read_csv(file)
