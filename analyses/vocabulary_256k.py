@@ -5,9 +5,10 @@
     python analyses/vocabulary_256k.py --models gemma3-270m smollm2-135m --text questions.jsonl
     python analyses/vocabulary_256k.py --models Intel/llava-gemma-2b llava-hf/llava-1.5-7b-hf --n 300
 
-Every model is compared with the first. Writes to figures/: vocabulary_parameters, vocabulary_flops, vocabulary_growth,
-vocabulary_leakage, vocabulary_image_leakage, vocabulary_image_undertrained and vocabulary_shrinking (models with an
-encoder), vocabulary.csv (verdicts) and vocabulary_usage.csv; prints the verdicts.
+Every model is compared with the first, item by item; whether the sweep's difference survives training again, from other
+seeds, is `analyses/grid_effects.py`'s to say. Writes to figures/: vocabulary_parameters, vocabulary_flops,
+vocabulary_growth, vocabulary_leakage, vocabulary_image_leakage, vocabulary_image_undertrained and vocabulary_shrinking
+(models with an encoder), vocabulary.csv (verdicts) and vocabulary_usage.csv; prints the verdicts.
 """
 
 from __future__ import annotations
