@@ -56,7 +56,7 @@ def evaluate(
     for file, table in zip(answers or [], tables, strict=True):
         if names and known.isdisjoint(table["id"]):
             raise VlmProbeError(f"{file} answers none of these items, so that {names[0]} cannot be compared with it")
-        if (table["image"] == "").any():
+        if (table["image"].to_numpy() == "").any():
             err.print(
                 f"{plain(str(file))} does not tell which questions are about one image: intervals take each question "
                 "(or pair) for itself", soft_wrap=True, highlight=False,
