@@ -44,16 +44,19 @@ def test_what_it_says_of_the_grid_is_what_the_scores_say():
     size = effects.loc[("small-clip", "large-clip")]
     each = differences.query("first == 'small-clip' and second == 'large-clip'")["difference"]
     assert (size["seeds"], (each > 0).all()) == (3, True)
+    pretrained = effects.loc[("small-clip-nopre", "small-clip")]
+    assert pretrained["seeds"] == 3
+    once = [
+        f"{cell} by {points(effects.loc[(f'{cell}-nopre', cell), 'difference'])}"
+        for cell in ("small-dino", "large-dino", "large-clip")
+    ]
     said = {
         f"large-clip is right more often than small-clip from all three seeds ({points(each.min())} to "
         f"{points(each.max())} points), which does not decide it: mean {points(size['difference'])}, 95 % interval "
         f"over seeds {points(size['low'])} to {points(size['high'])}.",
-        "Pretraining the connector changes "
-        + ", ".join(
-            f"{cell} by {points(effects.loc[(f'{cell}-nopre', cell), 'difference'])}"
-            for cell in ("small-dino", "large-dino", "small-clip", "large-clip")
-        )
-        + " points (one seed).",
+        f"Pretraining the connector changes {', '.join(once)} points (one seed), and small-clip by "
+        f"{points(pretrained['difference'])} (mean of three seeds; {points(pretrained['low'])} to "
+        f"{points(pretrained['high'])}).",
     }
     vocabularies = effects[effects["factor"] == "vocabulary"]
     assert (vocabularies["seeds"] == 3).all()
@@ -63,8 +66,8 @@ def test_what_it_says_of_the_grid_is_what_the_scores_say():
     first, second, third = (points(effects.loc[pair, "difference"]) for pair in pairwise(names))
     said.add(
         f"From the smallest vocabulary to the largest the share right changes by {points(whole['difference'])} points "
-        f"(mean of three seeds; 95 % interval {points(whole['low'])} to {points(whole['high'])}), from one to the next by "
-        f"{first}, {second} and {third}: all undecided."
+        f"(mean of three seeds; 95 % interval {points(whole['low'])} to {points(whole['high'])}), from one to the next "
+        f"by {first}, {second} and {third}: all undecided."
     )
     text = " ".join(README.split()).replace("`", "")
     for sentence in said:
