@@ -2,6 +2,7 @@
 
     python analyses/size_2b_vs_7b.py
     python analyses/size_2b_vs_7b.py --models Intel/llava-gemma-2b Intel/llava-gemma-7b --n 500
+    python analyses/size_2b_vs_7b.py --models A B --items pope.json Questions.csv --images val2014/ MMVP/
 
 Every model is compared with the first. Writes figures/size_<model>.png and .svg (differences per
 question family) and figures/size.csv, and prints the verdicts. Answers are kept in <out>/size_answers:
@@ -21,8 +22,8 @@ from vlm_probe.findings.evaluation import gather_items, write_evaluation
 
 def main() -> None:
     parser = options("Does the larger language model help?", ("replica/small-clip", "replica/large-clip"), n=200)
-    parser.add_argument("--items", default="scenes", help="scenes, or a benchmark's question file")
-    parser.add_argument("--images", type=Path, help="folder with the question file's images")
+    parser.add_argument("--items", nargs="+", default=["scenes"], help="scenes, or benchmarks' question files")
+    parser.add_argument("--images", nargs="+", type=Path, default=[], help="their folders of images: one, or one each")
     arguments = parser.parse_args()
     items, skipped = gather_items(
         arguments.items, arguments.images, n=arguments.n, seed=arguments.seed, format=None, skip_bad=False

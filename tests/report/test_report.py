@@ -73,10 +73,10 @@ def test_a_page_that_cannot_be_written_leaves_nothing(replica_module, tmp_path, 
     scene_image(sample_scene(3), 64).save(picture)
 
     def fail(path, target):
-        assert path.read_text().startswith("<!doctype html>")
+        assert Path(path).read_text().startswith("<!doctype html>")
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr("vlm_probe.files.os.replace", fail)
     with pytest.raises(VlmProbeError, match="cannot write"):
         inspect(replica_module, picture, "How many objects are there?", out=tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
