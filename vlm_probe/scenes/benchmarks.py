@@ -17,12 +17,12 @@ from vlm_probe.scenes.entries import (
     BadEntryError,
     Parse,
     attempt,
-    check_texts,
     json_lines,
     json_object,
     lines_of,
     listed,
     need,
+    need_texts,
     parquet_of,
     text_of,
     yes_no,
@@ -45,7 +45,7 @@ def _pope(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[], I
     def item(parse: Parse) -> Item:
         row = parse()
         number, image, text, label = need(row, "question_id", "image", "text", "label")
-        check_texts(row, "image", "text")
+        need_texts(row, "image", "text")
         name = f"pope-{kind}-{number}"
         return Item(name, "pope", kind, name, image, text, yes_no(label), source=_source(images, image))
 
@@ -85,7 +85,7 @@ def _gqa(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[], It
 
     def item(key: str, row: Any) -> Item:
         image, question, answer = need(row, "imageId", "question", "answer")
-        check_texts(row, "question", "answer")
+        need_texts(row, "question", "answer")
         kind = str((row.get("types") or {}).get("semantic") or "question")
         name = f"gqa-{key}"
         return Item(name, "gqa", kind, name, f"{image}.jpg", question, answer, source=_source(images, f"{image}.jpg"))
@@ -107,11 +107,10 @@ def _vqav2(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[], 
 
     def item(row: Any) -> Item:
         number, image, question = need(row, "question_id", "image_id", "question")
-        check_texts(row, "question")
+        need_texts(row, "question")
         if number not in notes:
             raise BadEntryError(f"no annotation of question {number} in {beside.name}")
-        (answer,) = need(notes[number], "multiple_choice_answer")
-        check_texts(notes[number], "multiple_choice_answer")
+        (answer,) = need_texts(notes[number], "multiple_choice_answer")
         said = tuple(str(a.get("answer", "")) for a in notes[number].get("answers", []))
         file = f"COCO_{subset}_{int(image):012d}.jpg"
         kind = str(notes[number].get("answer_type") or "other")
@@ -161,7 +160,7 @@ def _mmvet(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[], 
 
     def item(key: str, row: Any) -> Item:
         image, question, answer = need(row, "imagename", "question", "answer")
-        check_texts(row, "imagename", "question")
+        need_texts(row, "imagename", "question")
         kind = "+".join(sorted(map(str, row.get("capability") or []))) or "question"
         name = f"mmvet-{key}"
         plain, parts = answer_parts(str(answer))
@@ -177,8 +176,7 @@ def _exported(path: Path, images: Path | None) -> Iterator[tuple[int, Callable[[
 
     def item(parse: Parse) -> Item:
         row = parse()
-        need(row, "id", "family", "kind", "group", "image", "question", "answer")
-        check_texts(row, "id", "family", "kind", "group", "image", "question", "answer")
+        need_texts(row, "id", "family", "kind", "group", "image", "question", "answer")
         return item_from_row(row, folder)
 
     if path.suffix == ".parquet":

@@ -36,11 +36,13 @@ def need(row: Any, *names: str) -> list[Any]:
     return [row[name] for name in names]
 
 
-def check_texts(row: dict[str, Any], *names: str) -> None:
-    """BadEntryError where one of these fields holds something else than text."""
-    for name in names:
-        if not isinstance(row[name], str):
-            raise BadEntryError(f"{name} must be text, got {row[name]!r:.60}")
+def need_texts(row: Any, *names: str) -> list[str]:
+    """As `need`, of fields that must hold text."""
+    values = need(row, *names)
+    for name, value in zip(names, values, strict=True):
+        if not isinstance(value, str):
+            raise BadEntryError(f"{name} must be text, got {value!r:.60}")
+    return values
 
 
 def yes_no(text: Any) -> str:
