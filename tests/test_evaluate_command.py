@@ -54,7 +54,7 @@ def test_exported_items_are_asked_scored_and_compared(capsys, monkeypatch, tmp_p
     other = tmp_path / "x_samples_gqa.jsonl"
     other.write_text('{"doc_id": 0, "target": "red", "filtered_resps": "Red"}\n')
     logs = ["--answers", str(log), "--answers", str(other)]
-    printed = run(capsys, monkeypatch, "evaluate", *logs, "--out", str(tmp_path / "logged"))
+    run(capsys, monkeypatch, "evaluate", *logs, "--out", str(tmp_path / "logged"))
     assert pd.read_csv(tmp_path / "logged" / "metrics.csv")["family"].unique().tolist() == ["pope", "gqa"]
     reverse = pd.read_csv(again / "comparison.csv")
     assert reverse["difference"].tolist() == pytest.approx([-d for d in comparison["difference"]])

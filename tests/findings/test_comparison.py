@@ -99,22 +99,25 @@ def test_a_clear_difference_is_called_and_noise_is_not():
     assert compare(same, "weak", "other")["verdict"].tolist() == ["undecided (interval includes 0)"]
 
 
+def beside_a_perfect_one(right: list[bool], family: list[str]) -> pd.DataFrame:
+    """The answers of a, and of b, which has every item right."""
+    return pd.concat([answers("a", right, family), answers("b", [True] * len(right), family)])
+
+
 def test_an_interval_that_the_test_does_not_confirm_decides_nothing():
     right = [False] * 4 + [True] * 196
-    table = compare(
-        pd.concat([answers("a", right, ["pope"] * 200), answers("b", [True] * 200, ["pope"] * 200)]), "a", "b"
-    )
+    table = compare(beside_a_perfect_one(right, ["pope"] * 200), "a", "b")
     assert table["low"].item() > 0
     assert table["p"].item() == 0.125
     assert table["verdict"].item() == UNCONFIRMED
     # Six of 200 are enough for one family; for this and five more that do not differ, they are not.
     right = [False] * 6 + [True] * 194
-    one = pd.concat([answers("a", right, ["pope"] * 200), answers("b", [True] * 200, ["pope"] * 200)])
+    one = beside_a_perfect_one(right, ["pope"] * 200)
     assert compare(one, "a", "b")["verdict"].tolist() == ["supported"]
     others = [f"family {i}" for i in range(5) for _ in range(10)]
     right += [True] * 50
     family = ["pope"] * 200 + others
-    six = compare(pd.concat([answers("a", right, family), answers("b", [True] * 250, family)]), "a", "b")
+    six = compare(beside_a_perfect_one(right, family), "a", "b")
     six = six.set_index("family")
     assert six.loc["pope", "p_holm"] == pytest.approx(6 * 2 / 2**6)
     assert (six.loc["pope", "verdict"], six.loc["all", "verdict"]) == (UNCONFIRMED, "supported")
