@@ -1,4 +1,4 @@
-"""The one base class of errors a user can cause, and what raises it everywhere."""
+"""The one base class of errors a user can cause."""
 
 from __future__ import annotations
 
