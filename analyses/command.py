@@ -14,7 +14,7 @@ import vlm_probe
 from vlm_probe import VlmProbeError
 from vlm_probe.findings import scope_of
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.replicas.shipped import shipped
+from vlm_probe.zoo.replicas import shipped
 
 
 def options(about: str, models: Iterable[str], *, n: int) -> argparse.ArgumentParser:

@@ -22,7 +22,7 @@ from vlm_probe.findings import connect, connector_verdicts, pretraining_verdicts
 from vlm_probe.findings.connector import EMBED, OUT, PARTS
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.scenes import family_items
-from vlm_probe.scenes.items import Item
+from vlm_probe.items.item import Item
 
 
 def draw_one(model: HookedVLM, items: list[Item], out: Path, seed: int) -> None:

@@ -21,8 +21,8 @@ from command import disclaim, run
 from vlm_probe import VlmProbeError
 from vlm_probe.figures import effect_over_seeds, save, scores_by_seed, styled
 from vlm_probe.findings import grid_differences, grid_effects
-from vlm_probe.findings.grid import GRID_FACTORS
-from vlm_probe.replicas.scores import collect_scores, grid_scores
+from vlm_probe.studies.effects import GRID_FACTORS
+from vlm_probe.studies.grid import collect_scores, grid_scores
 
 
 def main() -> None:

@@ -17,7 +17,9 @@ from command import disclaim, each_model, options, run
 
 from vlm_probe.figures import difference_by_family, save
 from vlm_probe.findings import evaluate
-from vlm_probe.findings.evaluation import gather_items, write_evaluation
+from vlm_probe.items.gathering import gather_items
+from vlm_probe.running.evaluation import write_evaluation
+from vlm_probe.scenes import family_items
 
 
 def main() -> None:
@@ -26,7 +28,7 @@ def main() -> None:
     parser.add_argument("--images", nargs="+", type=Path, default=[], help="their folders of images: one, or one each")
     arguments = parser.parse_args()
     items, skipped = gather_items(
-        arguments.items, arguments.images, n=arguments.n, seed=arguments.seed, format=None, skip_bad=False
+        arguments.items, arguments.images, generated=lambda: family_items(arguments.n, seed=arguments.seed), format=None, skip_bad=False
     )
     kept = arguments.out / "size_answers"
     tables = [

@@ -21,7 +21,7 @@ from transformer_lens.tools.analysis import logit_lens
 from transformers import GemmaConfig, GemmaForCausalLM
 
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.vocabulary.lens import BLOCK, ROWS, normed_rows, stream_lens
+from vlm_probe.lens.logit_lens import BLOCK, ROWS, normed_rows, stream_lens
 
 
 def peak() -> int:

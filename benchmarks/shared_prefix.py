@@ -17,10 +17,10 @@ from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, GemmaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.asking import Answered, Asked, ask_all
-from vlm_probe.hooked.images import ImagePreparer
-from vlm_probe.replicas.grid import VOCABULARY
-from vlm_probe.replicas.text import IMAGE, PROMPT, build_tokenizer
+from vlm_probe.inputs.images import ImagePreparer
+from vlm_probe.running.asking import Answered, Asked, ask_all
+from vlm_probe.training.packing import IMAGE, PROMPT, build_tokenizer
+from vlm_probe.zoo.cells import VOCABULARY
 
 SIDE, PATCH = 224, 14
 QUESTIONS = (

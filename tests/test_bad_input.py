@@ -17,7 +17,7 @@ from vlm_probe import VlmProbeError
 from vlm_probe.cli import main
 from vlm_probe.errors import nearest
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.replicas.shipped import shipped
+from vlm_probe.zoo.replicas import shipped
 
 
 def run(capsys, monkeypatch, *argv: str) -> tuple[int, str, str]:
@@ -71,9 +71,9 @@ def test_images_that_cannot_be_used(tmp_path, capsys, monkeypatch, picture):
 
 
 def test_a_large_but_decodable_image_is_refused_by_size(monkeypatch, picture):
-    monkeypatch.setattr("vlm_probe.hooked.images.MAX_PIXELS", 1000)
+    monkeypatch.setattr("vlm_probe.inputs.images.MAX_PIXELS", 1000)
     with pytest.raises(VlmProbeError, match=r"'picture.png' is 53 x 37 pixels"):
-        vlm_probe.hooked.images.open_image(picture)
+        vlm_probe.inputs.images.open_image(picture)
 
 
 def test_empty_question_and_unknown_models(tmp_path, capsys, monkeypatch, picture):
@@ -207,7 +207,7 @@ def test_a_capture_that_does_not_fit_is_refused_before_running(monkeypatch):
     model = HookedVLM(tiny_llava())
     batch = tiny_batch(model.hf, batch=1)
     inputs = model.prepare_tensors(batch["input_ids"], batch["pixel_values"])
-    monkeypatch.setattr("vlm_probe.hooked.capture.free_memory", lambda device: 100_000)
+    monkeypatch.setattr("vlm_probe.running.capture.free_memory", lambda device: 100_000)
     with pytest.raises(
         VlmProbeError, match=r"capturing \d+ activations needs .* GiB are free on cpu; the \d+ smallest"
     ):
@@ -217,7 +217,7 @@ def test_a_capture_that_does_not_fit_is_refused_before_running(monkeypatch):
 
 
 def test_the_memory_estimate_is_the_memory_kept(any_llava):
-    from vlm_probe.hooked.capture import _bytes_needed
+    from vlm_probe.running.capture import _bytes_needed
 
     model = HookedVLM(any_llava)
     batch = tiny_batch(any_llava, batch=1)

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from vlm_probe.findings import grid_differences, grid_effects
-from vlm_probe.replicas.scores import grid_scores
-from vlm_probe.replicas.shipped import shipped
+from vlm_probe.studies.grid import grid_scores
+from vlm_probe.zoo.replicas import shipped
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

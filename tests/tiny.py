@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.images import ImagePreparer
+from vlm_probe.inputs.images import ImagePreparer
 
 SHARED = Path(__file__).parents[2] / "shared"
 REFERENCE = SHARED / "reference"

@@ -10,25 +10,56 @@ from typing import TYPE_CHECKING
 from vlm_probe.errors import VlmProbeError
 
 if TYPE_CHECKING:
-    from vlm_probe.hooked import HookedVLM, ModelInputs, load
-    from vlm_probe.tokens import ImageTransform, TokenLayout
+    from vlm_probe.hooked import HookedVLM
+    from vlm_probe.inputs.preparing import ModelInputs
+    from vlm_probe.layout import ImageTransform, PixelBox, TokenLayout, UnitBox
+    from vlm_probe.opening import load
     from vlm_probe.trace import Trace
 
 _HOMES = {
     "HookedVLM": "vlm_probe.hooked",
-    "ModelInputs": "vlm_probe.hooked",
-    "load": "vlm_probe.hooked",
-    "ImageTransform": "vlm_probe.tokens",
-    "TokenLayout": "vlm_probe.tokens",
+    "ImageTransform": "vlm_probe.layout",
+    "ModelInputs": "vlm_probe.inputs.preparing",
+    "PixelBox": "vlm_probe.layout",
+    "TokenLayout": "vlm_probe.layout",
     "Trace": "vlm_probe.trace",
+    "UnitBox": "vlm_probe.layout",
+    "load": "vlm_probe.opening",
 }
 
 _PARTS = (
-    "attention", "embedding", "figures", "findings", "hooked", "replicas", "report", "scenes", "tokens", "trace",
+    "attention",
+    "checkpoints",
+    "embedding",
+    "evidence",
+    "figures",
+    "findings",
+    "hooked",
+    "inputs",
+    "items",
+    "layout",
+    "lens",
+    "report",
+    "running",
+    "scenes",
+    "studies",
+    "trace",
+    "training",
     "vocabulary",
-)  # fmt: skip
+    "zoo",
+)
 
-__all__ = ["HookedVLM", "ImageTransform", "ModelInputs", "TokenLayout", "Trace", "VlmProbeError", "load"]
+__all__ = [
+    "HookedVLM",
+    "ImageTransform",
+    "ModelInputs",
+    "PixelBox",
+    "TokenLayout",
+    "Trace",
+    "UnitBox",
+    "VlmProbeError",
+    "load",
+]
 
 
 def __getattr__(name: str) -> object:
@@ -39,3 +70,7 @@ def __getattr__(name: str) -> object:
     if name in _PARTS:
         return import_module(f"vlm_probe.{name}")
     raise AttributeError(f"module 'vlm_probe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_PARTS})

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError, nearest
-from vlm_probe.tokens import TokenLayout
+from vlm_probe.layout import TokenLayout
 
 
 @dataclass

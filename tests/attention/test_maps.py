@@ -21,7 +21,7 @@ from vlm_probe.attention import (
 )
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.points import dimensions
-from vlm_probe.tokens import ImageSpan, TokenLayout
+from vlm_probe.layout import ImageSpan, TokenLayout
 from vlm_probe.trace import Trace
 
 LENGTH = 11

@@ -3,9 +3,9 @@
 import pytest
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.hooked.prompts import encode_prompt, first_answer_token, token_text
-from vlm_probe.real_small.recipe import PROMPT as SPACED
-from vlm_probe.replicas.text import PROMPT, build_tokenizer
+from vlm_probe.inputs.prompts import encode_prompt, first_answer_token, token_text
+from vlm_probe.training.connector import PROMPT as SPACED
+from vlm_probe.training.packing import PROMPT, build_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -111,21 +111,20 @@ def test_measured_values_are_what_they_say(measured, replica_module):
     items = looking.items.set_index("id")
     by_id = {i.id: i for i in measured.items}
     boxed = items[items["area"] > 0]
-    assert set(boxed.index) == {i for i, item in by_id.items() if item.question.boxes}
+    assert set(boxed.index) == {i for i, item in by_id.items() if item.boxes}
     from vlm_probe.attention import image_attention, relevancy, share_in_box, union_coverage
-    from vlm_probe.scenes import pixel_box
 
     for one in boxed.index[:3]:
         item = by_id[one]
-        inputs = replica_module.prepare(scene_image(item.scene, 64), item.question.text)
+        inputs = replica_module.prepare(item.picture(64), item.question)
         span = inputs.layout.image()
-        coverage = union_coverage([span.box_coverage(pixel_box(b, 64, 64)) for b in item.question.boxes])
+        coverage = union_coverage([span.box_coverage(box) for box in item.boxes])
         assert items.loc[one, "area"] == pytest.approx(coverage.mean())
         trace = replica_module.trace(inputs)
         expected = share_in_box(image_attention(trace).mean("head"), coverage).values
         rows = looking.layers[looking.layers["id"] == one].sort_values("layer")
         np.testing.assert_allclose(rows["in_box"], expected, rtol=1e-5)
-        predicted = items.loc[one, "predicted"]
+        predicted = items.loc[one, "answer"]
         map_ = relevancy(replica_module, inputs, target=predicted or None)
         assert items.loc[one, "relevancy_in_box"] == pytest.approx(float(share_in_box(map_, coverage)), rel=1e-5)
     shares = looking.layers.dropna()

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.items.item import export_items, item_table
+from vlm_probe.items.readers import read_items
 from vlm_probe.scenes import FAMILIES, NOVEL_KINDS, Scene, family_items, normalize_answer, render, sample_scene
-from vlm_probe.scenes.benchmarks import read_items
-from vlm_probe.scenes.items import export_items, item_table
 
 
 @pytest.fixture(scope="module")

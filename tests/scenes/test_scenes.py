@@ -4,24 +4,25 @@ import random
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from vlm_probe.items.scores import answer_row
 from vlm_probe.scenes import (
     COLORS,
     NOVEL_KINDS,
     QUESTION_TYPES,
     SHAPES,
     accuracy_table,
-    answer_items,
     ask,
     edit_scene,
     is_held_out,
-    pixel_box,
     render,
     sample_scene,
     scene_items,
+    with_baselines,
 )
 
 SEEDS = st.integers(0, 2**48)
@@ -68,7 +69,7 @@ def test_boxes_are_tight_at_any_resolution(seed, size):
     empty = type(scene)(scene.seed, scene.split, (), scene.background)
     drawn = (render(scene, size).astype(int) - render(empty, size)) != 0
     for o in scene.objects:
-        left, top, right, bottom = pixel_box(o.box, size, size)
+        left, top, right, bottom = o.box.to_pixels(size, size)
         # Each object alone: neighbours' pixels are not its own.
         alone = type(scene)(scene.seed, scene.split, (o,), scene.background)
         rows, columns = np.nonzero((render(alone, size).astype(int) - render(empty, size)).any(-1))
@@ -150,7 +151,7 @@ def test_answers_are_true_and_boxes_are_of_what_is_asked(seed, split, kind):
 def test_yes_and_no_are_balanced():
     items = list(scene_items(5000))
     for kind in ("existence", "relation", "attribute", "number", "position"):
-        answers = [i.question.answer == "yes" for i in items if i.question.kind == kind]
+        answers = [i.answer == "yes" for i in items if i.kind == kind]
         assert 0.44 < np.mean(answers) < 0.56, kind
 
 
@@ -171,21 +172,27 @@ def test_items_are_deterministic_and_take_types_in_turn():
     n = 2 * len(QUESTION_TYPES) + 1
     first, again = list(scene_items(n)), list(scene_items(n))
     assert first == again
-    assert [i.question.kind for i in first] == [*QUESTION_TYPES, *QUESTION_TYPES, "color"]
+    assert [i.kind for i in first] == [*QUESTION_TYPES, *QUESTION_TYPES, "color"]
     assert len({i.id for i in first}) == n
     assert list(scene_items(n, seed=1)) != first
+
+
+def answered(items, replies):
+    rows = [answer_row("by hand", item, text) for item, text in zip(items, replies, strict=True)]
+    return with_baselines(pd.DataFrame(rows), items)
+
+
+def test_items_draw_their_scene_at_any_size():
+    item = next(scene_items(1))
+    assert item.picture(23).size == (23, 23)
+    assert np.array_equal(np.asarray(item.picture(23)), render(item.source, 23))
 
 
 def test_scoring_by_hand():
     n = 2 * len(QUESTION_TYPES)
     items = list(scene_items(n))
-    replies = iter(["nothing", *[f" {i.question.answer.title()}. " for i in items[1:]]])
-
-    def answer(images, questions):
-        assert images[0].size == (23, 23)
-        return [next(replies) for _ in questions]
-
-    table = answer_items(answer, items, size=23, batch_size=5)
+    replies = ["nothing", *[f" {i.answer.title()}. " for i in items[1:]]]
+    table = answered(items, replies)
     assert table["correct"].tolist() == [False] + [True] * (n - 1)
     scores = accuracy_table(table).set_index("kind")
     assert scores.loc["color", "accuracy"] == 0.5
@@ -201,14 +208,12 @@ def test_scoring_by_hand():
 def test_the_blind_guess_is_the_most_frequent_answer_of_training():
     from collections import Counter
 
-    from vlm_probe.scenes.score import blind_answer
+    from vlm_probe.scenes.items import blind_answer
 
-    asked = Counter(
-        i.question.answer for i in scene_items(6000, split="train") if i.question.text == "How many objects are there?"
-    )
-    question = next(i.question for i in scene_items(600) if i.question.text == "How many objects are there?")
-    assert blind_answer(question) == asked.most_common(1)[0][0]
-    table = answer_items(lambda images, questions: [""] * len(questions), list(scene_items(1000)), size=8)
+    asked = Counter(i.answer for i in scene_items(6000, split="train") if i.question == "How many objects are there?")
+    item = next(i for i in scene_items(600) if i.question == "How many objects are there?")
+    assert blind_answer(item) == asked.most_common(1)[0][0]
+    table = answered(list(scene_items(1000)), [""] * 1000)
     scores = accuracy_table(table).set_index("kind")
     assert scores.loc["all", "accuracy"] == 0
     assert 0.4 < scores.loc["existence", "blind"] < 0.65, "yes and no are balanced: blind guessing is a coin"

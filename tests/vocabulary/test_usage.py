@@ -9,7 +9,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.real_small.catalog import cache_folder, is_fetched
 from vlm_probe.vocabulary import (
     categories,
     compare_usage,
@@ -21,6 +20,7 @@ from vlm_probe.vocabulary import (
     used_ids,
     zipf,
 )
+from vlm_probe.zoo.catalog import cache_folder, is_fetched
 
 
 def words_tokenizer() -> PreTrainedTokenizerFast:

@@ -22,9 +22,9 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.hooked.inputs import ModelInputs
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.targets import frozen, target_token
+from vlm_probe.inputs.preparing import ModelInputs
 
 
 @dataclass

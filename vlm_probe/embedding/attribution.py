@@ -13,9 +13,9 @@ from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM, ModelInputs
-from vlm_probe.hooked.inputs import see
 from vlm_probe.hooked.points import dimensions
 from vlm_probe.hooked.targets import frozen, target_token
+from vlm_probe.inputs.preparing import see
 
 CITATIONS = {
     "integrated_gradients": "Sundararajan et al. 2017, arXiv:1703.01365",

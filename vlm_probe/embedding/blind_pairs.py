@@ -13,8 +13,8 @@ from transformer_lens.hook_points import HookPoint
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.images import ImageLike, open_image
-from vlm_probe.hooked.inputs import see
+from vlm_probe.inputs.images import ImageLike, open_image
+from vlm_probe.inputs.preparing import see
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 POOLS = ("mean", "cls")

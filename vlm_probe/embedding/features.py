@@ -10,17 +10,16 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.images import open_image
 from vlm_probe.hooked.points import dimensions
-from vlm_probe.scenes.items import Item
+from vlm_probe.inputs.images import open_image
+from vlm_probe.items.item import Item
+from vlm_probe.layout import TokenLayout
 from vlm_probe.scenes.questions import NUMBERS
 from vlm_probe.scenes.world import COLUMNS, ROWS, Scene
-from vlm_probe.tokens import TokenLayout
 
 POOLS = ("patches", "mean", "box", "last")
 """patches: every patch; mean: over all patches; box: over the patches of the item's box, by how much of
@@ -47,14 +46,12 @@ def scene_labels(item: Item) -> dict[str, str]:
     return {**about, "count": NUMBERS[len(scene.objects)], "existence": red}
 
 
-def _weights(item: Item, layout: TokenLayout, size: tuple[int, int], pool: str) -> Float[np.ndarray, " patch"]:
+def _weights(item: Item, layout: TokenLayout, pool: str) -> Float[np.ndarray, " patch"]:
     """How much each patch counts in the pooled vector; sums to 1."""
     if pool != "box":
         n = len(layout.image_positions)
         return np.full(n, 1 / n)
-    width, height = size
-    left, top, right, bottom = item.boxes[0]
-    coverage = layout.box_coverage((left * width, top * height, right * width, bottom * height)).ravel()
+    coverage = layout.box_coverage(item.boxes[0]).ravel()
     if coverage.sum() == 0:
         raise VlmProbeError(f"the box of item {item.id} lies outside what the model sees of its image")
     return coverage / coverage.sum()
@@ -100,7 +97,6 @@ class Batch:
     start: int
     """Number of the first of them."""
     items: Sequence[Item]
-    pictures: list[Image.Image]
     layouts: list[TokenLayout]
     activations: Mapping[str, Tensor]
 
@@ -120,7 +116,7 @@ def run_batches(
         pictures = [open_image(item.picture(model.image_size)) for item in batch]
         inputs = model.prepare(list[Any](pictures), [item.question for item in batch])
         _, cache = model.run_with_cache(inputs, names_filter=names)
-        yield Batch(start, batch, pictures, inputs.layouts, cache)
+        yield Batch(start, batch, inputs.layouts, cache)
         if progress is not None:
             progress(len(batch))
 
@@ -192,6 +188,5 @@ def _pool(name: str, batch: Batch, pool: str) -> np.ndarray:
     if pool == "patches":
         rows, columns = layouts[0].grid
         return patches.unflatten(1, (rows, columns)).cpu().numpy()
-    sizes = [picture.size for picture in batch.pictures]
-    weights = np.stack([_weights(*each, pool) for each in zip(batch.items, layouts, sizes, strict=True)])
+    weights = np.stack([_weights(*each, pool) for each in zip(batch.items, layouts, strict=True)])
     return torch.einsum("ip,ipf->if", torch.as_tensor(weights).to(patches), patches).cpu().numpy()

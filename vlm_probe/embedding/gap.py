@@ -13,7 +13,7 @@ from vlm_probe.embedding.probe import linear_probe
 from vlm_probe.embedding.rows import token_rows
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.scenes.items import Item
+from vlm_probe.items.item import Item
 
 _EMBED = "language.hook_embed"
 

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from vlm_probe.embedding.logistic import fit_logistic
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.statistics import paired_bootstrap
+from vlm_probe.evidence.intervals import paired_bootstrap
 
 STRENGTHS = (0.001, 0.03, 1.0)
 """Inverse regularisation that the inner cross-validation chooses from."""

@@ -12,7 +12,7 @@ import xarray as xr
 from vlm_probe.embedding.features import check_points, dataset, patches_of, run_batches
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.scenes.items import Item
+from vlm_probe.items.item import Item
 
 
 def token_rows(

@@ -10,11 +10,12 @@ import xarray as xr
 
 from vlm_probe.embedding.probe import held_out_predictions
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.evidence.intervals import paired_bootstrap
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.images import open_image
-from vlm_probe.scenes.items import Item
-from vlm_probe.scenes.world import Box, Scene, SceneObject
-from vlm_probe.statistics import paired_bootstrap
+from vlm_probe.inputs.images import open_image
+from vlm_probe.items.item import Item
+from vlm_probe.layout import UnitBox
+from vlm_probe.scenes.world import Scene, SceneObject
 
 GROUND = "ground"
 """The label of a patch that is on no object."""
@@ -29,7 +30,7 @@ NAMES: dict[str, Callable[[SceneObject], str]] = {
 """What a generated object can be called: by color and shape, by one of them, or just "object"."""
 
 
-def _named_boxes(item: Item, of: str) -> list[tuple[str, Box]]:
+def _named_boxes(item: Item, of: str) -> list[tuple[str, UnitBox]]:
     """What stands where: the objects of a generated scene, or an item's own boxes, which have no names."""
     if isinstance(item.source, Scene):
         return [(NAMES[of](o), o.box) for o in item.source.objects]
@@ -56,14 +57,8 @@ def patch_labels(model: HookedVLM, items: Sequence[Item], *, of: str = "kind", l
         named = _named_boxes(item, of)
         if not named:
             raise VlmProbeError(f"item {item.id} has no box, so nothing says what its patches are on")
-        picture = open_image(item.picture(model.image_size))
-        layout = model.prepare(picture, item.question).layout
-        coverage = np.stack(
-            [
-                layout.box_coverage((a * picture.width, b * picture.height, c * picture.width, d * picture.height))
-                for _, (a, b, c, d) in named
-            ]
-        )
+        layout = model.prepare(open_image(item.picture(model.image_size)), item.question).layout
+        coverage = np.stack([layout.box_coverage(box) for _, box in named])
         names = np.asarray([name for name, _ in named], dtype=object)
         grids.append(np.where(coverage.max(0) >= least, names[coverage.argmax(0)], GROUND))
     coords = {name: ("item", [getattr(item, name) for item in items]) for name in ("id", "image")}

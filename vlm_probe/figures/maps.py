@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from vlm_probe.figures.style import HEAT, axes, styled
-from vlm_probe.tokens import Box, ImageSpan
+from vlm_probe.layout import AnyBox, ImageSpan
 
 
 def _extent(span: ImageSpan | None, image: Image.Image, shape: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -38,7 +38,7 @@ def show_pale(ax: Axes, image: Image.Image, pale: float) -> None:
         spine.set_visible(False)
 
 
-def outline(ax: Axes, boxes: Sequence[Box]) -> None:
+def outline(ax: Axes, boxes: Sequence[AnyBox]) -> None:
     """Boxes in white on black: visible on any colour of a map."""
     for left, top, right, bottom in boxes:
         for width, color in ((3.0, "black"), (1.4, "white")):
@@ -48,7 +48,7 @@ def outline(ax: Axes, boxes: Sequence[Box]) -> None:
 
 
 def _paint(
-    ax: Axes, image: Image.Image, values: np.ndarray, norm: Normalize, span: ImageSpan | None, boxes: Sequence[Box]
+    ax: Axes, image: Image.Image, values: np.ndarray, norm: Normalize, span: ImageSpan | None, boxes: Sequence[AnyBox]
 ) -> None:
     """The image in pale colours and the map over it: the more, the less of the image shows through."""
     heat = HEAT(np.clip(norm(values), 0, 1))
@@ -83,7 +83,7 @@ def overlay(
     ax: Axes | None = None,
     *,
     span: ImageSpan | None = None,
-    boxes: Sequence[Box] = (),
+    boxes: Sequence[AnyBox] = (),
     title: str | None = None,
     vmax: float | None = None,
     colorbar: bool = True,
@@ -114,7 +114,7 @@ def layer_strip(
     maps: xr.DataArray,
     *,
     span: ImageSpan | None = None,
-    boxes: Sequence[Box] = (),
+    boxes: Sequence[AnyBox] = (),
     title: str | None = None,
     columns: int = 6,
 ) -> Figure:
@@ -142,7 +142,7 @@ def head_grid(
     maps: xr.DataArray,
     *,
     span: ImageSpan | None = None,
-    boxes: Sequence[Box] = (),
+    boxes: Sequence[AnyBox] = (),
     title: str | None = None,
     max_layers: int = 12,
     max_heads: int = 16,

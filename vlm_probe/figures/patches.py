@@ -16,16 +16,16 @@ from PIL import Image
 
 from vlm_probe.figures.maps import outline, show_pale
 from vlm_probe.figures.style import PALETTE, axes, styled, titled
-from vlm_probe.tokens import Box, ImageSpan
+from vlm_probe.layout import AnyBox, ImageSpan, PixelBox
 
 
-def _places(image: Image.Image, span: ImageSpan | None, grid: tuple[int, int]) -> dict[tuple[int, int], Box]:
+def _places(image: Image.Image, span: ImageSpan | None, grid: tuple[int, int]) -> dict[tuple[int, int], PixelBox]:
     """Every patch's box on the original image."""
     rows, cols = grid
     if span is not None and span.transform is not None:
         return {(r, c): span.patch_to_box(r, c) for r in range(rows) for c in range(cols)}
     x, y = image.width / cols, image.height / rows
-    return {(r, c): (c * x, r * y, (c + 1) * x, (r + 1) * y) for r in range(rows) for c in range(cols)}
+    return {(r, c): PixelBox(c * x, r * y, (c + 1) * x, (r + 1) * y) for r in range(rows) for c in range(cols)}
 
 
 def words_on_image(
@@ -74,7 +74,7 @@ def label_map(
     ax: Axes | None = None,
     *,
     span: ImageSpan | None = None,
-    boxes: Sequence[Box] = (),
+    boxes: Sequence[AnyBox] = (),
     ground: str = "ground",
 ) -> Axes:
     """Every patch in the colour of what a probe takes it for; true boxes outlined.
@@ -115,7 +115,7 @@ def signed_overlay(
     ax: Axes | None = None,
     *,
     span: ImageSpan | None = None,
-    boxes: Sequence[Box] = (),
+    boxes: Sequence[AnyBox] = (),
 ) -> Axes:
     """A map with both signs over the image: red speaks for, blue against, clear is nothing.
 

@@ -1,15 +1,15 @@
 """The hypotheses, measured: each with its control and its interval."""
 
-from vlm_probe.findings.comparison import compare, holm, mcnemar
+from vlm_probe.evidence.comparison import compare, holm, mcnemar
+from vlm_probe.evidence.intervals import bootstrap_mean, paired_bootstrap, summarize
 from vlm_probe.findings.connector import Connected, connect, connector_verdicts, pretraining_verdicts
 from vlm_probe.findings.encoder import Encoded, encode, encoder_verdicts, layer_likeness
-from vlm_probe.findings.evaluation import evaluate
-from vlm_probe.findings.grid import grid_differences, grid_effects
-from vlm_probe.findings.published import FACTORS, published_effects, published_results
+from vlm_probe.findings.s1_where_it_looks import Looking, where_it_looks
 from vlm_probe.findings.scope import scope_of
 from vlm_probe.findings.vocabulary import Counted, count_vocabulary, vocabulary_comparison, vocabulary_verdicts
-from vlm_probe.findings.where_it_looks import Looking, where_it_looks
-from vlm_probe.statistics import bootstrap_mean, paired_bootstrap, summarize
+from vlm_probe.running.evaluation import evaluate
+from vlm_probe.studies.effects import grid_differences, grid_effects
+from vlm_probe.studies.published import FACTORS, published_effects, published_results
 
 __all__ = [
     "FACTORS",

@@ -29,10 +29,10 @@ from vlm_probe.embedding import (
     token_rows,
     used_rows,
 )
-from vlm_probe.findings.evaluation import evaluate
 from vlm_probe.findings.probed import jackknifed_row, probe_items, row, same_items, verdict_table
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.scenes.items import Item
+from vlm_probe.items.item import Item
+from vlm_probe.running.evaluation import evaluate
 
 ASKED = ("color", "shape")
 """The kinds of question that S2 compares: those about a property of one object in a box."""

@@ -19,11 +19,11 @@ import xarray as xr
 from vlm_probe.embedding import cka, features, image_embeddings, probe_layers, similarity_matrix
 from vlm_probe.embedding.blind_pairs import unit_rows
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.findings.evaluation import evaluate
 from vlm_probe.findings.probed import POOL_OF, jackknifed_row, probe_items, row, same_items, verdict_table
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.images import open_image
-from vlm_probe.scenes.items import Item
+from vlm_probe.inputs.images import open_image
+from vlm_probe.items.item import Item
+from vlm_probe.running.evaluation import evaluate
 
 LABELS = tuple(POOL_OF)
 

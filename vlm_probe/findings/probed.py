@@ -9,9 +9,9 @@ import pandas as pd
 
 from vlm_probe.embedding import features, held_out_predictions
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.evidence.intervals import jackknife, paired_bootstrap, verdict
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.scenes.items import Item
-from vlm_probe.statistics import jackknife, paired_bootstrap, verdict
+from vlm_probe.items.item import Item
 
 POOL_OF = {"color": "box", "shape": "box", "position": "box", "count": "mean", "existence": "mean"}
 """Label -> where it is looked for: in the box of the object asked about, or in the mean over all patches."""

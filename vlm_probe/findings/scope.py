@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vlm_probe.real_small.catalog import FUSIONS, SOURCES
+from vlm_probe.zoo.catalog import FUSIONS, SOURCES
 
 
 def scope_of(models: Iterable[str]) -> str:

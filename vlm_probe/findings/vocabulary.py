@@ -12,11 +12,11 @@ import pandas as pd
 
 from vlm_probe.embedding import used_rows
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.findings.comparison import compare
-from vlm_probe.findings.evaluation import evaluate
+from vlm_probe.evidence.comparison import compare
 from vlm_probe.findings.probed import jackknifed_row, row, verdict_table
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.scenes.items import Item
+from vlm_probe.items.item import Item
+from vlm_probe.running.evaluation import evaluate
 from vlm_probe.vocabulary import (
     budget,
     geometry,

@@ -1,7 +1,6 @@
 """The hooked vision encoder, connector and language model."""
 
-from vlm_probe.hooked.inputs import ModelInputs
-from vlm_probe.hooked.loading import load
 from vlm_probe.hooked.model import HookedVLM
+from vlm_probe.inputs.preparing import ModelInputs
 
-__all__ = ["HookedVLM", "ModelInputs", "load"]
+__all__ = ["HookedVLM", "ModelInputs"]

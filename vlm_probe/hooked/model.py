@@ -17,14 +17,14 @@ from transformer_lens.hook_points import HookPoint
 
 from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.hooked import attention
-from vlm_probe.hooked.capture import capture as run_capture
 from vlm_probe.hooked.families import LANGUAGE, VISION, family
-from vlm_probe.hooked.images import ImageLike, ImagePreparer
-from vlm_probe.hooked.inputs import ModelInputs, prepare, prepare_tensors
 from vlm_probe.hooked.points import ConnectorPoints, LanguagePoints, TowerPoints
-from vlm_probe.hooked.prompts import PROMPTS, token_text
 from vlm_probe.hooked.provenance import describe, provenance_of
 from vlm_probe.hooked.wiring import layers_of, wire_connector, wire_language, wire_skipping, wire_tower
+from vlm_probe.inputs.images import ImageLike, ImagePreparer
+from vlm_probe.inputs.preparing import ModelInputs, prepare, prepare_tensors
+from vlm_probe.inputs.prompts import PROMPTS, token_text
+from vlm_probe.running.capture import capture as run_capture
 from vlm_probe.trace import Trace
 
 NamesFilter = str | Iterable[str] | Callable[[str], bool] | None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked.model import HookedVLM
-from vlm_probe.hooked.prompts import first_answer_token
+from vlm_probe.inputs.prompts import first_answer_token
 
 
 @contextmanager

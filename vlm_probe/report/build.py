@@ -20,11 +20,13 @@ from matplotlib.figure import Figure
 from vlm_probe import figures
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.findings import Looking, scope_of, where_it_looks
-from vlm_probe.findings.where_it_looks import SHUFFLES
+from vlm_probe.findings.s1_where_it_looks import SHUFFLES
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.inputs.images import open_image
+from vlm_probe.items import Item, accuracy_table
 from vlm_probe.report.inspection import provenance_table
 from vlm_probe.report.page import figure_uri, rows_of, write_page
-from vlm_probe.scenes import SceneItem, accuracy_table, pixel_box, scene_image, scene_items
+from vlm_probe.scenes import scene_items
 
 CASES = 8
 """Best and worst cases shown of each model."""
@@ -36,7 +38,7 @@ _MARK = ".vlm_probe_report"
 class Measured:
     """All models on the same items."""
 
-    items: list[SceneItem]
+    items: list[Item]
     looking: dict[str, Looking]
     provenance: dict[str, dict[str, Any]]
     seed: int
@@ -99,14 +101,15 @@ def draw_cases(measured: Measured, name: str, *, best: bool) -> Figure:
     for row in chosen.to_dict("records"):
         item = by_id[row["id"]]
         shares = f"{row['relevancy_in_box']:.2f} in the box, area {row['area']:.2f}"
-        mark = "right" if row["correct"] else f"wrong, it is {row['answer']}"
+        mark = "right" if row["correct"] else f"wrong, it is {row['truth']}"
+        image = open_image(item.picture(size))
         cases.append(
             {
-                "image": scene_image(item.scene, size),
+                "image": image,
                 "map": looking.maps[row["id"]],
                 "span": None,
-                "boxes": [pixel_box(box, size, size) for box in item.question.boxes],
-                "text": f"{row['question']}\n{row['predicted'] or '(nothing)'} ({mark})\n{shares}",
+                "boxes": [box.to_pixels(*image.size) for box in item.boxes],
+                "text": f"{row['question']}\n{row['answer'] or '(nothing)'} ({mark})\n{shares}",
             }
         )
     kind = "most" if best else "least"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vlm_probe.hooked.images import ImageLike, open_image
+from vlm_probe.inputs.images import ImageLike, open_image
 from vlm_probe.report.page import image_uri, write_page
 
 

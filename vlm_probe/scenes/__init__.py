@@ -1,14 +1,24 @@
 """Generated scenes with questions, answers and boxes: where the truth is known."""
 
-from vlm_probe.scenes.benchmarks import read_items
+# What items are and how they are scored lives in `vlm_probe.items`; the names stay here too, where users found them.
+from vlm_probe.items import (
+    Item,
+    accuracy_table,
+    export_items,
+    group_accuracy,
+    item_table,
+    metric_table,
+    normalize_answer,
+    read_items,
+    read_lmms_samples,
+    score_answer,
+    vqa_accuracy,
+    yes_no_metrics,
+    yes_or_no,
+)
 from vlm_probe.scenes.families import FAMILIES, family_items
-from vlm_probe.scenes.items import Item, export_items, item_table
-from vlm_probe.scenes.logged import read_lmms_samples
-from vlm_probe.scenes.metrics import group_accuracy, metric_table, vqa_accuracy, yes_no_metrics
-from vlm_probe.scenes.normalize import normalize_answer, yes_or_no
-from vlm_probe.scenes.questions import QUESTION_TYPES, Question, SceneItem, ask, scene_items
-from vlm_probe.scenes.render import pixel_box, render, scene_image
-from vlm_probe.scenes.score import accuracy_table, answer_items, score_answer
+from vlm_probe.scenes.items import scene_items, with_baselines
+from vlm_probe.scenes.questions import QUESTION_TYPES, Question, ask
 from vlm_probe.scenes.world import (
     COLORS,
     NOVEL_KINDS,
@@ -17,7 +27,9 @@ from vlm_probe.scenes.world import (
     SceneObject,
     edit_scene,
     is_held_out,
+    render,
     sample_scene,
+    scene_image,
 )
 
 __all__ = [
@@ -29,10 +41,8 @@ __all__ = [
     "Item",
     "Question",
     "Scene",
-    "SceneItem",
     "SceneObject",
     "accuracy_table",
-    "answer_items",
     "ask",
     "edit_scene",
     "export_items",
@@ -42,7 +52,6 @@ __all__ = [
     "item_table",
     "metric_table",
     "normalize_answer",
-    "pixel_box",
     "read_items",
     "read_lmms_samples",
     "render",
@@ -51,6 +60,7 @@ __all__ = [
     "scene_items",
     "score_answer",
     "vqa_accuracy",
+    "with_baselines",
     "yes_no_metrics",
     "yes_or_no",
 ]

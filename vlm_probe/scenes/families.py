@@ -24,32 +24,13 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from vlm_probe.errors import VlmProbeError, nearest
-from vlm_probe.scenes.items import Item
-from vlm_probe.scenes.questions import NUMBERS, QUESTION_TYPES, YES_NO, Question
+from vlm_probe.items import Item
+from vlm_probe.scenes.items import make_item
+from vlm_probe.scenes.questions import QUESTION_TYPES, YES_NO, Question
 from vlm_probe.scenes.world import Kind, Scene, Split, askable_kinds, edit_scene, sample_scene
 
 _MAX_TRIES = 1000
 """Draws of a scene before a family gives up; scenes that carry no such question are rare."""
-
-
-def _item(family: str, kind: str, name: str, scene: Scene, q: Question, *, group: str = "", image: str = "") -> Item:
-    agreed = q.answer if q.answer not in NUMBERS else str(NUMBERS.index(q.answer))
-    said = (*[q.answer] * 7, *[agreed] * 3) if family == "vqav2" else ()
-    return Item(
-        id=name,
-        family=family,
-        kind=kind,
-        group=group or name,
-        image=image or f"{name}-image",
-        question=q.text,
-        answer=q.answer,
-        answers=said,
-        parts=tuple(q.answer.split(", ")) if family == "mmvet" else (),
-        distractors=tuple(c for c in q.choices if c != q.answer),
-        boxes=q.boxes,
-        image_seed=scene.seed,
-        source=scene,
-    )
 
 
 @lru_cache(maxsize=4)
@@ -86,7 +67,7 @@ def _pope(index: int, scene: Scene, rng: random.Random, name: str) -> list[Item]
     there = Question("existence", f"Is there a {o.name}?", "yes", YES_NO, (o,))
     color, shape = _absent(scene, how, rng)
     missing = Question("existence", f"Is there a {color} {shape}?", "no", YES_NO, ())
-    return [_item("pope", how, f"{name}-{q.answer}", scene, q, image=f"{name}-image") for q in (there, missing)]
+    return [make_item("pope", how, f"{name}-{q.answer}", scene, q, image=f"{name}-image") for q in (there, missing)]
 
 
 _FACTS: dict[str, tuple[str, ...]] = {"color": ("color",), "shape": ("shape",), "side": ("place",)}
@@ -108,7 +89,7 @@ def _mmvp(index: int, scene: Scene, rng: random.Random, name: str) -> list[Item]
                 continue
             second = Question(kind, first.text, answer, first.choices, (p,))
             return [
-                _item("mmvp", kind, f"{name}-{side}", s, q, group=name)
+                make_item("mmvp", kind, f"{name}-{side}", s, q, group=name)
                 for side, s, q in (("a", scene, first), ("b", twin, second))
             ]
     return []
@@ -118,7 +99,7 @@ def _one(family: str, kinds: tuple[str, ...]) -> Callable[[int, Scene, random.Ra
     def draw(index: int, scene: Scene, rng: random.Random, name: str) -> list[Item]:
         kind = kinds[index % len(kinds)]
         q = QUESTION_TYPES[kind](scene, rng)
-        return [] if q is None else [_item(family, kind, name, scene, q)]
+        return [] if q is None else [make_item(family, kind, name, scene, q)]
 
     return draw
 
@@ -132,7 +113,7 @@ def _mme(index: int, scene: Scene, rng: random.Random, name: str) -> list[Item]:
         # Two questions of one subject with opposite answers.
         if first.objects == second.objects and {first.answer, second.answer} == set(YES_NO):
             return [
-                _item("mme", kind, f"{name}-{q.answer}", scene, q, group=name, image=f"{name}-image")
+                make_item("mme", kind, f"{name}-{q.answer}", scene, q, group=name, image=f"{name}-image")
                 for q in (first, second)
             ]
     return []

@@ -1,140 +1,92 @@
-"""Items: the unit of evaluation, whether generated here or read from a benchmark's files."""
+"""Generated scenes as items: one question about each, its answer and the boxes to look at."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import pandas as pd
-from PIL import Image
 
-from vlm_probe.errors import VlmProbeError
-from vlm_probe.scenes.render import scene_image
-from vlm_probe.scenes.world import Box, Scene
+from vlm_probe.items import Item
+from vlm_probe.scenes.questions import NUMBERS, QUESTION_TYPES, Question
+from vlm_probe.scenes.world import Scene, Split, sample_scene
 
-
-@dataclass(frozen=True)
-class Item:
-    """One question about one image, with what is needed to score an answer."""
-
-    id: str
-    family: str
-    """What is asked as a benchmark asks it: "pope", "mmvp", "gqa", "mme", "vqav2" or "mmvet"."""
-    kind: str
-    """What sort of question within the family: "adversarial", "color", ..."""
-    group: str
-    """Items scored together (both right or none): a pair's id in MMVP, the image in MME; else the id."""
-    image: str
-    """Names the image; items with the same name share its work."""
-    question: str
-    answer: str
-    """The right answer."""
-    answers: tuple[str, ...] = ()
-    """What every annotator said (VQAv2: ten answers); empty where there is one right answer."""
-    parts: tuple[str, ...] = ()
-    """What a full answer must name (MM-Vet), each part's alternatives joined by "<OR>"; empty: the whole answer."""
-    distractors: tuple[str, ...] = ()
-    """Wrong answers of the same kind."""
-    boxes: tuple[Box, ...] = ()
-    """What one must look at, in unit coordinates of the image; empty where unknown."""
-    image_seed: int | None = None
-    """Seed of the generated scene (of an MMVP twin: of the scene it was edited from); None for files."""
-    source: Scene | Path | None = field(default=None, compare=False, repr=False)
-    """The scene to draw, or the image file."""
-
-    def picture(self, size: int) -> Image.Image | Path:
-        """The image: a scene drawn at `size` pixels, or the file to open.
-
-        Raises VlmProbeError where the item came without an image.
-        """
-        if isinstance(self.source, Scene):
-            return scene_image(self.source, size)
-        if self.source is None:
-            raise VlmProbeError(f"item {self.id} names the image {self.image!r}, but no image folder was given")
-        return self.source
+FAMILY = "scenes"
+"""The family of items that ask as no benchmark does: every question type in turn."""
 
 
-_COLUMNS = (
-    "id", "family", "kind", "group", "image", "image_seed", "question", "answer", "answers", "parts", "distractors",
-    "boxes",
-)  # fmt: skip
-
-
-def item_table(items: Iterable[Item]) -> pd.DataFrame:
-    """Items as a table, one row each; lists stay lists."""
-    rows = [
-        {
-            **{name: getattr(item, name) for name in _COLUMNS},
-            "answers": list(item.answers),
-            "parts": list(item.parts),
-            "distractors": list(item.distractors),
-            "boxes": [list(map(float, box)) for box in item.boxes],
-        }
-        for item in items
-    ]
-    table = pd.DataFrame(rows, columns=list(_COLUMNS))
-    return table.astype({"image_seed": "Int64"})
-
-
-def export_items(
-    items: Sequence[Item], folder: Path, *, size: int = 336, progress: Callable[[int], None] | None = None
-) -> Path:
-    """Write `items.parquet`, `items.jsonl` (the same rows) and `images/*.png` for other tools.
-
-    The images are named by their items' `image` ("-" for "/"); boxes are in unit coordinates. Every item
-    must carry a scene or an image file. Returns the folder.
-
-    Raises VlmProbeError where an image is missing or the folder cannot be written.
-    """
-    images = folder / "images"
-    try:
-        images.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
-    names = {image: _png_name(image) for image in dict.fromkeys(item.image for item in items)}
-    if len(set(names.values())) < len(names):
-        twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
-        raise VlmProbeError(f"two images would be written to one file, {twice}")
-    drawn: set[str] = set()
-    for item in items:
-        if item.image not in drawn:
-            picture = item.picture(size)
-            opened = picture if isinstance(picture, Image.Image) else Image.open(picture).convert("RGB")
-            opened.save(images / names[item.image])
-            drawn.add(item.image)
-        if progress is not None:
-            progress(1)
-    table = item_table(items)
-    table["image"] = [names[image] for image in table["image"]]
-    table.to_parquet(folder / "items.parquet", index=False)
-    with (folder / "items.jsonl").open("w") as out:
-        for row in table.astype(object).where(table.notna(), None).to_dict("records"):
-            out.write(json.dumps(row) + "\n")
-    return folder
-
-
-def _png_name(image: str) -> str:
-    return f"{'-'.join(Path(image).with_suffix('').parts)}.png"
-
-
-def item_from_row(row: dict[str, Any], images: Path | None) -> Item:
-    """An item from a row of `items.parquet` or `items.jsonl` (what `export_items` wrote)."""
-    seed = row.get("image_seed")
+def make_item(
+    family: str, kind: str, name: str, scene: Scene, q: Question, *, group: str = "", image: str = ""
+) -> Item:
+    """An item of a family from a question about a scene; group and image are its own where none is given."""
+    agreed = q.answer if q.answer not in NUMBERS else str(NUMBERS.index(q.answer))
+    said = (*[q.answer] * 7, *[agreed] * 3) if family == "vqav2" else ()
     return Item(
-        id=str(row["id"]),
-        family=str(row["family"]),
-        kind=str(row["kind"]),
-        group=str(row["group"]),
-        image=str(row["image"]),
-        question=str(row["question"]),
-        answer=str(row["answer"]),
-        answers=tuple(map(str, row.get("answers") or ())),
-        parts=tuple(map(str, row.get("parts") or ())),
-        distractors=tuple(map(str, row.get("distractors") or ())),
-        boxes=tuple((b[0], b[1], b[2], b[3]) for b in (row.get("boxes") or ())),
-        image_seed=None if seed is None or pd.isna(seed) else int(seed),
-        source=None if images is None else images / str(row["image"]),
+        id=name,
+        family=family,
+        kind=kind,
+        group=group or name,
+        image=image or f"{name}-image",
+        question=q.text,
+        answer=q.answer,
+        answers=said,
+        parts=tuple(q.answer.split(", ")) if family == "mmvet" else (),
+        distractors=tuple(c for c in q.choices if c != q.answer),
+        boxes=q.boxes,
+        image_seed=scene.seed,
+        source=scene,
+    )
+
+
+def scene_items(n: int, *, split: Split = "heldout", seed: int = 0) -> Iterator[Item]:
+    """`n` items of the family "scenes", question types in turn, each with a scene of its own; the same for the
+    same seed."""
+    names = tuple(QUESTION_TYPES)
+    for i in range(n):
+        kind = names[i % len(names)]
+        rng = random.Random(f"items/{split}/{seed}/{i}")
+        while True:
+            scene = sample_scene(rng.getrandbits(48), split)
+            question = QUESTION_TYPES[kind](scene, rng)
+            if question is not None:
+                break
+        yield make_item(FAMILY, kind, f"{split}-{seed}-{i:05d}-{kind}", scene, question)
+
+
+_BLIND_ITEMS = 6000
+"""Training items from which the blind guess is learned."""
+
+
+@lru_cache(maxsize=1)
+def _habits() -> tuple[dict[str, str], dict[str, str]]:
+    """The most frequent answer per question text, and per question type, over training scenes."""
+    by_text: dict[str, Counter[str]] = {}
+    by_kind: dict[str, Counter[str]] = {}
+    for item in scene_items(_BLIND_ITEMS, split="train"):
+        by_text.setdefault(item.question, Counter())[item.answer] += 1
+        by_kind.setdefault(item.kind, Counter())[item.answer] += 1
+    first = {text: answers.most_common(1)[0][0] for text, answers in by_text.items()}
+    return first, {kind: answers.most_common(1)[0][0] for kind, answers in by_kind.items()}
+
+
+def blind_answer(item: Item) -> str:
+    """The best guess without the image: the most frequent answer to this question in training."""
+    by_text, by_kind = _habits()
+    return by_text.get(item.question, by_kind[item.kind])
+
+
+def with_baselines(answers: pd.DataFrame, items: Sequence[Item]) -> pd.DataFrame:
+    """A table of answers to `scene_items` with what seeing has to beat, item by item.
+
+    Adds columns chance (one over the number of possible answers) and blind (whether `blind_answer` is right).
+
+    Raises KeyError for an item of another family, whose kinds of question no training scene asks.
+    """
+    by_id = {item.id: item for item in items}
+    asked = [by_id[name] for name in answers["id"]]
+    return answers.assign(
+        chance=[1 / (1 + len(item.distractors)) for item in asked],
+        blind=[blind_answer(item) == item.answer for item in asked],
     )

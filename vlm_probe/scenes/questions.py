@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vlm_probe.scenes.world import COLORS, COLUMNS, SHAPES, Box, Scene, SceneObject, Split, askable_kinds, sample_scene
+from vlm_probe.layout import UnitBox
+from vlm_probe.scenes.world import COLORS, COLUMNS, SHAPES, Scene, SceneObject, askable_kinds
 
 NUMBERS = ("zero", "one", "two", "three")
 YES_NO = ("yes", "no")
@@ -27,8 +28,8 @@ class Question:
     """The objects one must look at to answer; empty where the answer is an absence."""
 
     @property
-    def boxes(self) -> tuple[Box, ...]:
-        """Boxes of `objects`, unit coordinates."""
+    def boxes(self) -> tuple[UnitBox, ...]:
+        """Boxes of `objects`."""
         return tuple(o.box for o in self.objects)
 
 
@@ -187,26 +188,3 @@ def ask(
         question = QUESTION_TYPES[rng.choice(among)](scene, rng)
         if question is not None:
             return question
-
-
-@dataclass(frozen=True)
-class SceneItem:
-    """A scene with one question: the unit of evaluation."""
-
-    id: str
-    scene: Scene
-    question: Question
-
-
-def scene_items(n: int, *, split: Split = "heldout", seed: int = 0) -> Iterator[SceneItem]:
-    """`n` items, question types in turn, each with a scene of its own; the same for the same seed."""
-    names = tuple(QUESTION_TYPES)
-    for i in range(n):
-        kind = names[i % len(names)]
-        rng = random.Random(f"items/{split}/{seed}/{i}")
-        while True:
-            scene = sample_scene(rng.getrandbits(48), split)
-            question = QUESTION_TYPES[kind](scene, rng)
-            if question is not None:
-                break
-        yield SceneItem(f"{split}-{seed}-{i:05d}-{kind}", scene, question)

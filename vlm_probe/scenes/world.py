@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, get_args
 
+import numpy as np
+from PIL import Image
+
+from vlm_probe.layout import UnitBox
+from vlm_probe.scenes.drawing import Background, Ground, paint_ground, paint_outline
+
 Split = Literal["train", "heldout", "novel", "any"]
 """What scenes of a split show: "train" no held-out pair and no novel kind; "heldout" a combination of
 coloured shapes that never stands in a training scene; "novel" a kind that no training scene shows;
 "any" is not restricted."""
 SPLITS: tuple[Split, ...] = get_args(Split)
-Number = float | int
-Box = tuple[Number, Number, Number, Number]
-"""Left, top, right, bottom; right and bottom are exclusive edges."""
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (214, 39, 40),
@@ -107,23 +110,15 @@ class SceneObject:
         return [(x + r * dx, y + r * dy) for dx, dy in OUTLINES[self.shape]]
 
     @property
-    def box(self) -> Box:
-        """Tight bounding box of what is visible, in unit coordinates (a star's tip may leave the image)."""
+    def ink(self) -> np.ndarray:
+        """The colour it is painted in, 0 to 255 a channel (more is clipped)."""
+        return np.asarray(COLORS[self.color], dtype=np.float32) * np.asarray(self.shade, np.float32)
+
+    @property
+    def box(self) -> UnitBox:
+        """Tight bounding box of what is visible (a star's tip may leave the image)."""
         xs, ys = zip(*self.outline, strict=True)
-        return max(min(xs), 0.0), max(min(ys), 0.0), min(max(xs), 1.0), min(max(ys), 1.0)
-
-
-@dataclass(frozen=True)
-class Background:
-    """A muted two-tone ground: plain, a gradient, stripes or checks."""
-
-    kind: Literal["plain", "gradient", "stripes", "checks"]
-    tones: tuple[tuple[float, float, float], tuple[float, float, float]]
-    """Two colours, each channel in [0, 1]."""
-    angle: float
-    """Direction of the gradient or the stripes, radians."""
-    period: float
-    """Length of a stripe or check, in image widths."""
+        return UnitBox(max(min(xs), 0.0), max(min(ys), 0.0), min(max(xs), 1.0), min(max(ys), 1.0))
 
 
 @dataclass(frozen=True)
@@ -140,6 +135,23 @@ class Scene:
         """Colour, shape and place of every object, in reading order."""
         return " ".join(f"a {o.name} at the {o.place}." for o in self.objects)
 
+    def image(self, size: int) -> Image.Image:
+        """The scene drawn at `size` pixels a side."""
+        return Image.fromarray(render(self, size))
+
+
+def render(scene: Scene, size: int) -> np.ndarray:
+    """Draw a scene as [size, size, 3] uint8 (row, column, RGB)."""
+    canvas = paint_ground(scene.background, size)
+    for o in scene.objects:
+        paint_outline(canvas, o.outline, o.box, o.ink)
+    return (canvas * 255 + 0.5).astype(np.uint8)
+
+
+def scene_image(scene: Scene, size: int) -> Image.Image:
+    """`Scene.image`, as a function."""
+    return scene.image(size)
+
 
 def _background(rng: random.Random) -> Background:
     # Muted on purpose: tones differ little from a grey, so that no background passes for a colour.
@@ -150,10 +162,7 @@ def _background(rng: random.Random) -> Background:
         r, g, b = (min(max(level + rng.uniform(-0.04, 0.04), 0.0), 1.0) for _ in range(3))
         return r, g, b
 
-    kinds: tuple[Literal["plain", "gradient", "stripes", "checks"], ...] = (
-        "plain", "gradient", "stripes", "checks",
-    )  # fmt: skip
-    return Background(rng.choice(kinds), (tone(), tone()), rng.uniform(0, math.pi), rng.uniform(0.08, 0.4))
+    return Background(rng.choice(get_args(Ground)), (tone(), tone()), rng.uniform(0, math.pi), rng.uniform(0.08, 0.4))
 
 
 def _place(rng: random.Random, color: str, shape: str, cell: int) -> SceneObject:

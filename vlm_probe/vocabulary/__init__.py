@@ -3,9 +3,9 @@
 from vlm_probe.vocabulary.budget import budget
 from vlm_probe.vocabulary.geometry import geometry, known_unused, repeats, undertrained, vocabulary_geometry
 from vlm_probe.vocabulary.leakage import leakage
-from vlm_probe.vocabulary.lens import Lens, lens, stream_lens
+from vlm_probe.lens.logit_lens import Lens, lens, stream_lens
 from vlm_probe.vocabulary.trim import always_kept, needed_ids, save, shrink, trim
-from vlm_probe.vocabulary.tuned_lens import TunedLens, train_tuned_lens
+from vlm_probe.lens.tuned_lens import TunedLens, train_tuned_lens
 from vlm_probe.vocabulary.usage import (
     categories,
     compare_usage,

@@ -11,10 +11,10 @@ import torch
 from vlm_probe.embedding.nearest import used_rows
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.images import open_image
-from vlm_probe.hooked.prompts import first_answer_token
-from vlm_probe.scenes.items import Item
-from vlm_probe.vocabulary.lens import normed_rows, stream_lens
+from vlm_probe.inputs.images import open_image
+from vlm_probe.inputs.prompts import first_answer_token
+from vlm_probe.items.item import Item
+from vlm_probe.lens.logit_lens import normed_rows, stream_lens
 
 IMAGE_ROWS = 8
 """Image positions of an item that are read, spread evenly."""

@@ -15,12 +15,12 @@ from accelerate import init_empty_weights
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.asking import Asked, ask_all
-from vlm_probe.hooked.images import open_image
-from vlm_probe.hooked.remapped import RemappedTokenizer
-from vlm_probe.scenes.items import Item
-from vlm_probe.scenes.metrics import wilson
-from vlm_probe.scenes.score import score_answer
+from vlm_probe.inputs.images import open_image
+from vlm_probe.inputs.remapped import RemappedTokenizer
+from vlm_probe.items.item import Item
+from vlm_probe.items.metrics import wilson
+from vlm_probe.items.scores import score_answer
+from vlm_probe.running.asking import Asked, ask_all
 
 
 def always_kept(model: HookedVLM) -> set[int]:

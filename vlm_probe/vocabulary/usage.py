@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.items.readers import read_items
 from vlm_probe.scenes import family_items
-from vlm_probe.scenes.benchmarks import read_items
 from vlm_probe.scenes.world import Scene
 
 _FIELDS = ("text", "question", "answer", "caption")

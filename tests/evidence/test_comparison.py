@@ -1,0 +1,138 @@
+"""Two models on the same items: intervals that cover, tests that agree with scipy, corrections by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.evidence.comparison import UNCONFIRMED
+from vlm_probe.findings import compare, holm, mcnemar, paired_bootstrap
+from vlm_probe.items.scores import ANSWER_COLUMNS
+
+
+def test_the_bootstrap_covers_the_truth_in_93_to_97_percent():
+    """400 simulated comparisons of two models on 150 images with one to three questions each."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for run in range(400):
+        size = rng.integers(1, 4, 150)
+        clusters = np.repeat(np.arange(150), size)
+        # Images differ in how much the second model gains: items of one image hang together.
+        gain = np.clip(rng.normal(0.1, 0.15, 150), -0.3, 0.5)[clusters]
+        first = rng.random(len(clusters)) < 0.5
+        second = rng.random(len(clusters)) < 0.5 + gain
+        _, low, high = paired_bootstrap(second.astype(float) - first, clusters, seed=run, draws=1000)
+        covered += low <= GAIN <= high
+    assert 0.93 <= covered / 400 <= 0.97
+
+
+GAIN = float(np.clip(np.random.default_rng(1).normal(0.1, 0.15, 2_000_000), -0.3, 0.5).mean())
+
+
+def test_items_of_one_image_are_drawn_together():
+    differences = np.repeat([1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0], 10)
+    _, low, high = paired_bootstrap(differences, np.repeat(np.arange(7), 10))
+    mean, low_alone, high_alone = paired_bootstrap(differences, np.arange(70))
+    assert mean == pytest.approx(4 / 7)
+    assert high - low > 2.5 * (high_alone - low_alone)
+
+
+def test_mcnemar_by_hand():
+    first = np.array([True] * 6 + [False] * 5)
+    second = np.array([True] * 4 + [False] * 2 + [True] * 5)
+    # 2 right for the first alone, 5 for the second alone.
+    assert mcnemar(first, second) == pytest.approx(binomtest(2, 7, 0.5).pvalue)
+    assert mcnemar(first, second) == pytest.approx(2 * (1 + 7 + 21) / 2**7)
+    assert mcnemar(first, first) == 1.0
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+
+
+def answers(model: str, right: list[bool], family: list[str]) -> pd.DataFrame:
+    n = len(right)
+    names = [f"i{i}" for i in range(n)]
+    columns = dict.fromkeys(ANSWER_COLUMNS, "") | {
+        "model": model, "id": names, "family": family, "group": names, "image": names, "correct": right,
+        "score": np.asarray(right, dtype=float),
+    }  # fmt: skip
+    return pd.DataFrame(columns)
+
+
+def test_a_comparison_by_hand():
+    family = ["pope"] * 4 + ["gqa"] * 3
+    a = answers("a", [True, False, False, False, True, True, False], family)
+    b = answers("b", [True, True, True, False, True, False, False], family)
+    table = compare(pd.concat([a, b]), "a", "b").set_index("family")
+    assert table.index.tolist() == ["pope", "gqa", "all"]
+    assert table["n"].tolist() == [4, 3, 7]
+    assert table.loc["pope", ["a", "b", "difference", "only_a", "only_b"]].tolist() == [0.25, 0.75, 0.5, 0, 2]
+    assert table.loc["all", "difference"] == pytest.approx(1 / 7)
+    assert table.loc["pope", "p"] == 0.5
+    assert table.loc["gqa", "p"] == 1.0
+    assert table["p_holm"].tolist()[:2] == [1.0, 1.0]
+    assert np.isnan(table.loc["all", "p_holm"])
+    # Of four items and of three there is no interval; of seven there is.
+    assert table["low"].isna().tolist() == table["high"].isna().tolist() == [True, True, False]
+    assert table["verdict"].tolist() == ["undecided (too few)"] * 2 + ["undecided (interval includes 0)"]
+    assert table.loc["all", "low"] <= table.loc["all", "difference"] <= table.loc["all", "high"]
+    backwards = compare(pd.concat([a, b]), "b", "a").set_index("family")
+    assert backwards.loc["all", "difference"] == pytest.approx(-1 / 7)
+    alone = compare(pd.concat([a, b]).query("family == 'pope'"), "a", "b")
+    assert alone["family"].tolist() == ["pope"]
+
+
+def test_a_clear_difference_is_called_and_noise_is_not():
+    rng = np.random.default_rng(3)
+    weak = rng.random(300) < 0.5
+    strong = weak | (rng.random(300) < 0.4)
+    other = rng.random(300) < 0.5
+    family = ["pope"] * 300
+    table = pd.concat([answers("weak", list(weak), family), answers("strong", list(strong), family)])
+    assert compare(table, "weak", "strong")["verdict"].tolist() == ["supported"]
+    assert compare(table, "strong", "weak")["verdict"].tolist() == ["not supported"]
+    same = pd.concat([answers("weak", list(weak), family), answers("other", list(other), family)])
+    assert compare(same, "weak", "other")["verdict"].tolist() == ["undecided (interval includes 0)"]
+
+
+def beside_a_perfect_one(right: list[bool], family: list[str]) -> pd.DataFrame:
+    """The answers of a, and of b, which has every item right."""
+    return pd.concat([answers("a", right, family), answers("b", [True] * len(right), family)])
+
+
+def test_an_interval_that_the_test_does_not_confirm_decides_nothing():
+    right = [False] * 4 + [True] * 196
+    table = compare(beside_a_perfect_one(right, ["pope"] * 200), "a", "b")
+    assert table["low"].item() > 0
+    assert table["p"].item() == 0.125
+    assert table["verdict"].item() == UNCONFIRMED
+    # Six of 200 are enough for one family; for this and five more that do not differ, they are not.
+    right = [False] * 6 + [True] * 194
+    one = beside_a_perfect_one(right, ["pope"] * 200)
+    assert compare(one, "a", "b")["verdict"].tolist() == ["supported"]
+    others = [f"family {i}" for i in range(5) for _ in range(10)]
+    right += [True] * 50
+    family = ["pope"] * 200 + others
+    six = compare(beside_a_perfect_one(right, family), "a", "b")
+    six = six.set_index("family")
+    assert six.loc["pope", "p_holm"] == pytest.approx(6 * 2 / 2**6)
+    assert (six.loc["pope", "verdict"], six.loc["all", "verdict"]) == (UNCONFIRMED, "supported")
+
+
+def test_items_of_unknown_images_are_drawn_one_by_one():
+    rng = np.random.default_rng(0)
+    table = pd.concat([answers(name, list(rng.random(30) < 0.5), ["pope"] * 30).assign(image="") for name in "ab"])
+    assert compare(table, "a", "b")["clusters"].tolist() == [30]
+
+
+def test_what_cannot_be_compared():
+    a = answers("a", [True], ["pope"])
+    b = answers("b", [True], ["pope"]).assign(id="else")
+    with pytest.raises(VlmProbeError, match=r"^a and b have no item in common, so they cannot be compared$"):
+        compare(pd.concat([a, b]), "a", "b")
+    with pytest.raises(VlmProbeError, match=r"^no answers of 'c'; there are a, b$"):
+        compare(pd.concat([a, b]), "a", "c")

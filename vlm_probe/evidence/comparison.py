@@ -1,0 +1,98 @@
+"""Two models on the same items: how far apart, and whether that could be chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.evidence.intervals import paired_bootstrap, verdict
+
+UNCONFIRMED = "undecided (interval excludes 0, the test does not)"
+"""The verdict where too few items differ for McNemar's test, or there are too many families."""
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """Two-sided exact p-value that two models are right equally often (McNemar 1947).
+
+    first, second: [item] bool, right or not, on the same items. 1 where they never disagree.
+    """
+    only_first = int((first & ~second).sum())
+    only_second = int((second & ~first).sum())
+    if only_first + only_second == 0:
+        return 1.0
+    return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
+
+
+def holm(p: list[float]) -> list[float]:
+    """p-values corrected for their number, step down (Holm 1979)."""
+    order = np.argsort(p)
+    corrected = np.empty(len(p))
+    worst = 0.0
+    for rank, i in enumerate(order):
+        worst = max(worst, min(1.0, (len(p) - rank) * p[i]))
+        corrected[i] = worst
+    return corrected.tolist()
+
+
+def _clusters(rows: pd.DataFrame) -> np.ndarray:
+    """Pairs stay together, and so do items of one image, where it is known."""
+    groups, images = rows["group"].to_numpy(), rows["image"].to_numpy()
+    _, index, size = np.unique(groups.astype(str), return_inverse=True, return_counts=True)
+    return np.where(size[index] > 1, groups, np.where(images == "", rows["id"].to_numpy(), images))
+
+
+def _paired(answers: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """Both models' rows of the items they share: columns of the first, with suffixes _a and _b for answers."""
+    a, b = answers.query("model == @first"), answers.query("model == @second")
+    about = a.filter(["id", "family", "group", "image", "correct", "score"])
+    both = about.merge(b.filter(["id", "correct", "score"]), on="id", suffixes=("_a", "_b"))
+    if both.empty:
+        raise VlmProbeError(f"{first} and {second} have no item in common, so they cannot be compared")
+    return both
+
+
+def compare(answers: pd.DataFrame, first: str, second: str, *, seed: int = 0) -> pd.DataFrame:
+    """`second` against `first` on the items both answered.
+
+    answers: as `evaluate` returns it, of several models.
+
+    Returns one row a family, and "all" where there are several: n (items), clusters (images or
+    pairs), a and b (mean scores), difference (b - a) with low and high (95 %, paired bootstrap over
+    clusters), only_a and only_b (items that one alone has right), p (McNemar), p_holm (corrected
+    over the families; "all" is not one of them), verdict on "second is better": what the interval
+    says, where the test says so too (p_holm, for "all" p, below 0.05). An interval by bootstrap alone is
+    too narrow where few items decide: of two models that differ in four of 200, all one way, it
+    excludes 0, and McNemar's p is 0.125.
+
+    Raises VlmProbeError for a model that is not in the table, or no common item.
+    """
+    known = answers["model"].unique().tolist()
+    for name in (first, second):
+        if name not in known:
+            raise VlmProbeError(f"no answers of {name!r}; there are {', '.join(known)}")
+    both = _paired(answers, first, second)
+    groups = [(str(family), rows) for family, rows in both.groupby("family", sort=False)]
+    rows = []
+    for family, part in [*groups, *([("all", both)] if len(groups) > 1 else [])]:
+        right_a, right_b = part["correct_a"].to_numpy(dtype=bool), part["correct_b"].to_numpy(dtype=bool)
+        clusters = _clusters(part)
+        mean, low, high = paired_bootstrap((part["score_b"] - part["score_a"]).to_numpy(), clusters, seed=seed)
+        rows.append(
+            {
+                "family": family, "n": len(part), "clusters": len(np.unique(clusters)),
+                "a": part["score_a"].mean(), "b": part["score_b"].mean(),
+                "difference": mean, "low": low, "high": high,
+                "only_a": int((right_a & ~right_b).sum()), "only_b": int((right_b & ~right_a).sum()),
+                "p": mcnemar(right_a, right_b), "verdict": verdict(mean, low, high),
+            }
+        )  # fmt: skip
+    table = pd.DataFrame(rows)
+    corrected = holm(table["p"].tolist()[: len(groups)])
+    table["p_holm"] = [*corrected, *[np.nan] * (len(table) - len(groups))]
+    decisive = table["p_holm"].fillna(table["p"]) < 0.05
+    table["verdict"] = table["verdict"].where(decisive | table["verdict"].str.startswith("undecided"), UNCONFIRMED)
+    table.insert(0, "models", f"{second} - {first}")
+    table.attrs = {"title": f"{second} against {first}", "first": first, "second": second}
+    return table

@@ -1,0 +1,1 @@
+"""From pictures and questions to tensors and layouts."""

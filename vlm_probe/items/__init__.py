@@ -1,0 +1,24 @@
+"""Questions with known answers, wherever they come from, and how answers are scored."""
+
+from vlm_probe.items.item import Item, export_items, item_table
+from vlm_probe.items.logs import read_lmms_samples
+from vlm_probe.items.metrics import group_accuracy, metric_table, vqa_accuracy, yes_no_metrics
+from vlm_probe.items.normalize import normalize_answer, yes_or_no
+from vlm_probe.items.readers import read_items
+from vlm_probe.items.scores import accuracy_table, score_answer
+
+__all__ = [
+    "Item",
+    "accuracy_table",
+    "export_items",
+    "group_accuracy",
+    "item_table",
+    "metric_table",
+    "normalize_answer",
+    "read_items",
+    "read_lmms_samples",
+    "score_answer",
+    "vqa_accuracy",
+    "yes_no_metrics",
+    "yes_or_no",
+]

@@ -1,0 +1,146 @@
+"""Items: the unit of evaluation, whether generated here or read from a benchmark's files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import pandas as pd
+from PIL import Image
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.layout import UnitBox
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """A picture that is drawn when it is asked for, such as a generated scene."""
+
+    def image(self, size: int) -> Image.Image:
+        """The picture at `size` pixels a side."""
+        ...
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question about one image, with what is needed to score an answer."""
+
+    id: str
+    family: str
+    """As which benchmark it is asked: "pope", "mmvp", "gqa", "mme", "vqav2" or "mmvet"; "scenes" for none."""
+    kind: str
+    """What sort of question within the family: "adversarial", "color", ..."""
+    group: str
+    """Items scored together (both right or none): a pair's id in MMVP, the image in MME; else the id."""
+    image: str
+    """Names the image; items with the same name share its work."""
+    question: str
+    answer: str
+    """The right answer."""
+    answers: tuple[str, ...] = ()
+    """What every annotator said (VQAv2: ten answers); empty where there is one right answer."""
+    parts: tuple[str, ...] = ()
+    """What a full answer must name (MM-Vet), each part's alternatives joined by "<OR>"; empty: the whole answer."""
+    distractors: tuple[str, ...] = ()
+    """Wrong answers of the same kind."""
+    boxes: tuple[UnitBox, ...] = ()
+    """What one must look at; empty where unknown, or where the answer is an absence."""
+    image_seed: int | None = None
+    """Seed of the generated scene (of an MMVP twin: of the scene it was edited from); None for files."""
+    source: Drawable | Path | None = field(default=None, compare=False, repr=False)
+    """What draws the image, or the image file."""
+
+    def picture(self, size: int) -> Image.Image | Path:
+        """The image: drawn at `size` pixels, or the file to open.
+
+        Raises VlmProbeError where the item came without an image.
+        """
+        if self.source is None:
+            raise VlmProbeError(f"item {self.id} names the image {self.image!r}, but no image folder was given")
+        return self.source if isinstance(self.source, Path) else self.source.image(size)
+
+
+_COLUMNS = (
+    "id", "family", "kind", "group", "image", "image_seed", "question", "answer", "answers", "parts", "distractors",
+    "boxes",
+)  # fmt: skip
+
+
+def item_table(items: Iterable[Item]) -> pd.DataFrame:
+    """Items as a table, one row each; lists stay lists."""
+    rows = [
+        {
+            **{name: getattr(item, name) for name in _COLUMNS},
+            "answers": list(item.answers),
+            "parts": list(item.parts),
+            "distractors": list(item.distractors),
+            "boxes": [list(map(float, box)) for box in item.boxes],
+        }
+        for item in items
+    ]
+    table = pd.DataFrame(rows, columns=list(_COLUMNS))
+    return table.astype({"image_seed": "Int64"})
+
+
+def export_items(
+    items: Sequence[Item], folder: Path, *, size: int = 336, progress: Callable[[int], None] | None = None
+) -> Path:
+    """Write `items.parquet`, `items.jsonl` (the same rows) and `images/*.png` for other tools.
+
+    The images are named by their items' `image` ("-" for "/"); boxes are in unit coordinates. Every item
+    must carry a scene or an image file. Returns the folder.
+
+    Raises VlmProbeError where an image is missing or the folder cannot be written.
+    """
+    images = folder / "images"
+    try:
+        images.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
+    names = {image: _png_name(image) for image in dict.fromkeys(item.image for item in items)}
+    if len(set(names.values())) < len(names):
+        twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
+        raise VlmProbeError(f"two images would be written to one file, {twice}")
+    drawn: set[str] = set()
+    for item in items:
+        if item.image not in drawn:
+            picture = item.picture(size)
+            opened = picture if isinstance(picture, Image.Image) else Image.open(picture).convert("RGB")
+            opened.save(images / names[item.image])
+            drawn.add(item.image)
+        if progress is not None:
+            progress(1)
+    table = item_table(items)
+    table["image"] = [names[image] for image in table["image"]]
+    table.to_parquet(folder / "items.parquet", index=False)
+    with (folder / "items.jsonl").open("w") as out:
+        for row in table.astype(object).where(table.notna(), None).to_dict("records"):
+            out.write(json.dumps(row) + "\n")
+    return folder
+
+
+def _png_name(image: str) -> str:
+    return f"{'-'.join(Path(image).with_suffix('').parts)}.png"
+
+
+def item_from_row(row: dict[str, Any], images: Path | None) -> Item:
+    """An item from a row of `items.parquet` or `items.jsonl` (what `export_items` wrote)."""
+    seed = row.get("image_seed")
+    return Item(
+        id=str(row["id"]),
+        family=str(row["family"]),
+        kind=str(row["kind"]),
+        group=str(row["group"]),
+        image=str(row["image"]),
+        question=str(row["question"]),
+        answer=str(row["answer"]),
+        answers=tuple(map(str, row.get("answers") or ())),
+        parts=tuple(map(str, row.get("parts") or ())),
+        distractors=tuple(map(str, row.get("distractors") or ())),
+        boxes=tuple(UnitBox(b[0], b[1], b[2], b[3]) for b in (row.get("boxes") or ())),
+        image_seed=None if seed is None or pd.isna(seed) else int(seed),
+        source=None if images is None else images / str(row["image"]),
+    )

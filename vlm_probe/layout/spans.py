@@ -1,0 +1,111 @@
+"""Where one image stands: which positions hold its patches, and which pixels each patch shows.
+
+No size is written here: the grid comes from the pixel tensor and the encoder's patch size, the
+transform from the image processor that made the tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.layout.boxes import AnyBox, Number, PixelBox
+from vlm_probe.layout.transform import ImageTransform
+
+
+@dataclass(frozen=True)
+class ImageSpan:
+    """One image of a prompt: which positions hold its patches, and their grid."""
+
+    positions: Int[np.ndarray, " patch"]
+    """Sequence position of every patch, row by row."""
+    grid: tuple[int, int]
+    """(rows, columns) of patches."""
+    extra_positions: Int[np.ndarray, " extra"]
+    """Positions the image takes that are no patch: CLS or registers, where the model keeps them."""
+    transform: ImageTransform | None = None
+    """None for tensors made elsewhere, whose original image is not known."""
+    patch_size: int | None = None
+    """Pixels of the model's input a patch is wide and high. What is left over at the right and bottom
+    belongs to no patch. None: the grid divides the input evenly."""
+    leading: int = 0
+    """Rows of the encoder's activations that stand before the patches: CLS and registers, kept by the model or not."""
+
+    def rows_at(self, name: str) -> Int[np.ndarray, " patch"]:
+        """Where this image's patches stand along the position axis of an activation, by its hook name.
+
+        Row by row of the grid. In `vision.` CLS and registers come first, in `connector.` those of them that the
+        model keeps; in `language.` the patches have their places in the sequence.
+        """
+        if name.startswith("language."):
+            return self.positions
+        before = self.leading if name.startswith("vision.") else len(self.extra_positions)
+        return before + np.arange(self.grid[0] * self.grid[1])
+
+    def edges(self) -> dict[str, tuple[str, Float[np.ndarray, " edge"]]]:
+        """Pixel edges of the grid's rows and columns on the original image, as coordinates of a map.
+
+        `top` and `bottom` along row, `left` and `right` along col; nothing where the original image is not known.
+        """
+        if self.transform is None:
+            return {}
+        rows, columns = self.grid
+        across = np.asarray([self.patch_to_box(0, col) for col in range(columns)])
+        down = np.asarray([self.patch_to_box(row, 0) for row in range(rows)])
+        return {
+            "left": ("col", across[:, 0]),
+            "right": ("col", across[:, 2]),
+            "top": ("row", down[:, 1]),
+            "bottom": ("row", down[:, 3]),
+        }
+
+    def _cell(self) -> tuple[Number, Number]:
+        if self.transform is None:
+            raise VlmProbeError(
+                "this layout has no image transform, since its tensors were made elsewhere; boxes need "
+                "model.prepare(image, question)"
+            )
+        if self.patch_size is not None:
+            return self.patch_size, self.patch_size
+        (rows, columns), (width, height) = self.grid, self.transform.size
+        return width / columns, height / rows
+
+    def box_coverage(self, box: AnyBox) -> Float[np.ndarray, "row col"]:
+        """Share of every patch's area that lies inside a box of the original image, 0 to 1.
+
+        A plain tuple is meant in pixels of the original image.
+        """
+        cell_w, cell_h = self._cell()
+        assert self.transform is not None
+        left, top, right, bottom = self.transform.to_model(box)
+        rows, columns = self.grid
+
+        def share(low: Number, high: Number, cell: Number, n: int) -> np.ndarray:
+            edges = np.arange(n + 1) * cell
+            inside = np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0, None)
+            return inside / cell
+
+        return np.outer(share(top, bottom, cell_h, rows), share(left, right, cell_w, columns))
+
+    def box_to_patches(self, box: AnyBox) -> Bool[np.ndarray, "row col"]:
+        """The patches that a box of the original image overlaps."""
+        return self.box_coverage(box) > 0
+
+    def patch_to_box(self, row: int, col: int) -> PixelBox:
+        """The pixels of the original image that a patch shows; those outside it are padding."""
+        rows, columns = self.grid
+        if not (0 <= row < rows and 0 <= col < columns):
+            raise VlmProbeError(f"patch ({row}, {col}) is outside the grid of {rows} rows x {columns} columns")
+        cell_w, cell_h = self._cell()
+        assert self.transform is not None
+        return self.transform.to_original((col * cell_w, row * cell_h, (col + 1) * cell_w, (row + 1) * cell_h))
+
+    def visible(self) -> Bool[np.ndarray, "row col"]:
+        """The patches that show any of the original image, rather than padding alone."""
+        self._cell()
+        assert self.transform is not None
+        width, height = self.transform.original
+        return self.box_to_patches(PixelBox(0, 0, width, height))

@@ -1,0 +1,109 @@
+"""Where things are in the sequence: one example's images, text, question and answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.layout.boxes import AnyBox, PixelBox
+from vlm_probe.layout.spans import ImageSpan
+from vlm_probe.layout.transform import ImageTransform
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Which positions of one example's sequence hold which image patches and which text tokens."""
+
+    length: int
+    """Length of the sequence, padding included."""
+    images: tuple[ImageSpan, ...]
+    text_positions: Int[np.ndarray, " text"]
+    """Every unpadded position that is not of an image."""
+    question_positions: Int[np.ndarray, " question"]
+    """The tokens of the question itself, without the chat template around it."""
+    answer_position: int
+    """The last position of the prompt: its logits are those of the first answer token."""
+    tokens: tuple[str, ...] = field(default=(), repr=False)
+    """The token at every position as text, where a tokenizer is at hand."""
+
+    @property
+    def image_positions(self) -> Int[np.ndarray, " patch"]:
+        """Positions of all patches of all images, in order; empty without an image."""
+        if not self.images:
+            return np.zeros(0, dtype=np.int64)
+        return np.concatenate([span.positions for span in self.images])
+
+    def image(self, index: int = 0) -> ImageSpan:
+        """One image's span; VlmProbeError if the prompt has fewer images."""
+        if not -len(self.images) <= index < len(self.images):
+            raise VlmProbeError(f"image {index} was asked for, the prompt has {len(self.images)}")
+        return self.images[index]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the first image."""
+        return self.image().grid
+
+    def box_to_patches(self, box: AnyBox, *, image: int = 0) -> Bool[np.ndarray, "row col"]:
+        """`ImageSpan.box_to_patches` of one image."""
+        return self.image(image).box_to_patches(box)
+
+    def box_coverage(self, box: AnyBox, *, image: int = 0) -> Float[np.ndarray, "row col"]:
+        """`ImageSpan.box_coverage` of one image."""
+        return self.image(image).box_coverage(box)
+
+    def patch_to_box(self, row: int, col: int, *, image: int = 0) -> PixelBox:
+        """`ImageSpan.patch_to_box` of one image."""
+        return self.image(image).patch_to_box(row, col)
+
+
+def lay_out(
+    input_ids: Int[np.ndarray, " position"],
+    attention_mask: Int[np.ndarray, " position"],
+    *,
+    image_token_id: int,
+    grids: list[tuple[int, int]],
+    tokens_per_image: list[int],
+    transforms: list[ImageTransform | None],
+    patch_size: int | None = None,
+    leading: int = 0,
+    question_positions: Any = None,
+    tokens: tuple[str, ...] = (),
+) -> TokenLayout:
+    """Read one example's layout off its token ids.
+
+    leading: rows of the encoder's activations before the patches (`ImageSpan.leading`). Without
+    `question_positions`, the question is all text behind the last image.
+
+    Raises VlmProbeError if the image placeholders do not add up to what the images need.
+    """
+    live = np.flatnonzero(attention_mask)
+    placeholders = live[input_ids[live] == image_token_id]
+    if len(placeholders) != sum(tokens_per_image):
+        raise VlmProbeError(
+            f"the prompt holds {len(placeholders)} image placeholders (token {image_token_id}), its "
+            f"{len(tokens_per_image)} images need {sum(tokens_per_image)}"
+        )
+    spans, start = [], 0
+    for grid, count, transform in zip(grids, tokens_per_image, transforms, strict=True):
+        own = placeholders[start : start + count]
+        # What the model keeps of `leading` stands before the patches.
+        extra = count - grid[0] * grid[1]
+        spans.append(ImageSpan(own[extra:], grid, own[:extra], transform, patch_size, leading))
+        start += count
+    text = live[input_ids[live] != image_token_id]
+    if question_positions is None:
+        behind = placeholders[-1] if len(placeholders) else -1
+        question_positions = text[text > behind]
+    return TokenLayout(
+        length=len(input_ids),
+        images=tuple(spans),
+        text_positions=text,
+        question_positions=np.asarray(question_positions, dtype=np.int64),
+        answer_position=int(live[-1]),
+        tokens=tokens,
+    )

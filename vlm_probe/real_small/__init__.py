@@ -1,1 +1,0 @@
-"""Real pretrained models small enough for a laptop, from the package registry."""

@@ -1,1 +1,0 @@
-"""Trained miniatures of the paper's ablation grid: recipe, grid and shipped weights."""

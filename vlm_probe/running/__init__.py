@@ -1,0 +1,1 @@
+"""Running models: captures, many questions about few images, whole evaluations."""

@@ -1,0 +1,222 @@
+"""Many questions about few images: the image is encoded, and read by the language model, once.
+
+The prompt up to its last image token is the same for every question about an image. It runs once;
+its keys and values serve every question. Answers and probabilities are those of whole prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.inputs.images import ImageLike, open_image
+from vlm_probe.inputs.preparing import expand, see
+from vlm_probe.inputs.prompts import answer_start, encode_prompt
+
+if TYPE_CHECKING:
+    from vlm_probe.hooked.model import HookedVLM
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question about one of the images, and the answer whose probability is wanted."""
+
+    image: int
+    """Index into the images."""
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a model answers, and how sure it was."""
+
+    text: str
+    """Greedily decoded."""
+    p_answer: float
+    """Probability of the right answer's tokens after the prompt (without an end of turn)."""
+    p_yes: float
+    """Probability of a first token "yes" over that of "yes" or "no", in any spelling."""
+    entropy: float
+    """Of the first token's distribution, in nats."""
+
+
+@dataclass
+class _Row:
+    """A question, tokenized: what follows the image, and the right answer."""
+
+    index: int
+    image: int
+    suffix: list[int]
+    answer: list[int]
+
+
+def ask_all(
+    model: HookedVLM,
+    images: Sequence[ImageLike],
+    asked: Sequence[Asked],
+    *,
+    max_new_tokens: int = 16,
+    batch_size: int = 64,
+) -> list[Answered]:
+    """Answer questions about images, each image's part of the work done once.
+
+    images: shown one to a prompt; they must come out of the processor alike.
+    batch_size: questions run at once, and images encoded at once.
+
+    Hooks that address positions see the prompt in two pieces; use `model.answer_all` with such.
+
+    Raises VlmProbeError as `model.prepare` does, and for an empty right answer.
+    """
+    if model.tokenizer is None or model.preparer is None:
+        raise VlmProbeError(f"{model.name} has no tokenizer or no image processor, so it cannot be asked")
+    seen = [see(model, open_image(image)) for image in images]
+    if len({pixels.shape for pixels, *_ in seen}) > 1:
+        raise VlmProbeError("images asked about together must come out of the processor alike; ask one by one")
+    rows = [_tokenize(model, i, one, seen[one.image][3]) for i, one in enumerate(asked)]
+    results: dict[int, Answered] = {}
+    for start in range(0, len(images), batch_size):
+        part = [row for _, row in rows if start <= row.image < start + batch_size]
+        if not part:
+            continue
+        # All prefixes are one and the same row of ids: a template around equally many placeholders.
+        prefix, _ = rows[0]
+        pixels = torch.stack([p for p, *_ in seen[start : start + batch_size]]).to(model.device, model.dtype)
+        cache = _read_images(model, prefix, pixels)
+        for batch in _batches(model, part, len(prefix), max_new_tokens, batch_size):
+            own = deepcopy(cache)
+            own.batch_select_indices(torch.tensor([row.image - start for row in batch], device=model.device))
+            for row, answered in zip(batch, _finish(model, own, len(prefix), batch, max_new_tokens), strict=True):
+                results[row.index] = answered
+    return [results[i] for i in range(len(asked))]
+
+
+def _tokenize(model: HookedVLM, index: int, one: Asked, count: int) -> tuple[list[int], _Row]:
+    """The prompt's ids up to its last image token, and the rest as a row."""
+    if not one.answer.strip():
+        raise VlmProbeError(f"the right answer to {one.question!r} is empty")
+    token = model.image_token_id
+    settings: dict[str, Any] = {"images": 1, "image_token_id": token}
+    ids, _ = expand(encode_prompt(model.tokenizer, model.prompt, one.question, **settings), token, [count])
+    longer, _ = expand(
+        encode_prompt(model.tokenizer, model.prompt, one.question, answer=one.answer, **settings), token, [count]
+    )
+    split = len(ids) - ids[::-1].index(token)
+    return ids[:split], _Row(index, one.image, ids[split:], longer[answer_start(ids, longer) :])
+
+
+@torch.no_grad()
+def _read_images(model: HookedVLM, prefix: list[int], pixels: Float[Tensor, "image channel height width"]) -> Any:
+    """The cache after every image's prefix."""
+    ids = torch.tensor([prefix] * len(pixels), device=model.device)
+    return model(ids, pixels, torch.ones_like(ids), use_cache=True, logits_to_keep=1).past_key_values
+
+
+def _batches(model: HookedVLM, rows: list[_Row], prefix: int, new: int, batch_size: int) -> Iterator[list[_Row]]:
+    """Rows that run together, short ones first: little padding.
+
+    Padding between prefix and question is masked, so it changes nothing, unless a layer's sliding
+    window is so short that padding would push part of the prompt out of it: then only rows of equal
+    length run together.
+    """
+    rows = sorted(rows, key=lambda row: (len(row.suffix), row.index))
+    text = model.text_config
+    slides = "sliding_attention" in (getattr(text, "layer_types", None) or ())
+    window: int | None = text.sliding_window if slides else None
+    longest = prefix + len(rows[-1].suffix) + max(new, max(len(row.answer) for row in rows))
+    batch: list[_Row] = []
+    for row in rows:
+        alike = window is None or longest <= window or not batch or len(batch[0].suffix) == len(row.suffix)
+        if len(batch) == batch_size or not alike:
+            yield batch
+            batch = []
+        batch.append(row)
+    yield batch
+
+
+@torch.no_grad()
+def _finish(model: HookedVLM, cache: Any, prefix: int, rows: list[_Row], max_new_tokens: int) -> list[Answered]:
+    """Run questions on from the cache of their images: score the right answers, then decode."""
+    device = model.device
+    width = max(len(row.suffix) for row in rows)
+    suffix = torch.tensor([[0] * (width - len(r.suffix)) + r.suffix for r in rows], device=device)
+    real = torch.tensor([[0] * (width - len(r.suffix)) + [1] * len(r.suffix) for r in rows], device=device)
+    mask = torch.cat([real.new_ones(len(rows), prefix), real], dim=1)
+    first = _step(model, cache, suffix, mask, logits_to_keep=1)[:, -1]
+
+    length = max(len(row.answer) for row in rows)
+    target = torch.tensor([r.answer + [-1] * (length - len(r.answer)) for r in rows], device=device)
+    logits = first[:, None]
+    if length > 1:
+        # On a copy: decoding goes on from the question, not from the right answer.
+        rest = target[:, :-1].clamp(min=0)
+        longer = torch.cat([mask, (target[:, :-1] >= 0).to(mask)], dim=1)
+        logits = torch.cat([logits, _step(model, deepcopy(cache), rest, longer)], dim=1)
+    chosen = logits.log_softmax(-1).gather(-1, target.clamp(min=0)[..., None])[..., 0]
+    p_answer = chosen.masked_fill(target < 0, 0.0).sum(-1).exp()
+
+    log_p = first.log_softmax(-1)
+    entropy = -(log_p.exp() * log_p).nan_to_num(0.0).sum(-1)
+    yes, no = ([log_p[:, i] for i in _spellings(model, word)] for word in ("yes", "no"))
+    if yes and no:
+        said = torch.stack(yes, -1).exp().sum(-1)
+        p_yes = said / (said + torch.stack(no, -1).exp().sum(-1))
+    else:
+        p_yes = torch.full_like(entropy, torch.nan)
+
+    tokens = _decode(model, cache, first, mask, max_new_tokens)
+    texts = [model.tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]
+    columns = (texts, p_answer.tolist(), p_yes.tolist(), entropy.tolist())
+    return [Answered(*values) for values in zip(*columns, strict=True)]
+
+
+def _step(
+    model: HookedVLM, cache: Any, ids: Int[Tensor, "batch new"], mask: Int[Tensor, "batch position"], **kwargs: Any
+) -> Float[Tensor, "batch kept vocabulary"]:
+    """Logits (float32) of new tokens, or of the last ones if `logits_to_keep` says so; the cache grows."""
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+    out = model(ids, None, mask, position_ids=positions, past_key_values=cache, use_cache=True, **kwargs)
+    logits = out.logits.float()
+    # The one logits processor that our checkpoints' generation settings hold.
+    banned = model.hf.generation_config.suppress_tokens
+    if banned:
+        logits[..., banned] = -torch.inf
+    return logits
+
+
+def _decode(
+    model: HookedVLM, cache: Any, first: Float[Tensor, "batch vocabulary"], mask: Tensor, max_new_tokens: int
+) -> list[list[int]]:
+    """Greedy decoding on from the last position's logits, up to and without the end of the answer."""
+    ends = torch.tensor(sorted(model.answer_ends), device=first.device)
+    logits, rows = first, []
+    done = torch.zeros(len(first), dtype=torch.bool, device=first.device)
+    while len(rows) < max_new_tokens:
+        token = logits.argmax(-1)
+        done = done | torch.isin(token, ends)
+        rows.append(token.masked_fill(done, -1))
+        if done.all() or len(rows) == max_new_tokens:
+            break
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        logits = _step(model, cache, token[:, None], mask)[:, -1]
+    return [[t for t in row if t >= 0] for row in torch.stack(rows, dim=1).tolist()]
+
+
+def _spellings(model: HookedVLM, word: str) -> list[int]:
+    """Ids of the single tokens that spell a word: with and without capital, with and without space."""
+    found = set()
+    for spelling in (word, word.capitalize(), word.upper(), f" {word}", f" {word.capitalize()}"):
+        try:
+            ids = model.tokenizer(spelling, add_special_tokens=False)["input_ids"]
+        except VlmProbeError:  # a trimmed vocabulary that does not hold it
+            continue
+        if len(ids) == 1:
+            found.add(ids[0])
+    return sorted(found)

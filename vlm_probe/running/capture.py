@@ -1,0 +1,98 @@
+"""Running a model once and keeping what it did: the way from a HookedVLM to a Trace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import torch
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked.points import dimensions
+from vlm_probe.inputs.images import image_digest
+from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.trace import Trace
+
+if TYPE_CHECKING:
+    from vlm_probe.hooked.model import HookedVLM
+
+
+def _bytes_needed(model: HookedVLM, inputs: ModelInputs, names: list[str]) -> dict[str, int]:
+    """Size of every activation a capture would keep, from the model's configuration."""
+    text, sight = model.text_config, model.vision_config
+    item = torch.finfo(model.dtype).bits // 8
+    images = 0 if inputs.pixel_values is None else len(inputs.pixel_values)
+    patches = sum(g[0] * g[1] for layout in inputs.layouts for g in [s.grid for s in layout.images])
+    per_image = patches // max(images, 1)
+    tokens = per_image + 1 + getattr(sight, "num_register_tokens", 0)
+    sizes = {}
+    for name in names:
+        language = name.startswith("language.")
+        config: Any = text if language else sight
+        inner = getattr(config, "intermediate_size", None) or int(config.hidden_size * getattr(config, "mlp_ratio", 4))
+        length = inputs.input_ids.shape[1] if language else tokens
+        axis = {
+            "batch": len(inputs) if language else images,
+            "position": length,
+            "query": length,
+            "key": length,
+            "head": config.num_attention_heads,
+            "d_head": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            "d_model": text.hidden_size,
+            "d_vision": getattr(sight, "hidden_size", 0),
+            "d_mlp": inner,
+            "patch": tokens,
+            "vocabulary": text.vocab_size,
+            "one": 1,
+        }
+        sizes[name] = item * int(np.prod([axis[d] for d in dimensions(name)]))
+    return sizes
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes free on a device: GPU memory, or the memory the operating system could still give."""
+    if device.type == "cuda":
+        reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reusable
+    return psutil.virtual_memory().available
+
+
+def check_fits(model: HookedVLM, inputs: ModelInputs, names: list[str]) -> None:
+    """Raise VlmProbeError, before anything is run, where a capture would not fit into memory."""
+    sizes = _bytes_needed(model, inputs, names)
+    # A trace also keeps the logits.
+    logits = _bytes_needed(model, inputs, ["language.hook_logits"])["language.hook_logits"]
+    need, free = sum(sizes.values()) + logits, free_memory(model.device)
+    if need <= 0.9 * free:
+        return
+    fits, used = 0, logits
+    for size in sorted(sizes.values()):
+        used += size
+        if used > 0.9 * free:
+            break
+        fits += 1
+    largest = max(sizes, key=lambda n: sizes[n])
+    raise VlmProbeError(
+        f"capturing {len(names)} activations needs {need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free on "
+        f"{model.device}; the {fits} smallest of them would fit. The largest is {largest} "
+        f"({sizes[largest] / 2**30:.2f} GiB): capture fewer layers"
+    )
+
+
+@torch.no_grad()
+def capture(model: HookedVLM, inputs: ModelInputs, names: list[str]) -> Trace:
+    """Run a batch of one and keep the named activations; see `HookedVLM.trace`."""
+    layout = inputs.layout
+    check_fits(model, inputs, names)
+    output, cache = model.run_with_cache(inputs, names_filter=names)
+    images = inputs.images[0] if inputs.images else []
+    provenance = {
+        **model.provenance(),
+        "prompt": inputs.prompts[0] if inputs.prompts else None,
+        "images": [image_digest(image) for image in images],
+        "vision_layers_read": model.vision_layers_read,
+        "layers": {"vision": len(model.vision.blocks), "language": len(model.language.blocks)},
+    }
+    dims = {name: dimensions(name) for name in cache}
+    return Trace(cache, layout, output.logits[0].detach(), provenance, dims, images, model.image_scale)

@@ -1,0 +1,223 @@
+"""Ask models the same items, and keep every answer: resumable, item by item."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.evidence.comparison import compare
+from vlm_probe.files import alone, make_folder, replacing
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.provenance import weights_digest
+from vlm_probe.inputs.images import open_image
+from vlm_probe.items.item import Item
+from vlm_probe.items.metrics import metric_table
+from vlm_probe.items.scores import ANSWER_COLUMNS, answer_row
+from vlm_probe.running.asking import Asked, ask_all
+
+
+@dataclass
+class Evaluation:
+    """What an evaluation comes to."""
+
+    answers: pd.DataFrame
+    """Every model's rows, columns `ANSWER_COLUMNS`."""
+    metrics: pd.DataFrame
+    """Columns model, family, metric, value, n."""
+    comparisons: list[pd.DataFrame]
+    """Every other model against the first, see `compare`."""
+
+
+def write_evaluation(tables: list[pd.DataFrame], out: Path, *, seed: int, skipped: list[str]) -> Evaluation:
+    """Write `answers.parquet`, `metrics.csv`, `comparison.csv` (two models or more) and `skipped.txt`.
+
+    tables: columns `ANSWER_COLUMNS`; one model's answers may come in several (a benchmark each).
+
+    Raises VlmProbeError for an item that a model answered twice, and models without a common item.
+    """
+    answers = pd.concat(tables, ignore_index=True)
+    names = [str(name) for name in answers["model"].unique()]
+    for model, item in answers.loc[answers.duplicated(["model", "id"]), ["model", "id"]].itertuples(index=False):
+        raise VlmProbeError(f"there are two answers of {model} to {item!r}; item ids must differ")
+    comparisons = [compare(answers, names[0], other, seed=seed) for other in names[1:]]
+    make_folder(out)
+    metrics = metric_table(answers)
+    answers.to_parquet(out / "answers.parquet", index=False)
+    metrics.to_csv(out / "metrics.csv", index=False)
+    for name, stale in (("comparison.csv", not comparisons), ("skipped.txt", not skipped)):
+        if stale:
+            (out / name).unlink(missing_ok=True)
+    if comparisons:
+        pd.concat(comparisons, ignore_index=True).to_csv(out / "comparison.csv", index=False)
+    if skipped:
+        (out / "skipped.txt").write_text("".join(f"{line}\n" for line in skipped))
+    return Evaluation(answers, metrics, comparisons)
+
+
+IMAGES_AT_ONCE = 16
+"""Images of one chunk: what a killed run loses at most, and what is encoded together."""
+
+
+def _chunks(items: Sequence[Item]) -> list[list[Item]]:
+    """Items by image, `IMAGES_AT_ONCE` images to a chunk, in order of first mention."""
+    by_image: dict[str, list[Item]] = {}
+    for item in items:
+        by_image.setdefault(item.image, []).append(item)
+    groups = list(by_image.values())
+    starts = range(0, len(groups), IMAGES_AT_ONCE)
+    return [[item for group in groups[s : s + IMAGES_AT_ONCE] for item in group] for s in starts]
+
+
+def _source(item: Item) -> str:
+    """What the item's image is drawn from: a scene, or a file as it is now."""
+    if isinstance(item.source, Path) and item.source.exists():
+        about = item.source.stat()
+        return f"{item.source.resolve()} {about.st_size} {about.st_mtime_ns}"
+    return repr(item.source)
+
+
+def _settings(
+    model: HookedVLM, items: Sequence[Item], suffix: str, max_new_tokens: int, skip_bad: bool
+) -> dict[str, Any]:
+    """What must agree for a run to go on where an earlier one stopped."""
+    text = "\n".join(f"{item} {_source(item)}" for item in items)  # an item shows all but its source
+    hooked = [name for name, point in model.hook_dict.items() if point.fwd_hooks]
+    return {
+        "model": model.name, "revision": model.revision, "weights": weights_digest(model.hf), "hooks": hooked,
+        "dtype": str(model.dtype), "scale": model.embed_scale, "suffix": suffix, "max_new_tokens": max_new_tokens,
+        "skip_bad": skip_bad, "number of items": len(items), "items": hashlib.sha256(text.encode()).hexdigest(),
+    }  # fmt: skip
+
+
+def _resume(folder: Path, settings: dict[str, Any]) -> None:
+    """Take up a folder of parts, or start one; VlmProbeError where it was made for something else."""
+    file = folder / "settings.json"
+    if not file.exists():
+        with replacing(file) as partial:
+            partial.write_text(json.dumps(settings, indent=1))
+        return
+    try:
+        before = json.loads(file.read_text())
+    except ValueError as error:
+        raise VlmProbeError(f"{file} cannot be read ({error}); delete {folder} and begin anew") from error
+    changed = [name for name in settings if before.get(name) != settings[name]]
+    if changed:
+        raise VlmProbeError(
+            f"{folder} holds answers of a run with another {' and '.join(changed)}; give another --out, or delete it"
+        )
+
+
+def _answer_chunk(
+    model: HookedVLM, chunk: list[Item], suffix: str, max_new_tokens: int, skip_bad: bool
+) -> list[dict[str, Any]]:
+    pictures: dict[str, Any] = {}
+    for item in chunk:
+        if item.image not in pictures:
+            try:
+                pictures[item.image] = open_image(item.picture(model.image_size))
+            except VlmProbeError:
+                if not skip_bad:
+                    raise
+                pictures[item.image] = None
+    index = {name: i for i, name in enumerate(n for n, picture in pictures.items() if picture is not None)}
+    kept = [item for item in chunk if item.image in index]
+    asked = [Asked(index[item.image], item.question + suffix, item.answer) for item in kept]
+    images = [pictures[name] for name in index]
+    answers = ask_all(model, images, asked, max_new_tokens=max_new_tokens)
+    return [
+        answer_row(str(model.name), item, a.text, p_answer=a.p_answer, p_yes=a.p_yes, entropy=a.entropy)
+        for item, a in zip(kept, answers, strict=True)
+    ]
+
+
+def evaluate(
+    model: HookedVLM,
+    items: Sequence[Item],
+    *,
+    parts: Path | None = None,
+    suffix: str = "",
+    max_new_tokens: int = 16,
+    skip_bad: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """Answer every item by greedy decoding, and score it.
+
+    Questions about one image share its work (`hooked.asking`).
+
+    Parameters
+    ----------
+    parts: a folder for finished chunks; a killed run goes on from there, to the identical table. Of
+        two runs at once, one waits for the other.
+    suffix: appended to every question ("\\nAnswer the question using a single word or phrase.").
+    skip_bad: leave out items whose image is missing or unreadable, instead of raising.
+    progress: called with the number of items just done.
+
+    Returns
+    -------
+    One row an item, columns `scenes.score.ANSWER_COLUMNS`, in the order of the items. `attrs["skipped"]`
+    names the items left out.
+
+    Raises
+    ------
+    VlmProbeError: two items of one id; an image that is missing or unreadable (with `skip_bad`: all of
+        them); parts that belong to another run (other weights, hooks, items, images or options).
+    """
+    ids = [item.id for item in items]
+    if len(set(ids)) < len(ids):
+        twice = next(i for n, i in enumerate(ids) if i in ids[:n])
+        raise VlmProbeError(f"item ids must differ, {twice!r} comes twice")
+    if not items:
+        raise VlmProbeError("there is no item to ask")
+    if parts is None:
+        return _evaluate(model, items, None, suffix, max_new_tokens, skip_bad, progress)
+    # A name may be a path or a Hub id: a digest keeps two that look alike apart.
+    name = str(model.name)
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    folder = parts / f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)[-60:]}-{digest}"
+    make_folder(folder)
+    with alone(folder / "lock"):
+        _resume(folder, _settings(model, items, suffix, max_new_tokens, skip_bad))
+        return _evaluate(model, items, folder, suffix, max_new_tokens, skip_bad, progress)
+
+
+def _evaluate(
+    model: HookedVLM,
+    items: Sequence[Item],
+    parts: Path | None,
+    suffix: str,
+    max_new_tokens: int,
+    skip_bad: bool,
+    progress: Callable[[int], None] | None,
+) -> pd.DataFrame:
+    """As `evaluate`, in a folder of parts that is this run's alone."""
+    tables: list[pd.DataFrame] = []
+    for number, chunk in enumerate(_chunks(items)):
+        file = None if parts is None else parts / f"{number:06d}.parquet"
+        if file is not None and file.exists():
+            table = pd.read_parquet(file)
+        else:
+            rows = _answer_chunk(model, chunk, suffix, max_new_tokens, skip_bad)
+            table = pd.DataFrame(rows, columns=list(ANSWER_COLUMNS))
+            if file is not None:
+                with replacing(file) as partial:
+                    table.to_parquet(partial, index=False)
+        tables.append(table)
+        if progress is not None:
+            progress(len(chunk))
+    order = {item.id: n for n, item in enumerate(items)}
+    whole = pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
+    whole = whole.sort_values("id", key=lambda column: column.map(order), ignore_index=True)
+    answered = set(whole["id"])
+    skipped = [f"item {i.id}: the image {i.image} is missing or unreadable" for i in items if i.id not in answered]
+    if whole.empty:
+        raise VlmProbeError(f"no item could be asked; {skipped[0]}")
+    whole.attrs = {"title": "answers", "provenance": model.provenance(), "skipped": skipped}
+    return whole

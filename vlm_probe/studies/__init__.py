@@ -1,0 +1,1 @@
+"""Trained experiments, and the tables they left."""

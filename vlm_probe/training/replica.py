@@ -1,0 +1,126 @@
+"""The recipe of LLaVA in miniature: encoder, language model, connector, then both together.
+
+Stages that cells share (an encoder, a language model) are trained once in a runs folder and found
+there by the next cell. Everything is deterministic by the cell's seed, and a killed run goes on
+from its last checkpoint to the same weights (on the same machine and number of threads).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import CLIPImageProcessor, GemmaForCausalLM, LlavaConfig, LlavaForConditionalGeneration
+
+from vlm_probe.errors import VlmProbeError, nearest
+from vlm_probe.training.encoders import ENCODERS, MEAN, STD
+from vlm_probe.training.fusion import PATCHES, Connector, FusionStage, LanguageStage
+from vlm_probe.training.loop import Listener, run_stage
+from vlm_probe.training.packing import IMAGE, PROMPT, Packer, build_tokenizer
+from vlm_probe.zoo.cells import CELLS, IMAGE_SIZE, VOCABULARY, Cell
+
+FUSION_STAGES: tuple[Literal["connector", "joint", "questions"], ...] = ("connector", "joint", "questions")
+
+
+@dataclass
+class Trained:
+    """The parts of a finished cell."""
+
+    cell: Cell
+    packer: Packer
+    encoder: nn.Module
+    connector: Connector
+    language: GemmaForCausalLM
+
+
+def find_cell(name: str) -> Cell:
+    """A cell of the grid by its name, with or without `replica/`; VlmProbeError lists the nearest."""
+    short = name.removeprefix("replica/")
+    if short not in CELLS:
+        raise VlmProbeError(f"no replica cell {short!r} in the grid; nearest are {nearest(short, CELLS)}")
+    return CELLS[short]
+
+
+def runs_of(cell: Cell, runs: Path) -> Path:
+    """The part of a runs folder that cells of one seed share."""
+    return runs / f"seed-{cell.seed}"
+
+
+def train(
+    cell: Cell, runs: Path, *, resume: bool = False, listen: Listener | None = None, device: str = "cpu"
+) -> Trained:
+    """Train a cell, stage by stage, in a runs folder.
+
+    With `resume`, finished stages are loaded and an unfinished one goes on; without, the cell's own
+    stages start afresh, and so do the shared ones it needs. Stages go to `<runs>/seed-<seed>/`:
+    `encoders/`, `language-<size>/` and `<cell>/`.
+    """
+    runs = runs_of(cell, runs)
+    packer = Packer(build_tokenizer(cell.vocabulary))
+    # The encoder never meets the language model's tokens: one encoder serves every vocabulary.
+    shared = replace(cell, vocabulary=VOCABULARY)
+    encoder = ENCODERS[cell.encoder](shared, Packer(build_tokenizer(VOCABULARY)), device)
+    run_stage(encoder, runs / "encoders", resume=resume, listen=listen)
+    language = LanguageStage(cell, packer, device)
+    run_stage(language, runs / cell.language_name, resume=resume, listen=listen)
+    torch.manual_seed(cell.seed + 2)
+    connector = Connector(cell.vision["hidden_size"], cell.language.hidden_size).to(device)
+    for name in FUSION_STAGES:
+        stage = FusionStage(name, cell, packer, encoder.encoder, connector, language.module)
+        if stage.steps > 0:
+            run_stage(stage, runs / cell.name, resume=resume, listen=listen)
+    return Trained(cell, packer, encoder.encoder, connector, language.module)
+
+
+def assemble(trained: Trained) -> LlavaForConditionalGeneration:
+    """The parts as one Hugging Face LLaVA model, half precision."""
+    vision: Any = trained.encoder.config
+    config = LlavaConfig(
+        vision_config=vision.to_dict(),
+        text_config=trained.language.config.to_dict(),
+        image_token_index=trained.packer.id[IMAGE],
+        image_seq_length=PATCHES,
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.model.vision_tower.load_state_dict(trained.encoder.state_dict())
+    model.model.language_model.load_state_dict(trained.language.model.state_dict())
+    model.model.multi_modal_projector.load_state_dict(trained.connector.state_dict())
+    model.tie_weights()
+    # Read by vlm_probe.load: image rows are not scaled (as current transformers trains), and how to ask.
+    model.config.vlm_probe = {"embed_scale": "text", "prompt": PROMPT, "pad": True}
+    return model.half().cpu().eval()
+
+
+def export(trained: Trained, folder: Path) -> None:
+    """Write a checkpoint that `vlm_probe.load` and plain transformers open: weights, tokenizer, processor."""
+    folder.mkdir(parents=True, exist_ok=True)
+    assemble(trained).save_pretrained(folder)
+    trained.packer.tokenizer.save_pretrained(folder)
+    CLIPImageProcessor(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_center_crop=False,
+        image_mean=[MEAN] * 3, image_std=[STD] * 3,
+    ).save_pretrained(folder)  # fmt: skip
+
+
+def share_encoder(folder: Path, name: str) -> None:
+    """Turn a checkpoint of one file into two shards, the encoder's beside the folder: `../<name>`.
+
+    Cells that have the encoder in common then hold it once; loaders find both by the index.
+    """
+    whole = folder / "model.safetensors"
+    weights = load_file(whole)
+    parts = {f"../{name}": {k: v for k, v in weights.items() if "vision_tower" in k}}
+    parts["language.safetensors"] = {k: v for k, v in weights.items() if "vision_tower" not in k}
+    for file, tensors in parts.items():
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    index = {
+        "metadata": {"total_size": sum(v.numel() * v.element_size() for v in weights.values())},
+        "weight_map": {key: file for file, tensors in parts.items() for key in tensors},
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+    whole.unlink()

@@ -1,0 +1,1 @@
+"""What opens by name, and its weights."""
