@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.layout import TokenLayout
+from vlm_probe.names import dimensions
 
 
 @dataclass
@@ -28,8 +29,10 @@ class Trace:
     layout: TokenLayout
     logits: Float[Tensor, "position vocabulary"]
     provenance: dict[str, Any]
-    dims: dict[str, tuple[str, ...]]
-    """Dimension names of every activation."""
+    depth: dict[str, int]
+    """How many layers the model has: of its encoder ("vision") and its language model ("language")."""
+    vision_layers_read: int = 0
+    """How many of the encoder's layers feed the connector."""
     images: list[Image.Image] = field(default_factory=list)
     """The original images, where they are known."""
     image_scale: float = 1.0
@@ -54,7 +57,7 @@ class Trace:
         attrs = {"title": name, "units": "activation", **self.provenance}
         if name.endswith("hook_pattern"):
             attrs["units"] = "attention probability"
-        return xr.DataArray(values, dims=self.dims[name], name=name, attrs=attrs)
+        return xr.DataArray(values, dims=dimensions(name), name=name, attrs=attrs)
 
     def stack(self, part: str, point: str, *, first: int | None = None) -> Tensor:
         """One point of every layer of a part, [layer, ...]: `stack("language", "attn.hook_pattern")`.
@@ -62,7 +65,7 @@ class Trace:
         `first` takes only so many layers from the bottom. Raises VlmProbeError unless all of them were
         captured.
         """
-        wanted = range(self.provenance["layers"][part] if first is None else first)
+        wanted = range(self.depth[part] if first is None else first)
         missing = sorted(set(wanted) - set(self.layers(part, point)))
         if missing:
             raise VlmProbeError(f"the trace lacks {point} of {part} layers {missing}; capture {part}.blocks.*.{point}")

@@ -20,7 +20,6 @@ from vlm_probe.attention import (
     union_coverage,
 )
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.points import dimensions
 from vlm_probe.layout import ImageSpan, TokenLayout
 from vlm_probe.trace import Trace
 
@@ -37,8 +36,7 @@ def handmade(patterns: torch.Tensor) -> Trace:
     names = [f"language.blocks.{i}.attn.hook_pattern" for i in range(len(patterns))]
     return Trace(
         {n: p[None] for n, p in zip(names, patterns, strict=True)}, LAYOUT, torch.zeros(LENGTH, 3),
-        {"model": "handmade", "layers": {"language": len(patterns), "vision": 0}},
-        {n: dimensions(n) for n in names},
+        {"model": "handmade"}, depth={"language": len(patterns), "vision": 0},
     )  # fmt: skip
 
 

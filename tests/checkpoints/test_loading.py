@@ -126,7 +126,9 @@ def test_original_layout_never_generates_the_image_token(reference):
     model = vlm_probe.load(reference / "clip_gemma_original", device="cpu")
     assert model.hf.generation_config.suppress_tokens == [511]
     config = json.loads((reference / "clip_gemma_original" / "config.json").read_text())
-    converted, weights, _ = read_original(reference / "clip_gemma_original", config)
+    read = read_original("clip_gemma_original", reference / "clip_gemma_original", None, config)
+    assert read.weights is not None
+    weights, converted = read.weights(), read.config
     assert (weights["language_model.model.embed_tokens.weight"][-1] == 0).all()
     assert converted.image_token_id == 511
 

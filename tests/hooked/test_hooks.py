@@ -8,7 +8,7 @@ from tiny import tiny_batch, tiny_llava
 
 from vlm_probe import VlmProbeError
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.points import dimensions
+from vlm_probe.names import dimensions
 
 LAYER_POINTS = (
     "hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post",

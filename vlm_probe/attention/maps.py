@@ -69,7 +69,7 @@ def image_attention(trace: Trace, query: Query = "answer", *, image: int = 0) ->
     return xr.DataArray(
         on_image.numpy(),
         dims=("layer", "head", "row", "col"),
-        coords={"layer": trace.layers("language", _PATTERN)},
+        coords={"layer": trace.layers("language", _PATTERN), **span.edges()},
         name="attention",
         attrs=_attrs(trace, f"Attention from {_name(query)} to the image", "attention probability",
                      "Vaswani et al. 2017, arXiv:1706.03762", query=str(query)),
@@ -106,13 +106,14 @@ def encoder_attention(trace: Trace, query: str = "cls", *, image: int = 0) -> xr
         raise VlmProbeError(f"the encoder's query must be 'cls' or 'mean', got {query!r}")
     span = trace.layout.image(image)
     patterns = _stack(trace, "vision")[:, image]
-    n = span.grid[0] * span.grid[1]
-    # Patches come last in every tower; CLS and registers stand before them.
-    rows = patterns[:, :, 0] if query == "cls" else patterns[:, :, -n:].mean(dim=2)
+    if query == "cls" and span.leading == 0:
+        raise VlmProbeError("this encoder has no CLS token; ask for the mean over its patches")
+    patches = span.encoder_rows
+    rows = patterns[:, :, 0] if query == "cls" else patterns[:, :, patches].mean(dim=2)
     return xr.DataArray(
-        rows[..., -n:].unflatten(-1, span.grid).numpy(),
+        rows[..., patches].unflatten(-1, span.grid).numpy(),
         dims=("layer", "head", "row", "col"),
-        coords={"layer": trace.layers("vision", _PATTERN)},
+        coords={"layer": trace.layers("vision", _PATTERN), **span.edges()},
         name="attention",
         attrs=_attrs(trace, f"Encoder attention ({query} query)", "attention probability",
                      "Dosovitskiy et al. 2021, arXiv:2010.11929", query=query),
@@ -212,9 +213,9 @@ def encoder_distance(trace: Trace, *, image: int = 0) -> xr.DataArray:
 
     Returns DataArray(layer, head), in patch widths.
     """
-    rows, columns = trace.layout.image(image).grid
-    n = rows * columns
-    patterns = _stack(trace, "vision")[:, image, :, -n:, -n:]
+    span = trace.layout.image(image)
+    rows, columns = span.grid
+    patterns = _stack(trace, "vision")[:, image, :, span.encoder_rows, span.encoder_rows]
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     places = torch.stack([y.flatten(), x.flatten()], dim=-1).float()
     distance = torch.cdist(places, places)

@@ -66,11 +66,12 @@ def _propagate(
 
     def through_vision(pattern: Tensor, gradient: Tensor) -> None:
         if rows.vision is None:
-            # The backward pass has just come out of the connector: its patches stand at the end.
+            # The backward pass has just come out of the connector, which gets the patches and what is kept before them.
             rows.vision = torch.zeros(pattern.shape[0], pattern.shape[-1], device=device)
             for number, span in enumerate(layout.images):
                 kept = torch.as_tensor([*span.extra_positions, *span.positions], device=device)
-                rows.vision[number, -len(kept) :] = rows.language[kept]
+                end = span.encoder_rows.stop
+                rows.vision[number, end - len(kept) : end] = rows.language[kept]
         rows.vision += torch.einsum("bq,bqk->bk", rows.vision, _attended(pattern, gradient))
 
     start = "vision.hook_embed" if through_encoder else "language.hook_embed"
@@ -150,10 +151,10 @@ def relevancy(
     rows, token = _propagate(model, inputs, target, through_encoder=through_encoder)
     if through_encoder:
         assert rows.vision is not None
-        values = rows.vision[image, -len(span.positions) :]
+        values = rows.vision[image, span.encoder_rows]
     else:
         values = rows.language[torch.as_tensor(span.positions, device=rows.language.device)]
     return xr.DataArray(
-        values.unflatten(0, span.grid).cpu().numpy(), dims=("row", "col"), name="relevancy",
+        values.unflatten(0, span.grid).cpu().numpy(), dims=("row", "col"), coords=span.edges(), name="relevancy",
         attrs=_attrs(model, inputs, token, "relevancy", through_encoder),
     )  # fmt: skip

@@ -47,26 +47,27 @@ def rollout(
     DataArray(row, col): the share of the query that stems from each patch, 0 to 1.
     """
     span = trace.layout.image(image)
-    n = span.grid[0] * span.grid[1]
     if part == "language":
         patterns = trace.stack("language", "attn.hook_pattern")[:, 0].float().cpu()
         positions = query_positions(trace, "answer" if query is None else query)
     elif part == "vision":
-        read = trace.provenance["vision_layers_read"]
+        read = trace.vision_layers_read
         patterns = trace.stack("vision", "attn.hook_pattern", first=read)[:, image].float().cpu()
-        length = patterns.shape[-1]
         if query not in (None, "mean", "cls"):
             raise VlmProbeError(f"the encoder's query must be 'cls' or 'mean', got {query!r}")
-        positions = [0] if query == "cls" else list(range(length - n, length))
+        if query == "cls" and span.leading == 0:
+            raise VlmProbeError("this encoder has no CLS token; ask for the mean over its patches")
+        positions = [0] if query == "cls" else span.rows_at("vision.blocks").tolist()
     else:
         raise VlmProbeError(f"part must be 'language' or 'vision', got {part!r}")
     start = torch.zeros(patterns.shape[-1])
     start[positions] = 1.0 / len(positions)
     row = roll(start, patterns)
-    patches = row[torch.as_tensor(span.positions)] if part == "language" else row[-n:]
+    patches = row[torch.as_tensor(span.rows_at(f"{part}.blocks"))]
     return xr.DataArray(
         patches.unflatten(0, span.grid).numpy(),
         dims=("row", "col"),
+        coords=span.edges(),
         name="rollout",
         attrs={
             "title": f"Attention rollout, {part}",

@@ -1,1 +1,39 @@
-"""Layouts of checkpoints on disk."""
+"""Layouts of checkpoints on disk, each read to one `Checkpoint`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from vlm_probe.checkpoints.checkpoint import Checkpoint, raw_config
+from vlm_probe.checkpoints.files import snapshot
+from vlm_probe.checkpoints.hugging_face import read_hugging_face
+from vlm_probe.checkpoints.original import is_original, read_original
+from vlm_probe.checkpoints.parts import is_in_parts, read_parts
+from vlm_probe.errors import VlmProbeError
+
+__all__ = ["Checkpoint", "describe"]
+
+
+def describe(name: str, folder: Path | None, revision: str | None, *, languages: Collection[str]) -> Checkpoint:
+    """A checkpoint in whichever layout it is.
+
+    Parameters
+    ----------
+    name: for messages and provenance; a Hub id where `folder` is None.
+    folder: its local folder.
+    revision: branch, tag or commit on the Hub.
+    languages: model types of language models that may come without an encoder.
+
+    Raises VlmProbeError for what is no checkpoint, and as the layouts do.
+    """
+    raw = raw_config(name, folder, revision)
+    own = raw.get("vlm_probe") or {}
+    if not isinstance(own, dict):
+        raise VlmProbeError(f"{name}'s config.json holds a {type(own).__name__} under vlm_probe, expected an object")
+    original, parts = is_original(raw), is_in_parts(raw)
+    if not original and not parts:
+        return read_hugging_face(name, folder, revision, raw, languages)
+    # transformers cannot read these layouts, so they have to be here whole.
+    here = folder if folder is not None else snapshot(name, revision)
+    return read_original(name, here, revision, raw) if original else read_parts(name, here, revision, raw)

@@ -18,8 +18,11 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoTokenizer
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from vlm_probe.checkpoints.original import fetch, read_weights
+from vlm_probe.checkpoints.checkpoint import Checkpoint, first_of, read_config
+from vlm_probe.checkpoints.files import read_weights, snapshot
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.zoo.catalog import SOURCES, fetched_folder
 
@@ -49,7 +52,7 @@ def part_folder(name: str, beside: Path | None = None) -> Path:
             f"the part {name!r} is no model that can be fetched ({', '.join(SOURCES)}), no folder with a config.json, "
             "and no Hub id (owner/name)"
         )
-    return fetch(name)
+    return snapshot(name)
 
 
 def resample_positions(
@@ -106,21 +109,40 @@ def merge_adapters(weights: dict[str, Tensor], folder: Path) -> None:
         weights[target] = weights[target].float() + alpha / rank * up.float() @ down.float()
 
 
-def read_parts(folder: Path, raw: dict[str, Any], config: Any) -> tuple[dict[str, Tensor], Path]:
-    """All weights of such a checkpoint under Hugging Face names, and the folder with its tokenizer.
+def read_parts(name: str, folder: Path, revision: str | None, raw: dict[str, Any]) -> Checkpoint:
+    """A checkpoint in parts; raw: its config.json as it stands.
 
-    raw: its config.json as it stands; config: transformers' reading of it.
-
-    Raises VlmProbeError for a part that is not named or not here, and for a connector or adapters that cannot be read.
+    Raises VlmProbeError for a part that is not named or not here; reading its weights, for a connector or adapters
+    that cannot be read.
     """
-    parts = raw["vlm_probe"]["parts"]
+    own = raw["vlm_probe"]
+    parts = own["parts"]
     if not isinstance(parts, dict) or not all(isinstance(parts.get(k), str) for k in ("language", "encoder")):
         raise VlmProbeError(
             f"{folder}'s config.json must name a language and an encoder under vlm_probe.parts: {parts}"
         )
-    language, encoder = (part_folder(parts[name], folder) for name in ("language", "encoder"))
+    config = read_config(name, folder, revision, raw.get("text_config") or {})
+    # In memory it is whole, and so it is where it is saved.
+    config.vlm_probe = {key: value for key, value in own.items() if key != "parts"}
+    language, encoder = (part_folder(parts[part], folder) for part in ("language", "encoder"))
+    return Checkpoint(
+        name=name,
+        revision=revision,
+        config=config,
+        source=None,
+        weights=lambda: joined_weights(folder, language, encoder, config, adapters=bool(parts.get("adapters"))),
+        tokenizer=first_of(AutoTokenizer, (language,), revision),
+        image_processor=first_of(AutoImageProcessor, (folder,), revision),
+        prompt=own.get("prompt"),
+        embed_scale=own.get("embed_scale"),
+        pad=own.get("pad", True),
+    )
+
+
+def joined_weights(folder: Path, language: Path, encoder: Path, config: Any, *, adapters: bool) -> dict[str, Tensor]:
+    """All weights of a checkpoint in parts, under Hugging Face names."""
     words, sight = dict(read_weights(language)), dict(read_weights(encoder))
-    if parts.get("adapters"):
+    if adapters:
         merge_adapters(words, folder)
     positions = "embeddings.position_embeddings"
     side = config.vision_config.image_size // config.vision_config.patch_size
@@ -129,5 +151,4 @@ def read_parts(folder: Path, raw: dict[str, Any], config: Any) -> tuple[dict[str
     weights = {f"language_model.{name}": tensor for name, tensor in words.items()}
     weights |= {f"vision_tower.{name}": tensor for name, tensor in sight.items()}
     connector = _tensors(folder / CONNECTOR_FILE)
-    weights |= {f"multi_modal_projector.{name}": tensor for name, tensor in connector.items()}
-    return weights, language
+    return weights | {f"multi_modal_projector.{name}": tensor for name, tensor in connector.items()}

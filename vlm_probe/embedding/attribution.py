@@ -13,9 +13,8 @@ from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM, ModelInputs
-from vlm_probe.hooked.points import dimensions
 from vlm_probe.hooked.targets import frozen, target_token
-from vlm_probe.inputs.preparing import see
+from vlm_probe.names import dimensions
 
 CITATIONS = {
     "integrated_gradients": "Sundararajan et al. 2017, arXiv:1703.01365",
@@ -43,15 +42,14 @@ def _baseline(model: HookedVLM, inputs: ModelInputs, baseline: str | Image.Image
         start = image.filter(ImageFilter.GaussianBlur(max(image.size) / 8))
     else:
         raise VlmProbeError(f"no baseline {baseline!r}; there are {', '.join(BASELINES)}, or give an image")
-    return see(model, start)[0][None].to(model.device, model.dtype)
+    return model.inputs.see(start).pixels[None].to(model.device, model.dtype)
 
 
 def _per_patch(name: str, inputs: ModelInputs, values: Float[Tensor, "position feature"]) -> tuple[np.ndarray, float]:
     """A layer's attributions summed over features: of every patch, and of all positions that are none."""
     summed = values.float().sum(-1).cpu().numpy()
     span = inputs.layout.image()
-    patches = span.grid[0] * span.grid[1]
-    at = np.asarray(span.positions) if name.startswith("language.") else np.arange(len(summed))[-patches:]
+    at = span.rows_at(name)
     return summed[at].reshape(span.grid), float(summed.sum() - summed[at].sum())
 
 
@@ -147,4 +145,6 @@ def attribute(
         "output_baseline": ends[1], "elsewhere": elsewhere,
         "completeness_error": float(values.sum()) + elsewhere - (ends[0] - ends[1]), **model.provenance(),
     }  # fmt: skip
-    return xr.DataArray(values.astype(np.float32), dims=("row", "col"), name="attribution", attrs=attrs)
+    return xr.DataArray(
+        values.astype(np.float32), dims=("row", "col"), coords=layout.image().edges(), name="attribution", attrs=attrs
+    )

@@ -13,8 +13,8 @@ from transformer_lens.hook_points import HookPoint
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.anatomy import encode
 from vlm_probe.inputs.images import ImageLike, open_image
-from vlm_probe.inputs.preparing import see
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 POOLS = ("mean", "cls")
@@ -55,19 +55,22 @@ def image_embeddings(
     (name,) = model.match(name)
     if not name.startswith("vision.") or "hook_resid" not in name:
         raise VlmProbeError(f"{name} is no residual stream of the encoder")
-    before = 1 + getattr(model.vision_config, "num_register_tokens", 0)
+    assert model.inputs.patches is not None
+    before = model.inputs.patches.leading
+    if pool == "cls" and before == 0:
+        raise VlmProbeError(f"the encoder of {model.name} has no CLS token; pool the mean over its patches")
     found: list[Tensor] = []
 
     def keep(x: Tensor, hook: HookPoint) -> None:
         found.append((x[:, before:].mean(1) if pool == "mean" else x[:, 0]).float().cpu())
 
     for start in range(0, len(images), batch_size):
-        batch = [see(model, open_image(image))[0] for image in images[start : start + batch_size]]
+        batch = [model.inputs.see(open_image(image)).pixels for image in images[start : start + batch_size]]
         # Processors that keep the aspect ratio give pictures of several sizes.
         stacks = [torch.stack(batch)] if len({p.shape for p in batch}) == 1 else [p[None] for p in batch]
         with model.hooks(fwd_hooks=[(name, keep)]):
             for pixels in stacks:
-                model.hf.model.vision_tower(pixels.to(model.device, model.dtype))
+                encode(model, pixels)
         if progress is not None:
             progress(len(batch))
     return torch.cat(found)

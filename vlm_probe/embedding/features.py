@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
-from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.points import dimensions
-from vlm_probe.inputs.images import open_image
+from vlm_probe.hooked.anatomy import patches_of
 from vlm_probe.items.item import Item
 from vlm_probe.layout import TokenLayout
+from vlm_probe.names import dimensions
+from vlm_probe.running.batches import Batch, run_batches
 from vlm_probe.scenes.questions import NUMBERS
 from vlm_probe.scenes.world import COLUMNS, ROWS, Scene
 
@@ -57,17 +56,6 @@ def _weights(item: Item, layout: TokenLayout, pool: str) -> Float[np.ndarray, " 
     return coverage / coverage.sum()
 
 
-def patches_of(name: str, activation: Tensor, layouts: list[TokenLayout]) -> Float[Tensor, "item patch feature"]:
-    """The rows of an activation that belong to patches, in the order of the grid."""
-    flat = activation.flatten(2)
-    rows, columns = layouts[0].grid
-    if name.startswith("language."):
-        positions = torch.as_tensor(np.stack([layout.image_positions for layout in layouts]), device=flat.device)
-        return torch.gather(flat, 1, positions[:, :, None].expand(-1, -1, flat.shape[-1]))
-    # CLS and registers stand before the patches.
-    return flat[:, flat.shape[1] - rows * columns :]
-
-
 def check_points(points: list[str]) -> None:
     """Raise VlmProbeError for a point without a feature vector per position."""
     for name in points:
@@ -88,37 +76,6 @@ def _check(items: Sequence[Item], points: list[str], pool: str) -> None:
     without = sum(not item.boxes for item in items)
     if pool == "box" and without:
         raise VlmProbeError(f"pool 'box' needs a box for every item; {without} of {len(items)} have none")
-
-
-@dataclass
-class Batch:
-    """Some items that have just run."""
-
-    start: int
-    """Number of the first of them."""
-    items: Sequence[Item]
-    layouts: list[TokenLayout]
-    activations: Mapping[str, Tensor]
-
-
-@torch.no_grad()
-def run_batches(
-    model: HookedVLM,
-    items: Sequence[Item],
-    names: list[str],
-    *,
-    batch_size: int,
-    progress: Callable[[int], None] | None,
-) -> Iterator[Batch]:
-    """Items run a batch at a time, with the activations of some hook points; only one batch is ever held."""
-    for start in range(0, len(items), batch_size):
-        batch = items[start : start + batch_size]
-        pictures = [open_image(item.picture(model.image_size)) for item in batch]
-        inputs = model.prepare(list[Any](pictures), [item.question for item in batch])
-        _, cache = model.run_with_cache(inputs, names_filter=names)
-        yield Batch(start, batch, inputs.layouts, cache)
-        if progress is not None:
-            progress(len(batch))
 
 
 def dataset(

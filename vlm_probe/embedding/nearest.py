@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.anatomy import embedding
 from vlm_probe.trace import Trace
 
 BLOCK = 8192
@@ -73,8 +74,7 @@ def used_rows(model: HookedVLM) -> Bool[Tensor, " row"]:
     """The embedding rows that stand for a token: not those behind the tokenizer's last id (padding to a
     round number), and not those that are zero. Without a tokenizer only the latter rule holds.
     """
-    table = model.hf.get_input_embeddings().weight
-    used = table.detach().float().abs().amax(dim=1) > 0
+    used = embedding(model).float().abs().amax(dim=1) > 0
     if model.tokenizer is not None:
         used[len(model.tokenizer) :] = False
     return used
@@ -100,37 +100,40 @@ def nearest_tokens(
 
     Returns
     -------
-    One row a patch and rank: columns image, row, col, rank, token_id, token, score; `attrs` carry point,
-    metric and provenance. Padding rows are left out (`used_rows`).
+    One row a patch and rank: columns image, row, col, rank, token_id, token, score, and the patch's edges on the
+    original image in pixels (left, top, right, bottom; NaN where it is not known); `attrs` carry point, metric and
+    provenance. Padding rows are left out (`used_rows`).
 
     Raises
     ------
     VlmProbeError: a point that is not in the trace, or not of the language model's width.
     """
     rows = trace[point]
-    table = model.hf.get_input_embeddings().weight.detach()
+    table = embedding(model)
     if rows.ndim != 3 or rows.shape[-1] != table.shape[1]:
         raise VlmProbeError(
             f"{point} has shape {list(rows.shape)}, token rows have {table.shape[1]} features: name one of that width"
         )
+    spans = trace.layout.images
+    at = [torch.as_tensor(span.rows_at(point), device=rows.device) for span in spans]
     if point.startswith("language."):
-        vectors = rows[0, torch.as_tensor(trace.layout.image_positions, device=rows.device)]
+        vectors = rows[0, torch.cat(at)]
     else:
-        patches = [span.grid[0] * span.grid[1] for span in trace.layout.images]
-        # CLS and registers, where the model keeps them, stand before the patches.
-        vectors = torch.cat([row[len(row) - n :] for row, n in zip(rows, patches, strict=True)]) * trace.image_scale
+        vectors = torch.cat([row[own] for row, own in zip(rows, at, strict=True)]) * trace.image_scale
     found = nearest_rows(vectors, table, k=k, metric=metric, keep=used_rows(model), scale=model.token_scale)
     ids, scores = found.ids.tolist(), found.scores.tolist()
     records, patch = [], 0
-    for image, span in enumerate(trace.layout.images):
+    for image, span in enumerate(spans):
         for row in range(span.grid[0]):
             for col in range(span.grid[1]):
                 words = model.token_strings(ids[patch]) or tuple(f"<{i}>" for i in ids[patch])
+                edges = (float("nan"),) * 4 if span.transform is None else span.patch_to_box(row, col)
                 records += [
-                    (image, row, col, rank, ids[patch][rank], words[rank], scores[patch][rank]) for rank in range(k)
+                    (image, row, col, rank, ids[patch][rank], words[rank], scores[patch][rank], *edges)
+                    for rank in range(k)
                 ]
                 patch += 1
-    columns = ["image", "row", "col", "rank", "token_id", "token", "score"]
+    columns = ["image", "row", "col", "rank", "token_id", "token", "score", "left", "top", "right", "bottom"]
     nearest = pd.DataFrame(records, columns=columns)
     nearest.attrs = {"title": f"nearest tokens at {point}", "units": metric, "point": point, **trace.provenance}
     return nearest

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 import xarray as xr
 
-from vlm_probe.embedding.features import check_points, dataset, patches_of, run_batches
+from vlm_probe.embedding.features import check_points, dataset
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.anatomy import patches_of
 from vlm_probe.items.item import Item
+from vlm_probe.running.batches import run_batches
 
 
 def token_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,6 @@ from vlm_probe.embedding.probe import held_out_predictions
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence.intervals import paired_bootstrap
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.inputs.images import open_image
 from vlm_probe.items.item import Item
 from vlm_probe.layout import UnitBox
 from vlm_probe.scenes.world import Scene, SceneObject
@@ -46,22 +46,25 @@ def patch_labels(model: HookedVLM, items: Sequence[Item], *, of: str = "kind", l
     Returns
     -------
     DataArray(item, row, col) of labels: names of objects ("object" in items from files), "ground"
-    elsewhere; coordinates id and image along item.
+    elsewhere; coordinates id and image along item, and the patches' pixel edges on each item's image.
 
     Raises VlmProbeError for an unknown way of naming, and an item without any box.
     """
     if of not in NAMES:
         raise VlmProbeError(f"no labels of {of!r}; there are {', '.join(NAMES)}")
-    grids = []
+    grids, edges = [], []
     for item in items:
         named = _named_boxes(item, of)
         if not named:
             raise VlmProbeError(f"item {item.id} has no box, so nothing says what its patches are on")
-        layout = model.prepare(open_image(item.picture(model.image_size)), item.question).layout
+        layout = model.prepare(model.picture(item), item.question).layout
         coverage = np.stack([layout.box_coverage(box) for _, box in named])
+        edges.append(layout.image().edges())
         names = np.asarray([name for name, _ in named], dtype=object)
         grids.append(np.where(coverage.max(0) >= least, names[coverage.argmax(0)], GROUND))
-    coords = {name: ("item", [getattr(item, name) for item in items]) for name in ("id", "image")}
+    coords: dict[str, Any] = {name: ("item", [getattr(item, name) for item in items]) for name in ("id", "image")}
+    for name, (axis, _) in edges[0].items():
+        coords[name] = (("item", axis), np.stack([of_one[name][1] for of_one in edges]))
     return xr.DataArray(
         np.stack(grids).astype(str), dims=("item", "row", "col"), coords=coords, name="label",
         attrs={"title": "what each patch is on", "least": least, **model.provenance()},
@@ -145,7 +148,8 @@ def spatial_probe(
     )
     attrs = {**patches.attrs, "title": f"spatial probe at {patches.name}", "units": "label"}
     table.attrs = {**attrs, "units": "intersection over union"}
-    coords = {name: labels.coords[name] for name in ("id", "image")}
+    kept = ("id", "image", "left", "right", "top", "bottom")
+    coords = {name: labels.coords[name] for name in kept if name in labels.coords}
     return xr.DataArray(predicted, dims=("item", "row", "col"), coords=coords, name="label", attrs=attrs), table
 
 

@@ -31,6 +31,7 @@ from vlm_probe.embedding import (
 )
 from vlm_probe.findings.probed import jackknifed_row, probe_items, row, same_items, verdict_table
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.anatomy import embedding
 from vlm_probe.items.item import Item
 from vlm_probe.running.evaluation import evaluate
 
@@ -83,7 +84,7 @@ def _stages(model: HookedVLM, items: Sequence[Item], seed: int) -> tuple[pd.Data
 
 
 def _nearest_cosine(model: HookedVLM, vectors: np.ndarray) -> np.ndarray:
-    table = model.hf.get_input_embeddings().weight.detach()
+    table = embedding(model)
     rows = torch.as_tensor(vectors, dtype=torch.float32, device=table.device)
     return nearest_rows(rows, table, k=1, keep=used_rows(model)).scores[:, 0].cpu().numpy()
 

@@ -21,7 +21,6 @@ from vlm_probe.embedding.blind_pairs import unit_rows
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.findings.probed import POOL_OF, jackknifed_row, probe_items, row, same_items, verdict_table
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.inputs.images import open_image
 from vlm_probe.items.item import Item
 from vlm_probe.running.evaluation import evaluate
 
@@ -52,7 +51,7 @@ def _twin_rows(model: HookedVLM, twins: Sequence[Item]) -> pd.DataFrame:
     pairs = [pair for pair in groups.values() if len(pair) == 2]
     if not pairs:
         raise VlmProbeError("there are no twins among the items; give items of the family mmvp")
-    pictures: list[Any] = [open_image(i.picture(model.image_size)) for pair in pairs for i in pair]
+    pictures: list[Any] = [model.picture(i) for pair in pairs for i in pair]
     rows = unit_rows(image_embeddings(model, pictures))
     likeness = rows @ rows.T
     n = len(pairs)

@@ -27,7 +27,6 @@ from vlm_probe.attention import (
 from vlm_probe.evidence.intervals import bootstrap_mean, summarize, verdict
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.targets import target_token
-from vlm_probe.inputs.images import open_image
 from vlm_probe.items import Item
 from vlm_probe.layout import TokenLayout, UnitBox
 from vlm_probe.running.evaluation import evaluate
@@ -135,7 +134,7 @@ def where_it_looks(
     answers = with_baselines(evaluate(model, items, progress=progress), items).drop(columns="p_answer")
     records, layer_rows, maps, coverages, attentions = [], [], {}, {}, {}
     for item in items:
-        inputs = model.prepare(open_image(item.picture(model.image_size)), item.question)
+        inputs = model.prepare(model.picture(item), item.question)
         trace = model.trace(inputs, capture=["language.blocks.*.attn.hook_pattern"])
         coverage = _coverage(item.boxes, inputs.layout)
         others = _coverage(_other_boxes(item), inputs.layout)

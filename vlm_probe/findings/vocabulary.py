@@ -15,6 +15,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence.comparison import compare
 from vlm_probe.findings.probed import jackknifed_row, row, verdict_table
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.anatomy import config, embedding, unembedding
 from vlm_probe.items.item import Item
 from vlm_probe.running.evaluation import evaluate
 from vlm_probe.vocabulary import (
@@ -86,7 +87,7 @@ def count_vocabulary(
     found = usage(model.tokenizer, given, answers=answers, name=str(model.name))
     curve = growth([i for one in ids for i in one])
     done(1)
-    table = model.hf.get_input_embeddings().weight.detach()
+    table = embedding(model)
     keep = used_rows(model).cpu()
     shape, spectrum = geometry(table, keep=keep, counts=counts)
     at = keep.nonzero().flatten()
@@ -102,7 +103,7 @@ def count_vocabulary(
         done(1)
         said = evaluate(model, items)
         done(1)
-    cost = budget(model.hf.config)
+    cost = budget(config(model))
     return Counted(
         str(model.name), cost.assign(model=model.name), found, curve.assign(model=model.name),
         np.asarray([len(one) for one in ids]), shape, spectrum.assign(model=model.name), norms, leaks, shrunk, said,
@@ -115,7 +116,7 @@ SUSPECT_SHARE = 0.02
 
 def _suspects(model: HookedVLM) -> list[int]:
     """The rows of the unembedding that look least trained."""
-    table = model.hf.get_output_embeddings().weight.detach()
+    table = unembedding(model)
     found = undertrained(table, reference=known_unused(model), keep=used_rows(model))
     return found.loc[found["share"] < SUSPECT_SHARE, "token_id"].tolist()
 

@@ -8,27 +8,42 @@ and exact softmax rows, as TransformerLens does: masked scores are -inf, masked 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from vlm_probe.hooked.points import AttentionPoints, is_active
+from vlm_probe.hooked.points import Points, is_active
+from vlm_probe.names import ROTARY
 
 IMPLEMENTATION = "vlm_probe"
 """Name under which transformers knows the function (must not contain "sdpa" or "flash")."""
 
-_points: WeakKeyDictionary[nn.Module, AttentionPoints] = WeakKeyDictionary()
+
+class _AttentionPoints(NamedTuple):
+    """The points that fire inside attention, at hand: they are looked at in every call."""
+
+    rot_q: HookPoint | None
+    rot_k: HookPoint | None
+    scores: HookPoint
+    pattern: HookPoint
+    z: HookPoint
 
 
-def connect(module: nn.Module, points: AttentionPoints) -> None:
-    """Let an attention module of a Hugging Face model report to these points."""
-    _points[module] = points
+_points: WeakKeyDictionary[nn.Module, _AttentionPoints] = WeakKeyDictionary()
+
+
+def report_to(module: nn.Module, block: Points) -> None:
+    """Let an attention module of a Hugging Face model report to a block's points."""
+    rotary = [block[name] if name in block.declared else None for name in ROTARY]
+    inside = (block[f"attn.hook_{name}"] for name in ("attn_scores", "pattern", "z"))
+    _points[module] = _AttentionPoints(*rotary, *inside)
 
 
 def _allowed(
@@ -115,13 +130,13 @@ def attention(
     Returns the weighted values and, where they were computed, the attention probabilities.
     """
     points = _points.get(module)
-    if points is not None and points.rotary:
+    if points is not None:
         # Points see [batch, position, head, d_head]; attention works on [batch, head, position, d_head].
-        if is_active(points.hook_rot_q):
-            query = points.hook_rot_q(query.transpose(1, 2)).transpose(1, 2)
-        if is_active(points.hook_rot_k):
-            key = points.hook_rot_k(key.transpose(1, 2)).transpose(1, 2)
-    watched = points is not None and (is_active(points.hook_attn_scores) or is_active(points.hook_pattern))
+        if points.rot_q is not None and is_active(points.rot_q):
+            query = points.rot_q(query.transpose(1, 2)).transpose(1, 2)
+        if points.rot_k is not None and is_active(points.rot_k):
+            key = points.rot_k(key.transpose(1, 2)).transpose(1, 2)
+    watched = points is not None and (is_active(points.scores) or is_active(points.pattern))
     # SDPA has no soft cap: Gemma 2 runs the explicit form always, as it does in plain transformers.
     if not watched and softcap is None:
         z, pattern = sdpa_attention_forward(
@@ -136,7 +151,7 @@ def attention(
         if groups > 1:
             key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        on_scores = points.hook_attn_scores if points is not None and is_active(points.hook_attn_scores) else None
+        on_scores = points.scores if points is not None and is_active(points.scores) else None
         # A causal row holds at least itself; padding, and a hook on the scores, can leave one empty.
         may_be_empty = attention_mask is not None or on_scores is not None
         if on_scores is not None or torch.is_grad_enabled() or not watched:
@@ -144,12 +159,12 @@ def attention(
             pattern = _softmax(scores if on_scores is None else on_scores(scores), may_be_empty=may_be_empty)
         else:
             pattern = _pattern_by_head(query, key, scale, softcap, allowed, added, may_be_empty)
-        if points is not None and is_active(points.hook_pattern):
-            pattern = points.hook_pattern(pattern)
+        if points is not None and is_active(points.pattern):
+            pattern = points.pattern(pattern)
         weights = nn.functional.dropout(pattern, p=dropout, training=module.training)
         z = torch.matmul(weights, value).transpose(1, 2).contiguous()
-    if points is not None and is_active(points.hook_z):
-        z = points.hook_z(z)
+    if points is not None and is_active(points.z):
+        z = points.z(z)
     return z, pattern
 
 

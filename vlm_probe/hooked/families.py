@@ -1,11 +1,12 @@
-"""Model families as data: where each family keeps the modules that hook points are fed from.
+"""Model families as data: ONE row a family says where its modules are, how it is asked and what it scales.
 
-Paths are relative to a layer. To add a family, add a row; no class is subclassed.
+To add a family, add a row to `VISION` or `LANGUAGE`; no class is subclassed, and nothing else knows families.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -13,13 +14,13 @@ from vlm_probe.errors import VlmProbeError
 
 
 @dataclass(frozen=True)
-class BlockPaths:
-    """Module paths of one family, relative to a layer except `layers` and `final_norm`."""
+class Blocks:
+    """Where a tower keeps the modules that hook points are fed from; paths relative to a layer, but for `layers`."""
 
     layers: str
     """The list of layers, relative to the tower."""
-    attention: str
-    """The attention module that calls the attention function."""
+    attention: tuple[str, ...]
+    """The attention module that calls the attention function; first that exists."""
     attn_out: str
     """Its output is what attention adds to the residual stream."""
     mid: str
@@ -30,81 +31,123 @@ class BlockPaths:
     """Its input is the MLP's hidden activation; first that exists."""
     mlp_out: str
     """Its output is what the MLP adds to the residual stream."""
-    final_norm: str | None = None
-    """The RMSNorm after the last layer of a language model, relative to the tower."""
+    qkv: tuple[tuple[str, ...], ...] = (("q_proj",), ("k_proj",), ("v_proj",))
+    """The projections to queries, keys and values, relative to the attention module; first that exists of each."""
+
+
+@dataclass(frozen=True)
+class VisionFamily:
+    """A vision encoder."""
+
+    blocks: Blocks
+    cls: bool = True
+    """A CLS token stands before the patches."""
+    registers: str | None = None
+    """The field of its configuration that counts register tokens, which stand between CLS and patches."""
+
+    def leading(self, config: Any) -> int:
+        """How many rows of its activations stand before the patches."""
+        return int(self.cls) + (0 if self.registers is None else int(getattr(config, self.registers)))
+
+
+@dataclass(frozen=True)
+class LanguageFamily:
+    """A language model, and how LLaVA checkpoints made with it were trained."""
+
+    blocks: Blocks
+    prompt: str
+    """The text around images and question, with {bos}, {images} and {question}."""
+    norm: str = "norm"
+    """The RMSNorm after the last layer, relative to the tower."""
     norm_offset: float = 0.0
     """The RMSNorm multiplies by (offset + weight)."""
     scales_tokens: bool = False
     """Token embeddings are multiplied by sqrt(d_model)."""
     scales_images: bool = False
-    """The checkpoints of this family were trained with image rows multiplied likewise."""
+    """Checkpoints of this family were trained with image rows multiplied likewise."""
+    pads_images: bool = False
+    """They were trained on images padded to a square."""
 
 
-_CLIP = BlockPaths(
+_CLIP = Blocks(
     layers="encoder.layers",
-    attention="self_attn",
+    attention=("self_attn",),
     attn_out="self_attn",
     mid="layer_norm2",
     mlp_in=("mlp.fc1",),
     mlp_down=("mlp.fc2",),
     mlp_out="mlp",
 )
-_DINOV2 = BlockPaths(
+_DINOV2 = Blocks(
     layers="encoder.layer",
-    attention="attention",
+    # transformers before 5.18 had the second names.
+    attention=("attention.attention", "attention"),
+    qkv=(("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")),
     attn_out="layer_scale1",
     mid="norm2",
     mlp_in=("mlp.fc1", "mlp.gate_proj"),
     mlp_down=("mlp.fc2", "mlp.down_proj"),
     mlp_out="layer_scale2",
 )
-_LLAMA = BlockPaths(
+_LLAMA = Blocks(
     layers="layers",
-    attention="self_attn",
+    attention=("self_attn",),
     attn_out="self_attn",
     mid="post_attention_layernorm",
     mlp_in=("mlp.gate_proj",),
     mlp_down=("mlp.down_proj",),
     mlp_out="mlp",
-    final_norm="norm",
 )
+# Gemma 2 and 3 also normalise what attention and MLP add ("sandwich").
+_SANDWICH = Blocks(
+    layers=_LLAMA.layers,
+    attention=_LLAMA.attention,
+    attn_out="post_attention_layernorm",
+    mid="pre_feedforward_layernorm",
+    mlp_in=_LLAMA.mlp_in,
+    mlp_down=_LLAMA.mlp_down,
+    mlp_out="post_feedforward_layernorm",
+)
+# LLaVA-Gemma's training prompt: one BOS, no system text.
+_GEMMA_PROMPT = "{bos}<start_of_turn>user\n{images}\n{question}<end_of_turn>\n<start_of_turn>model\n"
+# LLaVA-1.5 as published for transformers.
+_LLAMA_PROMPT = "{bos}USER: {images}\n{question} ASSISTANT:"
 
-
-def _gemma(*, sandwich: bool, scales_images: bool) -> BlockPaths:
-    """Gemma's rows; Gemma 2 and 3 also normalise what attention and MLP add ("sandwich")."""
-    return BlockPaths(
-        layers=_LLAMA.layers,
-        attention=_LLAMA.attention,
-        attn_out="post_attention_layernorm" if sandwich else _LLAMA.attn_out,
-        mid="pre_feedforward_layernorm" if sandwich else _LLAMA.mid,
-        mlp_in=_LLAMA.mlp_in,
-        mlp_down=_LLAMA.mlp_down,
-        mlp_out="post_feedforward_layernorm" if sandwich else _LLAMA.mlp_out,
-        final_norm=_LLAMA.final_norm,
-        norm_offset=1.0,
-        scales_tokens=True,
-        scales_images=scales_images,
-    )
-
-
-VISION: dict[str, BlockPaths] = {
-    "clip_vision_model": _CLIP,
-    "dinov2": _DINOV2,
-    "dinov2_with_registers": _DINOV2,
+VISION: dict[str, VisionFamily] = {
+    "clip_vision_model": VisionFamily(_CLIP),
+    "dinov2": VisionFamily(_DINOV2),
+    "dinov2_with_registers": VisionFamily(_DINOV2, registers="num_register_tokens"),
 }
-LANGUAGE: dict[str, BlockPaths] = {
-    "gemma": _gemma(sandwich=False, scales_images=True),
-    "gemma2": _gemma(sandwich=True, scales_images=True),
-    "gemma3_text": _gemma(sandwich=True, scales_images=False),
-    "llama": _LLAMA,
+"""By the configuration's model_type."""
+LANGUAGE: dict[str, LanguageFamily] = {
+    "gemma": LanguageFamily(
+        _LLAMA, _GEMMA_PROMPT, norm_offset=1.0, scales_tokens=True, scales_images=True, pads_images=True
+    ),
+    "gemma2": LanguageFamily(
+        _SANDWICH, _GEMMA_PROMPT, norm_offset=1.0, scales_tokens=True, scales_images=True, pads_images=True
+    ),
+    "gemma3_text": LanguageFamily(_SANDWICH, _GEMMA_PROMPT, norm_offset=1.0, scales_tokens=True),
+    "llama": LanguageFamily(_LLAMA, _LLAMA_PROMPT),
 }
+"""By the text configuration's model_type; a checkpoint's config may hold a prompt of its own (vlm_probe.prompt)."""
+
+Row = TypeVar("Row", VisionFamily, LanguageFamily)
 
 
-def family(table: dict[str, BlockPaths], model_type: str, part: str) -> BlockPaths:
-    """The row of a model type; VlmProbeError names the supported ones."""
+def _row(table: dict[str, Row], model_type: str, part: str) -> Row:
     if model_type not in table:
         raise VlmProbeError(f"{part} of type {model_type!r} is not supported; supported are {', '.join(sorted(table))}")
     return table[model_type]
+
+
+def families_of(config: Any) -> tuple[VisionFamily | None, LanguageFamily]:
+    """The rows of a model's encoder (None for a language model alone) and language model.
+
+    Raises VlmProbeError for a family without a row; it names those that have one.
+    """
+    sight = getattr(config, "vision_config", None)
+    vision = None if sight is None else _row(VISION, sight.model_type, "a vision encoder")
+    return vision, _row(LANGUAGE, config.get_text_config().model_type, "a language model")
 
 
 def submodule(root: nn.Module, *paths: str) -> nn.Module:

@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakSet
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor
-from transformer_lens import HookedRootModule
-from transformer_lens.hook_points import HookPoint
 
-from vlm_probe.errors import VlmProbeError, nearest
+from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import attention
-from vlm_probe.hooked.families import LANGUAGE, VISION, family
-from vlm_probe.hooked.points import ConnectorPoints, LanguagePoints, TowerPoints
-from vlm_probe.hooked.provenance import describe, provenance_of
+from vlm_probe.hooked.families import families_of
+from vlm_probe.hooked.points import Points, connector_points, language_points, vision_points
+from vlm_probe.hooked.provenance import versions, weights_digest
+from vlm_probe.hooked.root import GlobHooks
 from vlm_probe.hooked.wiring import layers_of, wire_connector, wire_language, wire_skipping, wire_tower
-from vlm_probe.inputs.images import ImageLike, ImagePreparer
-from vlm_probe.inputs.preparing import ModelInputs, prepare, prepare_tensors
-from vlm_probe.inputs.prompts import PROMPTS, token_text
+from vlm_probe.inputs.images import ImageLike, ImagePreparer, open_image
+from vlm_probe.inputs.preparing import ModelInputs, Preparer
+from vlm_probe.items import Item
+from vlm_probe.layout.patch_grid import PatchGrid
 from vlm_probe.running.capture import capture as run_capture
+from vlm_probe.running.protocol import NamesFilter
 from vlm_probe.trace import Trace
-
-NamesFilter = str | Iterable[str] | Callable[[str], bool] | None
-
 
 _wired: WeakSet[torch.nn.Module] = WeakSet()
 """The Hugging Face models that carry our hooks."""
 
 
-class HookedVLM(HookedRootModule):
+def _of_inputs(field: str, doc: str) -> Any:
+    """A property of a model that its `inputs` hold; setting it gives the model other inputs."""
+
+    def change(model: HookedVLM, value: Any) -> None:
+        model.inputs = replace(model.inputs, **{field: value})
+
+    return property(lambda model: getattr(model.inputs, field), change, doc=doc)
+
+
+class HookedVLM(GlobHooks):
     """A Hugging Face LLaVA model with hook points (a TransformerLens `HookedRootModule`).
 
     The hook points are listed by `model.hook_dict`; their names and dimensions are those of
@@ -81,23 +90,32 @@ class HookedVLM(HookedRootModule):
                 f"this {type(hf).__name__} is wrapped in a HookedVLM already; use that one, or load anew"
             )
         text, sight = hf.config.get_text_config(), getattr(hf.config, "vision_config", None)
-        language = family(LANGUAGE, text.model_type, "a language model")
-        language_tower = hf.model if sight is None else hf.model.language_model
-        self.language = LanguagePoints(len(layers_of(language_tower, language)))
-        vision = None if sight is None else family(VISION, sight.model_type, "a vision encoder")
+        vision, language = families_of(hf.config)
+        patches = None
+        if vision is not None and sight is not None:
+            leading = vision.leading(sight)
+            dropped = int(hf.config.vision_feature_select_strategy == "default")
+            patches = PatchGrid(sight.patch_size, leading, leading - dropped)
+        language_tower = hf.model if vision is None else hf.model.language_model
+        self.language = language_points(len(layers_of(language_tower, language.blocks)))
         if vision is not None:
-            self.vision = TowerPoints(len(layers_of(hf.model.vision_tower, vision)))
-            self.connector = ConnectorPoints()
+            self.vision = vision_points(len(layers_of(hf.model.vision_tower, vision.blocks)))
+            self.connector = connector_points()
         # Names are given before the Hugging Face model becomes a child, which keeps its own.
         self.setup()
         if vision is None:
             # Without layers, and not declared: a language model alone has nothing there to hook.
-            self.vision, self.connector = TowerPoints(0), ConnectorPoints()
+            self.vision, self.connector = vision_points(0), Points(())
         self.hf, self.text_config, self.vision_config = hf, text, sight
-        self.tokenizer, self.preparer = tokenizer, preparer
         self.name, self.revision = name, revision
-        self.prompt = (
-            prompt if prompt is not None else PROMPTS[text.model_type] if sight is not None else "{bos}{question}"
+        asked = "{bos}{question}" if vision is None else language.prompt
+        self.inputs = Preparer(
+            name=name,
+            tokenizer=tokenizer,
+            images=preparer,
+            prompt=asked if prompt is None else prompt,
+            image_token_id=-1 if vision is None else hf.config.image_token_id,
+            patches=patches,
         )
         self._read: int | None = None
         self.token_scale: float = self._measure_token_scale() if language.scales_tokens else 1.0
@@ -107,14 +125,24 @@ class HookedVLM(HookedRootModule):
         hf.set_attn_implementation(attention.IMPLEMENTATION)
         if vision is not None and sight is not None:
             tower = hf.model.vision_tower
-            wire_tower(tower, self.vision, vision, d_head=sight.hidden_size // sight.num_attention_heads)
-            wire_skipping(tower, self.vision, vision, self._last_vision_layer)
+            wire_tower(tower, self.vision, vision.blocks, d_head=sight.hidden_size // sight.num_attention_heads)
+            wire_skipping(tower, self.vision, vision.blocks, self._last_vision_layer)
             wire_connector(hf.model.multi_modal_projector, self.connector, lambda: self.image_scale)
         d_head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         _wired.add(hf)
         wire_language(language_tower, hf.lm_head, self.language, language, d_head=d_head)
 
     # --- what the model is -------------------------------------------------------------------
+
+    tokenizer = _of_inputs("tokenizer", "The tokenizer, None where there is none.")
+    preparer = _of_inputs("images", "What makes pixel tensors of pictures, None where there is no image processor.")
+    prompt = _of_inputs("prompt", "The template of prompts, with {bos}, {images} and {question}.")
+    image_token_id = _of_inputs("image_token_id", "The placeholder's token id; -1 without an encoder.")
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """How many layers the encoder ("vision") and the language model ("language") have."""
+        return {"vision": len(self.vision.blocks), "language": len(self.language.blocks)}
 
     @property
     def embed_scale(self) -> str:
@@ -157,7 +185,18 @@ class HookedVLM(HookedRootModule):
 
     def provenance(self) -> dict[str, Any]:
         """Where results come from: model, revision, dtype, embedding scale, versions."""
-        return provenance_of(self)
+        return {
+            "model": self.name,
+            "revision": getattr(self.hf.config, "_commit_hash", None) or self.revision,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "embed_scale": self.embed_scale,
+            "device": str(self.device),
+            "versions": versions(),
+        }
+
+    def weights_digest(self) -> str:
+        """Tells models apart whose names are the same, by a sample of their weights."""
+        return weights_digest(self.hf)
 
     @property
     def image_size(self) -> int:
@@ -166,13 +205,16 @@ class HookedVLM(HookedRootModule):
             raise VlmProbeError(f"{self.name} is a language model without an encoder: it takes no image")
         return self.vision_config.image_size
 
-    @property
-    def image_token_id(self) -> int:
-        """The placeholder's token id; -1 without an encoder."""
-        return -1 if self.vision_config is None else self.hf.config.image_token_id
-
     def __repr__(self) -> str:
-        return describe(self)
+        text, sight = self.text_config, self.vision_config
+        eyes = "" if sight is None else f"{sight.model_type} {len(self.vision.blocks)} x {sight.hidden_size} -> "
+        millions = sum(p.numel() for p in self.hf.parameters()) / 1e6
+        scale = f", embed_scale={self.embed_scale!r} (image rows x {self.image_scale:g})"
+        return (
+            f"HookedVLM({self.name}: {eyes}{text.model_type} {len(self.language.blocks)} x {text.hidden_size}, "
+            f"vocabulary {text.vocab_size}, {millions:.1f}M parameters, {str(self.dtype).removeprefix('torch.')} on "
+            f"{self.device}{'' if sight is None else scale})"
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HookedVLM:
         raise VlmProbeError("a HookedVLM cannot be copied: its hooks belong to one model; load it a second time")
@@ -240,55 +282,6 @@ class HookedVLM(HookedRootModule):
         """Index of the last vision layer that is read; None outside our own run."""
         return None if self._read is None else self._read - 1
 
-    # --- hooks --------------------------------------------------------------------------------
-
-    def match(self, names: NamesFilter) -> list[str]:
-        """Hook names that a name, globs or a predicate select, in the order of `hook_dict`.
-
-        Raises VlmProbeError for a name or glob that matches nothing; it lists the nearest names.
-        """
-        if names is None:
-            return list(self.hook_dict)
-        if callable(names):
-            return [name for name in self.hook_dict if names(name)]
-        patterns = [names] if isinstance(names, str) else list(names)
-        chosen: set[str] = set()
-        for pattern in patterns:
-            hits = [n for n in self.hook_dict if n == pattern or fnmatchcase(n, pattern)]
-            if not hits:
-                raise VlmProbeError(
-                    f"no hook point {pattern!r}; nearest are {nearest(pattern, self.hook_dict)} (all: model.hook_dict)"
-                )
-            chosen.update(hits)
-        return [name for name in self.hook_dict if name in chosen]
-
-    def _each(self, hooks: Iterable[tuple[Any, Callable]]) -> list[tuple[Any, Callable]]:
-        return [(name, hook) for names, hook in hooks for name in self.match(names)]
-
-    @contextmanager
-    def hooks(self, fwd_hooks=(), bwd_hooks=(), reset_hooks_end=True, clear_contexts=False):
-        """As in TransformerLens; names may be globs, and every name is checked before any hook is added."""
-        fwd, bwd = self._each(fwd_hooks), self._each(bwd_hooks)
-        with super().hooks(fwd, bwd, reset_hooks_end, clear_contexts):
-            yield self
-
-    def add_hook(self, name: Any, hook: Callable, *args: Any, **kwargs: Any) -> None:
-        """As in TransformerLens; the name may be a glob and is checked."""
-        for one in self.match(name):
-            super().add_hook(one, hook, *args, **kwargs)
-
-    def get_caching_hooks(self, names_filter: NamesFilter = None, *args: Any, **kwargs: Any):
-        """As in TransformerLens; names may be globs and are checked."""
-        return super().get_caching_hooks(self.match(names_filter), *args, **kwargs)
-
-    def add_caching_hooks(self, names_filter: NamesFilter = None, *args: Any, **kwargs: Any) -> dict:
-        """As in TransformerLens; names may be globs and are checked."""
-        return super().add_caching_hooks(self.match(names_filter), *args, **kwargs)
-
-    def point(self, name: str) -> HookPoint:
-        """One hook point by its exact name."""
-        return self.hook_dict[self.match(name)[0]]
-
     # --- inputs and plain verbs ---------------------------------------------------------------
 
     def prepare(
@@ -306,7 +299,7 @@ class HookedVLM(HookedRootModule):
         Raises VlmProbeError for an empty question, an image that cannot be read, and a model
         without tokenizer or image processor.
         """
-        return prepare(self, image, question)
+        return self.inputs.prepare(image, question).to(self.device, self.dtype)
 
     def prepare_tensors(
         self,
@@ -318,13 +311,19 @@ class HookedVLM(HookedRootModule):
 
         Raises VlmProbeError where placeholders and images do not add up.
         """
-        return prepare_tensors(self, input_ids, pixel_values, attention_mask)
+        made = self.inputs.prepare_tensors(input_ids, pixel_values, attention_mask)
+        return made.to(self.device, self.dtype)
 
     def token_strings(self, ids: Int[np.ndarray, " position"] | list[int]) -> tuple[str, ...]:
         """Tokens as readable text, or nothing where the model has no tokenizer."""
-        if self.tokenizer is None:
-            return ()
-        return tuple(token_text(self.tokenizer, int(i)) for i in ids)
+        return self.inputs.token_strings(ids)
+
+    def picture(self, item: Item) -> Image.Image:
+        """An item's picture as this model is shown it: drawn at the encoder's size, or read from its file.
+
+        Raises VlmProbeError without an encoder, and for an image that is missing or cannot be read.
+        """
+        return open_image(item.picture(self.image_size))
 
     def trace(
         self,
@@ -342,6 +341,11 @@ class HookedVLM(HookedRootModule):
         """
         inputs = image if isinstance(image, ModelInputs) else self.prepare(image, question or "")
         return run_capture(self, inputs, self.match(capture))
+
+    @property
+    def suppressed_tokens(self) -> list[int]:
+        """Ids that the checkpoint's generation settings never let be said."""
+        return list(self.hf.generation_config.suppress_tokens or [])
 
     @property
     def answer_ends(self) -> set[int]:
@@ -379,3 +383,13 @@ class HookedVLM(HookedRootModule):
         Raises as `prepare` does.
         """
         return self.answer_all([image], [question], max_new_tokens=max_new_tokens)[0]
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write weights, configuration, tokenizer and image processor, as a checkpoint that `vlm_probe.load` opens."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.hf.save_pretrained(folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+        if self.preparer is not None:
+            self.preparer.processor.save_pretrained(folder)

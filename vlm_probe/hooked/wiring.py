@@ -16,15 +16,8 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from vlm_probe.hooked import attention
-from vlm_probe.hooked.families import BlockPaths, submodule
-from vlm_probe.hooked.points import (
-    BlockPoints,
-    ConnectorPoints,
-    LanguagePoints,
-    NormPoints,
-    TowerPoints,
-    is_active,
-)
+from vlm_probe.hooked.families import Blocks, LanguageFamily, submodule
+from vlm_probe.hooked.points import Points, TowerPoints, is_active
 
 
 def _on_output(module: nn.Module, point: HookPoint) -> None:
@@ -83,39 +76,34 @@ def _in_place(point: HookPoint, x: Tensor) -> None:
     x.copy_(point(x.clone()))
 
 
-def wire_block(
-    layer: nn.Module, points: BlockPoints, paths: BlockPaths, *, d_head: int, first: HookPoint | None
-) -> None:
+def wire_block(layer: nn.Module, points: Points, paths: Blocks, *, d_head: int, first: HookPoint | None) -> None:
     """Connect one layer; `first` is the tower's `hook_embed`, for its first layer."""
-    entry = (points.hook_resid_pre,) if first is None else (first, points.hook_resid_pre)
+    entry = (points["hook_resid_pre"],) if first is None else (first, points["hook_resid_pre"])
     # A copy: the tensor itself is also what the layer before gave, to whoever collects that (the
     # connector's input among them), and an edit in place here must not reach back.
     _on_input(layer, lambda x: _through(entry, x.clone()) if any(map(is_active, entry)) else None)
-    attention_module = submodule(layer, paths.attention)
-    attention.connect(attention_module, points.attn)
-    for projection, point in (
-        ("q_proj", points.attn.hook_q), ("k_proj", points.attn.hook_k), ("v_proj", points.attn.hook_v),
-    ):  # fmt: skip
-        _on_heads(submodule(attention_module, projection), point, d_head)
-    _on_output(submodule(layer, paths.attn_out), points.hook_attn_out)
-    _on_input(submodule(layer, paths.mid), partial(_in_place, points.hook_resid_mid))
-    _on_output(submodule(layer, *paths.mlp_in), points.mlp.hook_pre)
-    _on_input(submodule(layer, *paths.mlp_down), partial(_through, (points.mlp.hook_post,)))
-    _on_output(submodule(layer, paths.mlp_out), points.hook_mlp_out)
-    _on_output(layer, points.hook_resid_post)
+    attention_module = submodule(layer, *paths.attention)
+    attention.report_to(attention_module, points)
+    for letter, projection in zip("qkv", paths.qkv, strict=True):
+        _on_heads(submodule(attention_module, *projection), points[f"attn.hook_{letter}"], d_head)
+    _on_output(submodule(layer, paths.attn_out), points["hook_attn_out"])
+    _on_input(submodule(layer, paths.mid), partial(_in_place, points["hook_resid_mid"]))
+    _on_output(submodule(layer, *paths.mlp_in), points["mlp.hook_pre"])
+    _on_input(submodule(layer, *paths.mlp_down), partial(_through, (points["mlp.hook_post"],)))
+    _on_output(submodule(layer, paths.mlp_out), points["hook_mlp_out"])
+    _on_output(layer, points["hook_resid_post"])
 
 
-def layers_of(tower: nn.Module, paths: BlockPaths) -> nn.ModuleList:
+def layers_of(tower: nn.Module, paths: Blocks) -> nn.ModuleList:
     layers = submodule(tower, paths.layers)
     assert isinstance(layers, nn.ModuleList)
     return layers
 
 
-def wire_tower(tower: nn.Module, points: TowerPoints, paths: BlockPaths, *, d_head: int) -> None:
+def wire_tower(tower: nn.Module, points: TowerPoints, paths: Blocks, *, d_head: int) -> None:
     """Connect every layer of a vision encoder or language model."""
-    for i, (layer, block) in enumerate(zip(layers_of(tower, paths), points.blocks, strict=True)):
-        assert isinstance(block, BlockPoints)
-        wire_block(layer, block, paths, d_head=d_head, first=points.hook_embed if i == 0 else None)
+    for i, layer in enumerate(layers_of(tower, paths)):
+        wire_block(layer, points.block(i), paths, d_head=d_head, first=points["hook_embed"] if i == 0 else None)
 
 
 def _stamp(x: Tensor) -> object:
@@ -123,23 +111,23 @@ def _stamp(x: Tensor) -> object:
     return object() if x.is_inference() else x._version
 
 
-def wire_norm(norm: nn.Module, points: NormPoints, offset: float) -> None:
+def wire_norm(norm: nn.Module, on_scale: HookPoint, on_normalized: HookPoint, offset: float) -> None:
     """Connect an RMSNorm, whose parts transformers does not expose: y = x / scale * (offset + weight).
 
     The output is computed anew only where a hook changed something.
     """
 
     def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        if not (is_active(points.hook_scale) or is_active(points.hook_normalized)):
+        if not (is_active(on_scale) or is_active(on_normalized)):
             return None
         x = args[0].float()
         eps = getattr(module, "eps", None) or module.variance_epsilon
         before = (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
         stamp = _stamp(before)
-        scale = points.hook_scale(before)
+        scale = on_scale(before)
         divided = x / scale
         stamps = (stamp, _stamp(divided))
-        normalized = points.hook_normalized(divided)
+        normalized = on_normalized(divided)
         if scale is before and normalized is divided and stamps == (_stamp(before), _stamp(divided)):
             return None
         return (normalized * (offset + module.weight.float())).to(output.dtype)
@@ -147,37 +135,38 @@ def wire_norm(norm: nn.Module, points: NormPoints, offset: float) -> None:
     norm.register_forward_hook(hook, prepend=True)
 
 
-def wire_language(tower: nn.Module, head: nn.Module, points: LanguagePoints, paths: BlockPaths, *, d_head: int) -> None:
+def wire_language(
+    tower: nn.Module, head: nn.Module, points: TowerPoints, family: LanguageFamily, *, d_head: int
+) -> None:
     """Connect a language model: its layers, the final norm and the logits."""
-    wire_tower(tower, points, paths, d_head=d_head)
-    assert paths.final_norm is not None
-    wire_norm(submodule(tower, paths.final_norm), points.ln_final, paths.norm_offset)
-    _on_output(head, points.hook_logits)
+    wire_tower(tower, points, family.blocks, d_head=d_head)
+    on_scale, on_normalized = points["ln_final.hook_scale"], points["ln_final.hook_normalized"]
+    wire_norm(submodule(tower, family.norm), on_scale, on_normalized, family.norm_offset)
+    _on_output(head, points["hook_logits"])
 
 
-def wire_connector(projector: nn.Module, points: ConnectorPoints, factor: Callable[[], float]) -> None:
+def wire_connector(projector: nn.Module, points: Points, factor: Callable[[], float]) -> None:
     """Connect the connector, and apply the embedding scale to what leaves it.
 
     `factor` is asked at every call; the points see the features before it. It multiplies as a
     tensor in the features' dtype, rounded as the old code inside Gemma did.
     """
-    _on_input(projector, partial(_through, (points.hook_in,)))
-    _on_output(submodule(projector, "linear_1"), points.hook_pre)
-    _on_input(submodule(projector, "linear_2"), partial(_through, (points.hook_post,)))
+    _on_input(projector, partial(_through, (points["hook_in"],)))
+    _on_output(submodule(projector, "linear_1"), points["hook_pre"])
+    _on_input(submodule(projector, "linear_2"), partial(_through, (points["hook_post"],)))
+    out = points["hook_out"]
 
     def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
-        active, scale = is_active(points.hook_out), factor()
+        active, scale = is_active(out), factor()
         if not active and scale == 1.0:
             return None
-        seen = points.hook_out(output) if active else output
+        seen = out(output) if active else output
         return seen if scale == 1.0 else seen * torch.tensor(scale, dtype=seen.dtype, device=seen.device)
 
     projector.register_forward_hook(hook, prepend=True)
 
 
-def wire_skipping(
-    tower: nn.Module, points: TowerPoints, paths: BlockPaths, last_used: Callable[[], int | None]
-) -> None:
+def wire_skipping(tower: nn.Module, points: TowerPoints, paths: Blocks, last_used: Callable[[], int | None]) -> None:
     """Spare the vision layers behind the selected one: nobody reads what they compute.
 
     `last_used` gives the last layer whose output is read, None where nothing may be spared (a
@@ -190,8 +179,7 @@ def wire_skipping(
         last = last_used()
         if last is None or index <= last:
             return None
-        behind = [block for block in points.blocks[index:] if isinstance(block, BlockPoints)]
-        if any(block.any_active() for block in behind):
+        if any(points.block(behind).any_active() for behind in range(index, len(points.blocks))):
             return None
         return x[:1, :1]
 

@@ -1,9 +1,9 @@
-"""What a HookedVLM is run on: tensors, and where things are in them."""
+"""From pictures and questions to what a model is run on: tensors, and where things are in them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.inputs.images import ImageLike, open_image
-from vlm_probe.inputs.prompts import EncodedPrompt, encode_prompt
+from vlm_probe.inputs.images import ImageLike, ImagePreparer, open_image
+from vlm_probe.inputs.prompts import EncodedPrompt, encode_prompt, token_text
 from vlm_probe.layout import ImageTransform, TokenLayout, lay_out
-
-if TYPE_CHECKING:
-    from vlm_probe.hooked.model import HookedVLM
+from vlm_probe.layout.patch_grid import PatchGrid
 
 
 @dataclass
@@ -52,6 +50,15 @@ class ModelInputs:
     def __len__(self) -> int:
         return len(self.layouts)
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> ModelInputs:
+        """The same batch on a device, its pixels in a dtype."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            pixel_values=None if self.pixel_values is None else self.pixel_values.to(device, dtype),
+        )
+
     def with_answer(self, token_ids: list[int], tokens: tuple[str, ...] = ()) -> ModelInputs:
         """The same batch of one with the first answer tokens appended.
 
@@ -75,56 +82,6 @@ class ModelInputs:
         )
 
 
-def grid_of(model: HookedVLM, pixel_values: Tensor) -> tuple[tuple[int, int], int]:
-    """((rows, columns), tokens per image) that the encoder and the model's selection make of pixels."""
-    config = model.hf.config
-    patch = config.vision_config.patch_size
-    rows, columns = pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch
-    before = 1 + getattr(config.vision_config, "num_register_tokens", 0)
-    dropped = 1 if config.vision_feature_select_strategy == "default" else 0
-    return (rows, columns), rows * columns + before - dropped
-
-
-def prepare_tensors(
-    model: HookedVLM,
-    input_ids: Int[Tensor, "batch position"],
-    pixel_values: Float[Tensor, "image channel height width"] | None,
-    attention_mask: Int[Tensor, "batch position"] | None,
-) -> ModelInputs:
-    """See `HookedVLM.prepare_tensors`."""
-    if attention_mask is None:
-        attention_mask = torch.ones_like(input_ids)
-    if attention_mask.shape != input_ids.shape:
-        raise VlmProbeError(f"attention_mask has shape {list(attention_mask.shape)}, input_ids {list(input_ids.shape)}")
-    image_token = model.image_token_id
-    count = 0 if pixel_values is None else len(pixel_values)
-    layouts = []
-    grid, each = ((0, 0), 1) if pixel_values is None else grid_of(model, pixel_values)
-    for ids, mask in zip(input_ids.cpu().numpy(), attention_mask.cpu().numpy(), strict=True):
-        own = int(((ids == image_token) & (mask > 0)).sum()) // each if count else 0
-        layouts.append(
-            lay_out(
-                ids, mask, image_token_id=image_token, grids=[grid] * own, tokens_per_image=[each] * own,
-                transforms=[None] * own, tokens=model.token_strings(ids),
-            )
-        )  # fmt: skip
-    used = sum(len(layout.images) for layout in layouts)
-    if used != count:
-        raise VlmProbeError(
-            f"pixel_values holds {count} images, input_ids has placeholders for {used} (of {each} tokens each)"
-        )
-    device = model.device
-    pixels = None if pixel_values is None else pixel_values.to(device, model.dtype)
-    return ModelInputs(input_ids.to(device), attention_mask.to(device), pixels, layouts)
-
-
-def see(model: HookedVLM, picture: Image.Image) -> tuple[Tensor, ImageTransform, tuple[int, int], int]:
-    """An image as the encoder takes it: pixels, how they were made, patch grid, tokens in the prompt."""
-    assert model.preparer is not None
-    tensor, transform = model.preparer(picture)
-    return tensor, transform, *grid_of(model, tensor)
-
-
 def expand(prompt: EncodedPrompt, image_token_id: int, counts: list[int]) -> tuple[list[int], list[int]]:
     """Token ids with every image placeholder repeated, and the positions of the question in them."""
     ids: list[int] = []
@@ -138,22 +95,166 @@ def expand(prompt: EncodedPrompt, image_token_id: int, counts: list[int]) -> tup
     return ids, asked
 
 
-def prepare(
-    model: HookedVLM,
-    image: ImageLike | list[ImageLike] | list[ImageLike | None] | list[list[ImageLike]] | None,
-    question: str | list[str],
-) -> ModelInputs:
-    """See `HookedVLM.prepare`."""
-    if model.tokenizer is None:
-        raise VlmProbeError(f"{model.name} has no tokenizer, so a question cannot be prepared; use prepare_tensors")
-    shown = any(one is not None for one in image) if isinstance(image, list) else image is not None
-    if model.vision_config is None and shown:
-        raise VlmProbeError(f"{model.name} is a language model without an encoder: ask without an image (image=None)")
-    if model.preparer is None and shown:
-        raise VlmProbeError(
-            f"{model.name} has no image processor (preprocessor_config.json), so an image cannot be "
-            "prepared; use prepare_tensors"
+@dataclass(frozen=True)
+class Seen:
+    """A picture as an encoder takes it."""
+
+    pixels: Float[Tensor, "channel height width"]
+    transform: ImageTransform
+    grid: tuple[int, int]
+    """(rows, columns) of patches."""
+    tokens: int
+    """Positions it takes in the prompt."""
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """All that turning pictures and questions into inputs takes; it knows no model.
+
+    Everything it makes is on the CPU, pixels in float32.
+    """
+
+    name: str
+    """Of the model it prepares for, for messages."""
+    tokenizer: Any
+    images: ImagePreparer | None
+    prompt: str
+    """Template with {bos}, {images} and {question}."""
+    image_token_id: int
+    """The placeholder; -1 for a language model without an encoder."""
+    patches: PatchGrid | None
+    """None for a language model without an encoder."""
+
+    def see(self, picture: Image.Image) -> Seen:
+        """A picture as the encoder takes it; VlmProbeError without an encoder or image processor."""
+        patches, images = self._sight()
+        pixels, transform = images(picture)
+        return Seen(pixels, transform, patches.of(pixels), patches.tokens(pixels))
+
+    def _sight(self) -> tuple[PatchGrid, ImagePreparer]:
+        if self.patches is None:
+            raise VlmProbeError(
+                f"{self.name} is a language model without an encoder: ask without an image (image=None)"
+            )
+        if self.images is None:
+            raise VlmProbeError(
+                f"{self.name} has no image processor (preprocessor_config.json), so an image cannot be "
+                "prepared; use prepare_tensors"
+            )
+        return self.patches, self.images
+
+    def encode(self, question: str, counts: list[int], *, answer: str = "") -> tuple[list[int], list[int], str]:
+        """A prompt's ids with images of so many positions, where the question is in them, and the prompt's text.
+
+        Raises VlmProbeError without a tokenizer, and for a question that is empty or spells a special token.
+        """
+        if self.tokenizer is None:
+            raise VlmProbeError(f"{self.name} has no tokenizer, so a question cannot be prepared; use prepare_tensors")
+        prompt = encode_prompt(
+            self.tokenizer, self.prompt, question, images=len(counts), image_token_id=self.image_token_id, answer=answer
         )
+        return *expand(prompt, self.image_token_id, counts), prompt.text
+
+    def token_strings(self, ids: Int[np.ndarray, " position"] | list[int]) -> tuple[str, ...]:
+        """Tokens as readable text, or nothing without a tokenizer."""
+        if self.tokenizer is None:
+            return ()
+        return tuple(token_text(self.tokenizer, int(i)) for i in ids)
+
+    @property
+    def _leading(self) -> int:
+        return 0 if self.patches is None else self.patches.leading
+
+    def prepare_tensors(
+        self,
+        input_ids: Int[Tensor, "batch position"],
+        pixel_values: Float[Tensor, "image channel height width"] | None,
+        attention_mask: Int[Tensor, "batch position"] | None,
+    ) -> ModelInputs:
+        """Layouts for tensors made elsewhere (image tokens expanded).
+
+        Raises VlmProbeError where placeholders and images do not add up.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if attention_mask.shape != input_ids.shape:
+            raise VlmProbeError(
+                f"attention_mask has shape {list(attention_mask.shape)}, input_ids {list(input_ids.shape)}"
+            )
+        count = 0 if pixel_values is None else len(pixel_values)
+        grid, each = (0, 0), 1
+        if pixel_values is not None and self.patches is not None:
+            grid, each = self.patches.of(pixel_values), self.patches.tokens(pixel_values)
+        layouts = []
+        for ids, mask in zip(input_ids.cpu().numpy(), attention_mask.cpu().numpy(), strict=True):
+            own = int(((ids == self.image_token_id) & (mask > 0)).sum()) // each if count else 0
+            layouts.append(
+                lay_out(
+                    ids,
+                    mask,
+                    image_token_id=self.image_token_id,
+                    grids=[grid] * own,
+                    tokens_per_image=[each] * own,
+                    transforms=[None] * own,
+                    leading=self._leading,
+                    tokens=self.token_strings(ids),
+                )
+            )
+        used = sum(len(layout.images) for layout in layouts)
+        if used != count:
+            raise VlmProbeError(
+                f"pixel_values holds {count} images, input_ids has placeholders for {used} (of {each} tokens each)"
+            )
+        return ModelInputs(input_ids, attention_mask, pixel_values, layouts)
+
+    def prepare(
+        self,
+        image: ImageLike | list[ImageLike] | list[ImageLike | None] | list[list[ImageLike]] | None,
+        question: str | list[str],
+    ) -> ModelInputs:
+        """Tensors and layouts of one example, or of a left-padded batch for a list of questions.
+
+        Raises VlmProbeError as `see` and `encode` do, for images and questions that do not pair up, and for images
+        of one batch that come out of the processor in different sizes.
+        """
+        if self.tokenizer is None:
+            raise VlmProbeError(f"{self.name} has no tokenizer, so a question cannot be prepared; use prepare_tensors")
+        questions, given = _paired(image, question)
+        if any(given):
+            self._sight()  # said before a picture is opened
+        pictures = [[open_image(one) for one in own] for own in given]
+        seen = [[self.see(picture) for picture in own] for own in pictures]
+        encoded = [self.encode(q, [one.tokens for one in own]) for q, own in zip(questions, seen, strict=True)]
+        length = max(len(ids) for ids, *_ in encoded)
+        pad = self.tokenizer.pad_token_id
+        pad = 0 if pad is None else pad
+        input_ids = torch.tensor([[pad] * (length - len(ids)) + ids for ids, *_ in encoded])
+        attention_mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids, *_ in encoded])
+        pixels = [one.pixels for own in seen for one in own]
+        if len({p.shape for p in pixels}) > 1:
+            sizes = sorted({(p.shape[-1], p.shape[-2]) for p in pixels})
+            raise VlmProbeError(f"images of one batch must come out alike, got {sizes}; prepare them one by one")
+        layouts = [
+            lay_out(
+                row.numpy(),
+                mask.numpy(),
+                image_token_id=self.image_token_id,
+                grids=[one.grid for one in own],
+                tokens_per_image=[one.tokens for one in own],
+                transforms=[one.transform for one in own],
+                patch_size=None if self.patches is None else self.patches.patch_size,
+                leading=self._leading,
+                question_positions=np.asarray(asked) + length - len(ids),
+                tokens=self.token_strings(row.numpy()),
+            )
+            for row, mask, own, (ids, asked, _) in zip(input_ids, attention_mask, seen, encoded, strict=True)
+        ]
+        stacked = torch.stack(pixels) if pixels else None
+        return ModelInputs(input_ids, attention_mask, stacked, layouts, pictures, [text for *_, text in encoded])
+
+
+def _paired(image: Any, question: str | list[str]) -> tuple[list[str], list[list[ImageLike]]]:
+    """Questions, and the images of each."""
     if isinstance(question, str):
         questions, per_example = [question], [image]
     else:
@@ -161,43 +262,5 @@ def prepare(
         per_example = list(image) if isinstance(image, list) else [image] * len(questions)
     if len(questions) != len(per_example):
         raise VlmProbeError(f"{len(per_example)} images for {len(questions)} questions; lists must pair up")
-    pictures = []
-    for one in per_example:
-        several: list[Any] = one if isinstance(one, list) else [one]
-        pictures.append([open_image(each) for each in several if each is not None])
-    token_id = model.image_token_id
-    pixels: list[Tensor] = []
-    rows: list[list[int]] = []
-    pieces: list[tuple[list[tuple[int, int]], list[int], list[ImageTransform | None], list[int], str]] = []
-    for text, own in zip(questions, pictures, strict=True):
-        seen = [see(model, picture) for picture in own]
-        grids, counts = [grid for _, _, grid, _ in seen], [each for *_, each in seen]
-        prompt = encode_prompt(model.tokenizer, model.prompt, text, images=len(own), image_token_id=token_id)
-        ids, asked = expand(prompt, token_id, counts)
-        pixels += [tensor for tensor, *_ in seen]
-        rows.append(ids)
-        pieces.append((grids, counts, [transform for _, transform, *_ in seen], asked, prompt.text))
-    length = max(map(len, rows))
-    pad = model.tokenizer.pad_token_id
-    pad = 0 if pad is None else pad
-    input_ids = torch.tensor([[pad] * (length - len(r)) + r for r in rows])
-    attention_mask = torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in rows])
-    if len({p.shape for p in pixels}) > 1:
-        sizes = sorted({(p.shape[-1], p.shape[-2]) for p in pixels})
-        raise VlmProbeError(f"images of one batch must come out alike, got {sizes}; prepare them one by one")
-    layouts = [
-        lay_out(
-            ids.numpy(), mask.numpy(), image_token_id=token_id, grids=grids, tokens_per_image=counts,
-            transforms=transforms, patch_size=getattr(model.vision_config, "patch_size", None),
-            question_positions=np.asarray(asked) + length - len(row),
-            tokens=model.token_strings(ids.numpy()),
-        )
-        for ids, mask, row, (grids, counts, transforms, asked, _) in zip(
-            input_ids, attention_mask, rows, pieces, strict=True
-        )
-    ]  # fmt: skip
-    device = model.device
-    stacked = torch.stack(pixels).to(device, model.dtype) if pixels else None
-    return ModelInputs(
-        input_ids.to(device), attention_mask.to(device), stacked, layouts, pictures, [p[-1] for p in pieces]
-    )
+    several = [one if isinstance(one, list) else [one] for one in per_example]
+    return questions, [[each for each in own if each is not None] for own in several]

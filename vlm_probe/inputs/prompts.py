@@ -1,4 +1,4 @@
-"""Prompts, as each family was trained: text around the image placeholders and the question."""
+"""Prompts: text around the image placeholders and the question, and their tokens."""
 
 from __future__ import annotations
 
@@ -8,19 +8,6 @@ from typing import Any
 from vlm_probe.errors import VlmProbeError
 
 IMAGE = "<image>"
-
-PROMPTS = {
-    # LLaVA-Gemma's training prompt: one BOS, no system text.
-    "gemma": "{bos}<start_of_turn>user\n{images}\n{question}<end_of_turn>\n<start_of_turn>model\n",
-    "gemma2": "{bos}<start_of_turn>user\n{images}\n{question}<end_of_turn>\n<start_of_turn>model\n",
-    "gemma3_text": "{bos}<start_of_turn>user\n{images}\n{question}<end_of_turn>\n<start_of_turn>model\n",
-    # LLaVA-1.5 as published for transformers.
-    "llama": "{bos}USER: {images}\n{question} ASSISTANT:",
-}
-"""Prompt by language-model type; a checkpoint's config may hold its own under vlm_probe.prompt."""
-
-ALONE = "{bos}{question}"
-"""Of a language model without an encoder."""
 
 
 @dataclass(frozen=True)

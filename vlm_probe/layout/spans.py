@@ -45,6 +45,11 @@ class ImageSpan:
         before = self.leading if name.startswith("vision.") else len(self.extra_positions)
         return before + np.arange(self.grid[0] * self.grid[1])
 
+    @property
+    def encoder_rows(self) -> slice:
+        """The patches' place along the position axis of the encoder's activations."""
+        return slice(self.leading, self.leading + self.grid[0] * self.grid[1])
+
     def edges(self) -> dict[str, tuple[str, Float[np.ndarray, " edge"]]]:
         """Pixel edges of the grid's rows and columns on the original image, as coordinates of a map.
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM, ModelInputs
+from vlm_probe.hooked.anatomy import final_norm, unembedding
 from vlm_probe.hooked.targets import target_token
 
 BLOCK = 8192
@@ -233,12 +234,6 @@ Translator = Callable[[Tensor, int], Tensor]
 """Takes rows [position, d_model] and the number of the layer they stand behind, gives rows: a `TunedLens`."""
 
 
-def final_norm(model: HookedVLM) -> torch.nn.Module:
-    """The norm between the last layer and the unembedding."""
-    tower = model.hf.model if model.vision_config is None else model.hf.model.language_model
-    return tower.norm
-
-
 @torch.no_grad()
 def normed_rows(
     model: HookedVLM, inputs: ModelInputs, at: np.ndarray, translate: Translator | None = None
@@ -288,7 +283,7 @@ def lens(
     VlmProbeError: a batch, positions that are not there, tokens outside the vocabulary.
     """
     at = _positions(inputs, positions)
-    table = model.hf.get_output_embeddings().weight.detach()
+    table = unembedding(model)
     blank = torch.empty(len(table), device="meta")
     ids = [target_token(model, token, blank) for token in tokens]
     asked = torch.tensor(ids, dtype=torch.long).expand(len(at), -1) if ids else None

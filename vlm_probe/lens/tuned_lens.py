@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.anatomy import final_norm
+from vlm_probe.hooked.anatomy import head as head_of
 from vlm_probe.hooked.targets import frozen
-from vlm_probe.inputs.images import open_image
 from vlm_probe.items.item import Item
-from vlm_probe.lens.logit_lens import final_norm
 
 
 class TunedLens(nn.Module):
@@ -89,14 +89,14 @@ def train_tuned_lens(
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(lens.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    norm, head, log = final_norm(model), model.hf.get_output_embeddings(), []
+    norm, head, log = final_norm(model), head_of(model), []
     with frozen(model):
         for step in range(steps):
             picked = torch.randint(len(items), (batch_size,), generator=generator).tolist()
             batch = [items[i] for i in picked]
             seen = model.vision_config is not None
             inputs = model.prepare(
-                [open_image(item.picture(model.image_size)) if seen else None for item in batch],
+                [model.picture(item) if seen else None for item in batch],
                 [item.question for item in batch],
             )
             with torch.no_grad():
@@ -110,7 +110,7 @@ def train_tuned_lens(
                 said = head(norm(lens(stream, layer))).float().log_softmax(-1)
                 loss = (target.exp() * (target - said)).sum(-1).mean()
                 loss.backward()  # layer by layer: one distribution is held at a time
-                losses.append(float(loss))
+                losses.append(float(loss.detach()))
             nn.utils.clip_grad_norm_(lens.parameters(), 1.0)
             optimizer.step()
             schedule.step()

@@ -119,8 +119,6 @@ def provenance_table(provenance: dict[str, Any]) -> pd.DataFrame:
     for key, value in provenance.items():
         if key == "versions":
             rows += [(name, text) for name, text in value.items()]
-        elif key in ("layers", "vision_layers_read"):
-            continue
         else:
             rows.append((key, ", ".join(map(str, value)) if isinstance(value, list) else value))
     return pd.DataFrame(rows, columns=["what", "value"])

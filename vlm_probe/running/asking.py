@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,11 +17,8 @@ from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.inputs.images import ImageLike, open_image
-from vlm_probe.inputs.preparing import expand, see
-from vlm_probe.inputs.prompts import answer_start, encode_prompt
-
-if TYPE_CHECKING:
-    from vlm_probe.hooked.model import HookedVLM
+from vlm_probe.inputs.prompts import answer_start
+from vlm_probe.running.protocol import Runs
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class _Row:
 
 
 def ask_all(
-    model: HookedVLM,
+    model: Runs,
     images: Sequence[ImageLike],
     asked: Sequence[Asked],
     *,
@@ -75,12 +72,12 @@ def ask_all(
 
     Raises VlmProbeError as `model.prepare` does, and for an empty right answer.
     """
-    if model.tokenizer is None or model.preparer is None:
+    if model.inputs.tokenizer is None or model.inputs.images is None:
         raise VlmProbeError(f"{model.name} has no tokenizer or no image processor, so it cannot be asked")
-    seen = [see(model, open_image(image)) for image in images]
-    if len({pixels.shape for pixels, *_ in seen}) > 1:
+    seen = [model.inputs.see(open_image(image)) for image in images]
+    if len({one.pixels.shape for one in seen}) > 1:
         raise VlmProbeError("images asked about together must come out of the processor alike; ask one by one")
-    rows = [_tokenize(model, i, one, seen[one.image][3]) for i, one in enumerate(asked)]
+    rows = [_tokenize(model, i, one, seen[one.image].tokens) for i, one in enumerate(asked)]
     results: dict[int, Answered] = {}
     for start in range(0, len(images), batch_size):
         part = [row for _, row in rows if start <= row.image < start + batch_size]
@@ -88,7 +85,7 @@ def ask_all(
             continue
         # All prefixes are one and the same row of ids: a template around equally many placeholders.
         prefix, _ = rows[0]
-        pixels = torch.stack([p for p, *_ in seen[start : start + batch_size]]).to(model.device, model.dtype)
+        pixels = torch.stack([one.pixels for one in seen[start : start + batch_size]]).to(model.device, model.dtype)
         cache = _read_images(model, prefix, pixels)
         for batch in _batches(model, part, len(prefix), max_new_tokens, batch_size):
             own = deepcopy(cache)
@@ -98,28 +95,24 @@ def ask_all(
     return [results[i] for i in range(len(asked))]
 
 
-def _tokenize(model: HookedVLM, index: int, one: Asked, count: int) -> tuple[list[int], _Row]:
+def _tokenize(model: Runs, index: int, one: Asked, count: int) -> tuple[list[int], _Row]:
     """The prompt's ids up to its last image token, and the rest as a row."""
     if not one.answer.strip():
         raise VlmProbeError(f"the right answer to {one.question!r} is empty")
-    token = model.image_token_id
-    settings: dict[str, Any] = {"images": 1, "image_token_id": token}
-    ids, _ = expand(encode_prompt(model.tokenizer, model.prompt, one.question, **settings), token, [count])
-    longer, _ = expand(
-        encode_prompt(model.tokenizer, model.prompt, one.question, answer=one.answer, **settings), token, [count]
-    )
-    split = len(ids) - ids[::-1].index(token)
+    ids, *_ = model.inputs.encode(one.question, [count])
+    longer, *_ = model.inputs.encode(one.question, [count], answer=one.answer)
+    split = len(ids) - ids[::-1].index(model.inputs.image_token_id)
     return ids[:split], _Row(index, one.image, ids[split:], longer[answer_start(ids, longer) :])
 
 
 @torch.no_grad()
-def _read_images(model: HookedVLM, prefix: list[int], pixels: Float[Tensor, "image channel height width"]) -> Any:
+def _read_images(model: Runs, prefix: list[int], pixels: Float[Tensor, "image channel height width"]) -> Any:
     """The cache after every image's prefix."""
     ids = torch.tensor([prefix] * len(pixels), device=model.device)
     return model(ids, pixels, torch.ones_like(ids), use_cache=True, logits_to_keep=1).past_key_values
 
 
-def _batches(model: HookedVLM, rows: list[_Row], prefix: int, new: int, batch_size: int) -> Iterator[list[_Row]]:
+def _batches(model: Runs, rows: list[_Row], prefix: int, new: int, batch_size: int) -> Iterator[list[_Row]]:
     """Rows that run together, short ones first: little padding.
 
     Padding between prefix and question is masked, so it changes nothing, unless a layer's sliding
@@ -142,7 +135,7 @@ def _batches(model: HookedVLM, rows: list[_Row], prefix: int, new: int, batch_si
 
 
 @torch.no_grad()
-def _finish(model: HookedVLM, cache: Any, prefix: int, rows: list[_Row], max_new_tokens: int) -> list[Answered]:
+def _finish(model: Runs, cache: Any, prefix: int, rows: list[_Row], max_new_tokens: int) -> list[Answered]:
     """Run questions on from the cache of their images: score the right answers, then decode."""
     device = model.device
     width = max(len(row.suffix) for row in rows)
@@ -172,27 +165,26 @@ def _finish(model: HookedVLM, cache: Any, prefix: int, rows: list[_Row], max_new
         p_yes = torch.full_like(entropy, torch.nan)
 
     tokens = _decode(model, cache, first, mask, max_new_tokens)
-    texts = [model.tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]
+    texts = [model.inputs.tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]
     columns = (texts, p_answer.tolist(), p_yes.tolist(), entropy.tolist())
     return [Answered(*values) for values in zip(*columns, strict=True)]
 
 
 def _step(
-    model: HookedVLM, cache: Any, ids: Int[Tensor, "batch new"], mask: Int[Tensor, "batch position"], **kwargs: Any
+    model: Runs, cache: Any, ids: Int[Tensor, "batch new"], mask: Int[Tensor, "batch position"], **kwargs: Any
 ) -> Float[Tensor, "batch kept vocabulary"]:
     """Logits (float32) of new tokens, or of the last ones if `logits_to_keep` says so; the cache grows."""
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     out = model(ids, None, mask, position_ids=positions, past_key_values=cache, use_cache=True, **kwargs)
     logits = out.logits.float()
     # The one logits processor that our checkpoints' generation settings hold.
-    banned = model.hf.generation_config.suppress_tokens
-    if banned:
-        logits[..., banned] = -torch.inf
+    if model.suppressed_tokens:
+        logits[..., model.suppressed_tokens] = -torch.inf
     return logits
 
 
 def _decode(
-    model: HookedVLM, cache: Any, first: Float[Tensor, "batch vocabulary"], mask: Tensor, max_new_tokens: int
+    model: Runs, cache: Any, first: Float[Tensor, "batch vocabulary"], mask: Tensor, max_new_tokens: int
 ) -> list[list[int]]:
     """Greedy decoding on from the last position's logits, up to and without the end of the answer."""
     ends = torch.tensor(sorted(model.answer_ends), device=first.device)
@@ -209,12 +201,12 @@ def _decode(
     return [[t for t in row if t >= 0] for row in torch.stack(rows, dim=1).tolist()]
 
 
-def _spellings(model: HookedVLM, word: str) -> list[int]:
+def _spellings(model: Runs, word: str) -> list[int]:
     """Ids of the single tokens that spell a word: with and without capital, with and without space."""
     found = set()
     for spelling in (word, word.capitalize(), word.upper(), f" {word}", f" {word.capitalize()}"):
         try:
-            ids = model.tokenizer(spelling, add_special_tokens=False)["input_ids"]
+            ids = model.inputs.tokenizer(spelling, add_special_tokens=False)["input_ids"]
         except VlmProbeError:  # a trimmed vocabulary that does not hold it
             continue
         if len(ids) == 1:

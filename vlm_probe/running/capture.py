@@ -1,31 +1,30 @@
-"""Running a model once and keeping what it did: the way from a HookedVLM to a Trace."""
+"""Running a model once and keeping what it did: the way to a Trace."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.hooked.points import dimensions
 from vlm_probe.inputs.images import image_digest
 from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.names import dimensions
+from vlm_probe.running.protocol import Runs
 from vlm_probe.trace import Trace
 
-if TYPE_CHECKING:
-    from vlm_probe.hooked.model import HookedVLM
 
-
-def _bytes_needed(model: HookedVLM, inputs: ModelInputs, names: list[str]) -> dict[str, int]:
+def _bytes_needed(model: Runs, inputs: ModelInputs, names: list[str]) -> dict[str, int]:
     """Size of every activation a capture would keep, from the model's configuration."""
     text, sight = model.text_config, model.vision_config
     item = torch.finfo(model.dtype).bits // 8
     images = 0 if inputs.pixel_values is None else len(inputs.pixel_values)
-    patches = sum(g[0] * g[1] for layout in inputs.layouts for g in [s.grid for s in layout.images])
-    per_image = patches // max(images, 1)
-    tokens = per_image + 1 + getattr(sight, "num_register_tokens", 0)
+    grid = model.inputs.patches
+    seen = inputs.pixel_values is not None and grid is not None
+    kept = grid.tokens(inputs.pixel_values) if seen else 0
+    tokens = kept - grid.kept + grid.leading if seen else 0
     sizes = {}
     for name in names:
         language = name.startswith("language.")
@@ -42,7 +41,7 @@ def _bytes_needed(model: HookedVLM, inputs: ModelInputs, names: list[str]) -> di
             "d_model": text.hidden_size,
             "d_vision": getattr(sight, "hidden_size", 0),
             "d_mlp": inner,
-            "patch": tokens,
+            "patch": kept,
             "vocabulary": text.vocab_size,
             "one": 1,
         }
@@ -58,7 +57,7 @@ def free_memory(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
-def check_fits(model: HookedVLM, inputs: ModelInputs, names: list[str]) -> None:
+def check_fits(model: Runs, inputs: ModelInputs, names: list[str]) -> None:
     """Raise VlmProbeError, before anything is run, where a capture would not fit into memory."""
     sizes = _bytes_needed(model, inputs, names)
     # A trace also keeps the logits.
@@ -81,7 +80,7 @@ def check_fits(model: HookedVLM, inputs: ModelInputs, names: list[str]) -> None:
 
 
 @torch.no_grad()
-def capture(model: HookedVLM, inputs: ModelInputs, names: list[str]) -> Trace:
+def capture(model: Runs, inputs: ModelInputs, names: list[str]) -> Trace:
     """Run a batch of one and keep the named activations; see `HookedVLM.trace`."""
     layout = inputs.layout
     check_fits(model, inputs, names)
@@ -91,8 +90,14 @@ def capture(model: HookedVLM, inputs: ModelInputs, names: list[str]) -> Trace:
         **model.provenance(),
         "prompt": inputs.prompts[0] if inputs.prompts else None,
         "images": [image_digest(image) for image in images],
-        "vision_layers_read": model.vision_layers_read,
-        "layers": {"vision": len(model.vision.blocks), "language": len(model.language.blocks)},
     }
-    dims = {name: dimensions(name) for name in cache}
-    return Trace(cache, layout, output.logits[0].detach(), provenance, dims, images, model.image_scale)
+    return Trace(
+        cache,
+        layout,
+        output.logits[0].detach(),
+        provenance,
+        depth=model.layers,
+        vision_layers_read=model.vision_layers_read,
+        images=images,
+        image_scale=model.image_scale,
+    )

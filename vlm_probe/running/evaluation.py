@@ -15,13 +15,11 @@ import pandas as pd
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence.comparison import compare
 from vlm_probe.files import alone, make_folder, replacing
-from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.provenance import weights_digest
-from vlm_probe.inputs.images import open_image
 from vlm_probe.items.item import Item
 from vlm_probe.items.metrics import metric_table
 from vlm_probe.items.scores import ANSWER_COLUMNS, answer_row
 from vlm_probe.running.asking import Asked, ask_all
+from vlm_probe.running.protocol import Runs
 
 
 @dataclass
@@ -84,14 +82,12 @@ def _source(item: Item) -> str:
     return repr(item.source)
 
 
-def _settings(
-    model: HookedVLM, items: Sequence[Item], suffix: str, max_new_tokens: int, skip_bad: bool
-) -> dict[str, Any]:
+def _settings(model: Runs, items: Sequence[Item], suffix: str, max_new_tokens: int, skip_bad: bool) -> dict[str, Any]:
     """What must agree for a run to go on where an earlier one stopped."""
     text = "\n".join(f"{item} {_source(item)}" for item in items)  # an item shows all but its source
     hooked = [name for name, point in model.hook_dict.items() if point.fwd_hooks]
     return {
-        "model": model.name, "revision": model.revision, "weights": weights_digest(model.hf), "hooks": hooked,
+        "model": model.name, "revision": model.revision, "weights": model.weights_digest(), "hooks": hooked,
         "dtype": str(model.dtype), "scale": model.embed_scale, "suffix": suffix, "max_new_tokens": max_new_tokens,
         "skip_bad": skip_bad, "number of items": len(items), "items": hashlib.sha256(text.encode()).hexdigest(),
     }  # fmt: skip
@@ -116,13 +112,13 @@ def _resume(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _answer_chunk(
-    model: HookedVLM, chunk: list[Item], suffix: str, max_new_tokens: int, skip_bad: bool
+    model: Runs, chunk: list[Item], suffix: str, max_new_tokens: int, skip_bad: bool
 ) -> list[dict[str, Any]]:
     pictures: dict[str, Any] = {}
     for item in chunk:
         if item.image not in pictures:
             try:
-                pictures[item.image] = open_image(item.picture(model.image_size))
+                pictures[item.image] = model.picture(item)
             except VlmProbeError:
                 if not skip_bad:
                     raise
@@ -139,7 +135,7 @@ def _answer_chunk(
 
 
 def evaluate(
-    model: HookedVLM,
+    model: Runs,
     items: Sequence[Item],
     *,
     parts: Path | None = None,
@@ -189,7 +185,7 @@ def evaluate(
 
 
 def _evaluate(
-    model: HookedVLM,
+    model: Runs,
     items: Sequence[Item],
     parts: Path | None,
     suffix: str,

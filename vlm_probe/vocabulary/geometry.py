@@ -14,6 +14,7 @@ from torch import Tensor
 from vlm_probe.embedding.nearest import nearest_rows, used_rows
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.anatomy import embedding, is_tied, unembedding
 
 BLOCK = 8192
 """Rows taken at a time; sums are in float64."""
@@ -220,12 +221,11 @@ def repeats(model: HookedVLM, ids: Sequence[int], *, batch_size: int = 64) -> pd
 
 def vocabulary_geometry(model: HookedVLM, *, counts: Mapping[int, int] | None = None) -> pd.DataFrame:
     """`geometry` of a model's embedding, and of its unembedding where that is another matrix; one row each."""
-    tables = {"embedding": model.hf.get_input_embeddings().weight}
-    head = model.hf.get_output_embeddings().weight
-    if head is not tables["embedding"]:
-        tables["unembedding"] = head
+    tables = {"embedding": embedding(model)}
+    if not is_tied(model):
+        tables["unembedding"] = unembedding(model)
     rows = [
-        {"matrix": name, **geometry(t.detach(), keep=used_rows(model), counts=counts)[0]} for name, t in tables.items()
+        {"matrix": name, **geometry(t, keep=used_rows(model), counts=counts)[0]} for name, t in tables.items()
     ]
     table = pd.DataFrame(rows)
     table.attrs = {"title": "geometry of the vocabulary", **model.provenance()}

@@ -11,7 +11,7 @@ import torch
 from vlm_probe.embedding.nearest import used_rows
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.inputs.images import open_image
+from vlm_probe.hooked.anatomy import unembedding
 from vlm_probe.inputs.prompts import first_answer_token
 from vlm_probe.items.item import Item
 from vlm_probe.lens.logit_lens import normed_rows, stream_lens
@@ -49,7 +49,7 @@ def leakage(
 
     Raises VlmProbeError for ids outside the vocabulary, and where no token is used, or all are.
     """
-    table = model.hf.get_output_embeddings().weight.detach()
+    table = unembedding(model)
     chosen = sorted(set(used))
     if chosen and not 0 <= chosen[0] <= chosen[-1] < len(table):
         raise VlmProbeError(f"used ids must be between 0 and {len(table) - 1}, got {chosen[0]} to {chosen[-1]}")
@@ -69,7 +69,7 @@ def leakage(
     shares = {f"{name}_share": len(ids) / len(table) for name, ids in groups.items() if name != "padding"}
     rows = []
     for item in items:
-        picture = open_image(item.picture(model.image_size))
+        picture = model.picture(item)
         inputs = model.prepare(picture, item.question)
         image = inputs.layout.image_positions
         spread = image[np.linspace(0, len(image) - 1, min(IMAGE_ROWS, len(image))).round().astype(int)]
@@ -97,4 +97,25 @@ def leakage(
             progress(1)
     found = pd.DataFrame(rows)
     found.attrs = {"title": "probability on tokens never used", "units": "probability", **model.provenance()}
+    return found
+
+
+def summarize_leakage(table: pd.DataFrame, column: str = "unused_mass") -> pd.DataFrame:
+    """What a column of `leakage` comes to in every layer of every model.
+
+    table: as `leakage` returns it, of one model or several.
+
+    Returns one row a model and layer: columns model, layer, mean (over items), low and high (95 %: 1.96 standard errors
+    of the mean), n (items); `attrs` carry the column.
+
+    Raises VlmProbeError for a column that is not in the table.
+    """
+    if column not in table:
+        raise VlmProbeError(f"no column {column!r}; there are {', '.join(map(str, table.columns))}")
+    # Takes items for independent although several may be about one image: the interval is too narrow where they are.
+    found = table.groupby(["model", "layer"], sort=False)[column].agg(["mean", "sem", "count"]).reset_index()
+    reach = 1.96 * found["sem"]
+    found = found.assign(low=found["mean"] - reach, high=found["mean"] + reach).rename(columns={"count": "n"})
+    found = found.filter(["model", "layer", "mean", "low", "high", "n"])
+    found.attrs = {"title": f"{column} by layer", "column": column}
     return found

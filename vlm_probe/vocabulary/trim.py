@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -10,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from accelerate import init_empty_weights
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.inputs.images import open_image
+from vlm_probe.hooked.anatomy import embedding, parameter_count, with_rows
 from vlm_probe.inputs.remapped import RemappedTokenizer
 from vlm_probe.items.item import Item
 from vlm_probe.items.metrics import wilson
@@ -65,48 +62,6 @@ def needed_ids(model: HookedVLM, items: Sequence[Item]) -> list[int]:
     return sorted(counts, key=lambda i: (i in special, -counts[i], i))
 
 
-def _smaller(model: HookedVLM, kept: list[int]) -> Any:
-    """The Hugging Face model with these rows alone; everything else is shared with the original, not copied."""
-    config = copy.deepcopy(model.hf.config)
-    new = {old: i for i, old in enumerate(kept)}
-    text = config.get_text_config()
-    text.vocab_size = len(kept)
-    for part in (config, text):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            old = getattr(part, name, None)
-            if isinstance(old, list):
-                setattr(part, name, [new[i] for i in old if i in new])
-            elif old is not None:
-                setattr(part, name, new.get(old))
-    if model.vision_config is not None:
-        config.image_token_id = new[model.image_token_id]
-    own = dict(getattr(config, "vlm_probe", None) or {})
-    config.vlm_probe = {**own, "embed_scale": model.embed_scale, "prompt": model.prompt}
-    if model.preparer is not None:
-        config.vlm_probe["pad"] = model.preparer.pad
-    with init_empty_weights(include_buffers=False):
-        hf = type(model.hf)(config)
-    at = torch.as_tensor(kept, device=model.device)
-    rows = {id(w): w.detach()[at] for w in _vocabulary_weights(model.hf)}
-    state = {}
-    for name, value in model.hf.state_dict(keep_vars=True).items():
-        state[name] = rows.get(id(value), value.detach() if isinstance(value, torch.nn.Parameter) else value)
-    hf.load_state_dict(state, assign=True)
-    hf.tie_weights()
-    hf.generation_config = copy.deepcopy(model.hf.generation_config)
-    hf.generation_config.eos_token_id = [new[i] for i in sorted(model.answer_ends) if i in new] or None
-    for name in ("bos_token_id", "pad_token_id"):
-        old = getattr(hf.generation_config, name, None)
-        setattr(hf.generation_config, name, None if old is None else new.get(old))
-    banned = model.hf.generation_config.suppress_tokens or []
-    hf.generation_config.suppress_tokens = [new[i] for i in banned if i in new] or None
-    return hf.to(device=model.device).eval()
-
-
-def _vocabulary_weights(hf: Any) -> list[torch.Tensor]:
-    return [hf.get_input_embeddings().weight, hf.get_output_embeddings().weight]
-
-
 def trim(model: HookedVLM, keep: Iterable[int], *, items: Sequence[Item] = ()) -> HookedVLM:
     """A model whose embedding and unembedding hold only some rows.
 
@@ -126,7 +81,7 @@ def trim(model: HookedVLM, keep: Iterable[int], *, items: Sequence[Item] = ()) -
         is not kept.
     """
     tokenizer = model.tokenizer
-    rows = len(model.hf.get_input_embeddings().weight)
+    rows = len(embedding(model))
     wanted = set(keep) | always_kept(model)
     outside = sorted(i for i in wanted if not 0 <= i < rows)
     if outside:
@@ -148,7 +103,7 @@ def trim(model: HookedVLM, keep: Iterable[int], *, items: Sequence[Item] = ()) -
                 f"item {item.id} ({item.question!r}: {item.answer!r}) needs tokens that are not kept: {names}"
             )
     return HookedVLM(
-        _smaller(model, kept), embed_scale=model.embed_scale, tokenizer=remapped, preparer=model.preparer,
+        with_rows(model, kept), embed_scale=model.embed_scale, tokenizer=remapped, preparer=model.preparer,
         name=f"{model.name}, {len(kept)} tokens", revision=model.revision, prompt=model.prompt,
     )  # fmt: skip
 
@@ -161,11 +116,7 @@ def save(model: HookedVLM, folder: Path) -> Path:
     Raises VlmProbeError where the folder cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        model.hf.save_pretrained(folder)
-        model.tokenizer.save_pretrained(folder)
-        if model.preparer is not None:
-            model.preparer.processor.save_pretrained(folder)
+        model.save_pretrained(folder)
     except OSError as error:
         raise VlmProbeError(f"cannot write to {folder}: {error.strerror or error}") from error
     return folder
@@ -175,7 +126,7 @@ def _answers(model: HookedVLM, items: Sequence[Item]) -> tuple[list[str], float]
     """Answers to some items, and the seconds they took."""
     names = {name: i for i, name in enumerate(dict.fromkeys(item.image for item in items))}
     first = {item.image: item for item in reversed(items)}
-    pictures = [open_image(first[name].picture(model.image_size)) for name in names]
+    pictures = [model.picture(first[name]) for name in names]
     asked = [Asked(names[item.image], item.question, item.answer) for item in items]
     start = time.perf_counter()
     found = ask_all(model, pictures, asked)
@@ -220,8 +171,7 @@ def shrink(
         right = sum(score_answer(item, text)[1] >= 0.5 for item, text in zip(part, said, strict=True))
         same = [text == whole[i] for text, i in zip(said, readable, strict=True)]
         low, high = wilson(right, len(items))
-        table = small.hf.get_input_embeddings().weight
-        count = sum(p.numel() for p in small.hf.parameters())
+        table, count = embedding(small), parameter_count(small)
         rows.append(
             {
                 "asked_to_keep": len(ranked) if size is None else size, "rows": len(table), "parameters": count,

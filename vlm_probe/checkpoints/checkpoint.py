@@ -1,0 +1,158 @@
+"""A checkpoint on disk or on the Hub, described before its weights are read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlavaForConditionalGeneration
+
+from vlm_probe.errors import VlmProbeError
+
+QUANTIZATION: dict[str, dict[str, Any]] = {
+    "8bit": {"load_in_8bit": True},
+    "4bit": {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.bfloat16},
+}
+"""Name -> bitsandbytes's settings."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a model is made of, whatever the layout on disk: every layout's reader gives one of these."""
+
+    name: str
+    revision: str | None
+    config: Any
+    """transformers' configuration: a LLaVA one, or a language model's."""
+    source: str | Path | None
+    """Where transformers reads the weights itself; None where `weights` gives them."""
+    weights: Callable[[], dict[str, Tensor]] | None
+    """All weights under Hugging Face names, read when called; None where transformers reads `source`."""
+    tokenizer: Any
+    image_processor: Any
+    prompt: str | None
+    """The prompt's template where the checkpoint has one of its own."""
+    embed_scale: str | None
+    """What it declares, see `vlm_probe.load`."""
+    pad: bool | None
+    """Whether its images were padded to a square, where it says so; else the family's habit."""
+    suppressed: tuple[int, ...] = field(default=())
+    """Ids that are never to be generated."""
+
+    def build(self, device: torch.device, dtype: torch.dtype, quantization: str | None = None) -> Any:
+        """The Hugging Face model with its weights, in evaluation mode.
+
+        Raises VlmProbeError for weights that are missing, misshapen or unreadable, an unknown quantization, and one
+        without a CUDA device.
+        """
+        kwargs: dict[str, Any] = {"config": self.config, "dtype": dtype}
+        if quantization is not None:
+            if quantization not in QUANTIZATION:
+                raise VlmProbeError(f"quantization must be one of {', '.join(QUANTIZATION)}, got {quantization!r}")
+            if device.type != "cuda":
+                raise VlmProbeError(f"quantization {quantization!r} needs a CUDA device, got {device}")
+            settings = BitsAndBytesConfig(**QUANTIZATION[quantization])
+            kwargs |= {"quantization_config": settings, "device_map": {"": device}}
+        if self.weights is None:
+            kwargs["revision"] = self.revision
+        else:
+            kwargs["state_dict"] = self.weights()
+        hf = _from_pretrained(self.name, self.source, **kwargs)
+        if self.suppressed:
+            hf.generation_config.suppress_tokens = list(self.suppressed)
+        hf.eval()
+        return hf if quantization is not None else hf.to(device)
+
+
+def _from_pretrained(name: str, source: str | Path | None, **kwargs: Any) -> Any:
+    kind: Any = LlavaForConditionalGeneration if hasattr(kwargs["config"], "vision_config") else AutoModelForCausalLM
+    try:
+        loaded: Any = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
+    except (OSError, RuntimeError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise VlmProbeError(f"{name} could not be loaded: {first}") from error
+    model, info = loaded
+    misshapen_keys = {entry[0] for entry in info["mismatched_keys"]}
+    missing = sorted(set(info["missing_keys"]) - misshapen_keys)
+    if missing:
+        shown = ", ".join(missing[:4]) + (" ..." if len(missing) > 4 else "")
+        raise VlmProbeError(f"{name} lacks {len(missing)} weights a LLaVA model needs: {shown}")
+    misshapen = sorted(info["mismatched_keys"])
+    if misshapen:
+        key, have, want = misshapen[0][:3]
+        raise VlmProbeError(
+            f"{name} has {len(misshapen)} weights of a shape its config.json does not promise: {key} is {list(have)}, "
+            f"expected {list(want)}"
+        )
+    return model
+
+
+def raw_config(name: str, folder: Path | None, revision: str | None) -> dict[str, Any]:
+    """config.json as it stands: transformers' own reading of it changes some fields.
+
+    folder: where it is; None asks the Hub. Raises VlmProbeError where there is none that can be read.
+    """
+    if folder is not None:
+        file = folder / "config.json"
+        if not file.is_file():
+            raise VlmProbeError(f"{folder} is not a checkpoint: it has no config.json")
+    else:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        try:
+            file = Path(hf_hub_download(name, "config.json", revision=revision))
+        except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+            offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+            raise VlmProbeError(
+                f"unknown model {name!r}: no such directory, and the Hub did not give its config.json{offline}"
+            ) from error
+    try:
+        raw = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise VlmProbeError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise VlmProbeError(f"{file} holds a {type(raw).__name__}, expected an object")
+    return raw
+
+
+def read_config(name: str, source: str | Path, revision: str | None, raw_text: dict[str, Any]) -> Any:
+    """transformers' reading of config.json, with the activation that Gemma 1 was trained with.
+
+    raw_text: the language model's part as it stands in the file.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise VlmProbeError(f"{name}'s config.json is not understood: {first}") from error
+    apply_activation_rule(config, raw_text)
+    return config
+
+
+def apply_activation_rule(config: Any, text: dict[str, Any]) -> None:
+    """Gemma 1 ran `hidden_activation` until transformers 4.48; since then `hidden_act` decides.
+
+    A checkpoint that says both means the former ("gelu" there is the exact one, not tanh).
+    """
+    own = config.get_text_config()
+    if own.model_type == "gemma" and text.get("hidden_activation"):
+        own.hidden_act = text["hidden_activation"]
+
+
+def first_of(auto: Any, sources: tuple[str | Path, ...], revision: str | None) -> Any:
+    """A tokenizer or processor from the first source that has one, else None."""
+    for number, source in enumerate(sources):
+        try:
+            # The revision is the checkpoint's; its encoder lives in another repository.
+            return auto.from_pretrained(source, revision=revision if number == 0 else None)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None

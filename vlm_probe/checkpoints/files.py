@@ -1,0 +1,66 @@
+"""Weight files of a checkpoint's folder, and whole repositories of the Hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vlm_probe.errors import VlmProbeError
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """All weight files of a checkpoint folder.
+
+    Raises VlmProbeError for a shard the index names and the folder lacks, and for no weights at all.
+    """
+    for index in sorted(folder.glob("*.index.json")):
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        missing = [s for s in shards if not (folder / s).is_file()]
+        if missing:
+            raise VlmProbeError(
+                f"{folder} lacks {len(missing)} of the {len(shards)} shards that {index.name} names: "
+                + ", ".join(missing)
+            )
+        return [folder / s for s in shards]
+    found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not found:
+        raise VlmProbeError(f"{folder} holds no weights: expected *.safetensors or pytorch_model*.bin")
+    return found
+
+
+def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """All weights of a checkpoint folder by name; VlmProbeError for a file that cannot be read as weights."""
+    for file in weight_files(folder):
+        try:
+            if file.suffix == ".safetensors":
+                weights = load_file(file)
+            else:
+                weights = torch.load(file, map_location="cpu", weights_only=True)
+        except (SafetensorError, RuntimeError, UnpicklingError, EOFError) as error:
+            raise VlmProbeError(f"{file} cannot be read as weights (cut off, or a pointer?): {error}") from error
+        yield from weights.items()
+
+
+def snapshot(repository: str, revision: str | None = None) -> Path:
+    """A Hub repository's configuration, tokenizer and weights, in the local cache.
+
+    Raises VlmProbeError where the Hub does not give them.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.model"]
+    try:
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(repository, revision=revision, allow_patterns=[*patterns, "*.bin"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise VlmProbeError(f"{repository!r} could not be fetched from the Hub: {error}") from error
+    return folder

@@ -1,0 +1,48 @@
+"""The layout that transformers reads itself: LLaVA (old and new key names), or a causal language model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from vlm_probe.checkpoints.checkpoint import Checkpoint, first_of, read_config
+from vlm_probe.checkpoints.files import weight_files
+from vlm_probe.errors import VlmProbeError
+
+
+def read_hugging_face(
+    name: str, folder: Path | None, revision: str | None, raw: dict[str, Any], languages: Collection[str]
+) -> Checkpoint:
+    """A checkpoint of a folder, or of the Hub where it is None; raw: its config.json as it stands.
+
+    languages: model types of language models that may come alone.
+
+    Raises VlmProbeError for a model of another kind, and a shard that is missing.
+    """
+    alone = raw.get("model_type") in languages
+    if not alone and (raw.get("model_type") != "llava" or "text_config" not in raw):
+        raise VlmProbeError(
+            f"{name} is a {raw.get('model_type')!r} checkpoint, expected a LLaVA one (model_type 'llava', or "
+            f"the original layout with 'mm_vision_tower'), or a language model ({', '.join(languages)})"
+        )
+    source: str | Path = folder or name
+    config = read_config(name, source, revision, raw if alone else raw["text_config"])
+    if folder is not None:
+        weight_files(folder)
+    own = raw.get("vlm_probe") or {}
+    return Checkpoint(
+        name=name,
+        revision=revision,
+        config=config,
+        source=source,
+        weights=None,
+        tokenizer=first_of(AutoTokenizer, (source,), revision),
+        image_processor=None if alone else first_of(AutoImageProcessor, (source,), revision),
+        prompt=own.get("prompt"),
+        embed_scale=own.get("embed_scale"),
+        pad=own.get("pad"),
+    )

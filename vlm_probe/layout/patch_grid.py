@@ -1,0 +1,37 @@
+"""How an encoder cuts an image into patches, and which of its rows go on to the language model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vlm_probe.errors import VlmProbeError
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """The geometry of an encoder behind LLaVA's selection of features."""
+
+    patch_size: int
+    """Pixels of the model's input that a patch is wide and high."""
+    leading: int
+    """Rows of the encoder's activations before the patches: CLS and registers."""
+    kept: int
+    """How many of them the model keeps: they stand in the prompt before the patches."""
+
+    def __post_init__(self) -> None:
+        if self.kept < 0:
+            raise VlmProbeError(
+                f"the model drops {self.leading - self.kept} row of its encoder, which has {self.leading} before the "
+                "patches: vision_feature_select_strategy must be 'full' there"
+            )
+
+    def of(self, pixels: Tensor) -> tuple[int, int]:
+        """(rows, columns) of patches in images [..., height, width]."""
+        return pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size
+
+    def tokens(self, pixels: Tensor) -> int:
+        """Positions that one such image takes in the prompt."""
+        rows, columns = self.of(pixels)
+        return rows * columns + self.kept

@@ -1,0 +1,64 @@
+"""What activations are called and which dimensions they have (TransformerLens's names behind `vision.`,
+`connector.` or `language.`), as data: a hook point is one line here, and one in `hooked.wiring` that feeds it.
+"""
+
+from __future__ import annotations
+
+Dims = tuple[str, ...]
+
+RESIDUAL: Dims = ("batch", "position", "d_model")
+HEADS: Dims = ("batch", "position", "head", "d_head")
+SCORES: Dims = ("batch", "head", "query", "key")
+MLP: Dims = ("batch", "position", "d_mlp")
+
+BLOCK: dict[str, Dims] = {
+    "hook_resid_pre": RESIDUAL,
+    "attn.hook_q": HEADS,
+    "attn.hook_k": HEADS,
+    "attn.hook_v": HEADS,
+    "attn.hook_rot_q": HEADS,
+    "attn.hook_rot_k": HEADS,
+    "attn.hook_attn_scores": SCORES,
+    "attn.hook_pattern": SCORES,
+    "attn.hook_z": HEADS,
+    "hook_attn_out": RESIDUAL,
+    "hook_resid_mid": RESIDUAL,
+    "mlp.hook_pre": MLP,
+    "mlp.hook_post": MLP,
+    "hook_mlp_out": RESIDUAL,
+    "hook_resid_post": RESIDUAL,
+}
+"""Of every transformer block, behind `blocks.{layer}.`; `hook_rot_q` and `hook_rot_k` where positions are rotary."""
+ROTARY = ("attn.hook_rot_q", "attn.hook_rot_k")
+
+VISION: dict[str, Dims] = {"hook_embed": RESIDUAL}
+LANGUAGE: dict[str, Dims] = {
+    "hook_embed": RESIDUAL,
+    "ln_final.hook_scale": ("batch", "position", "one"),
+    "ln_final.hook_normalized": RESIDUAL,
+    "hook_logits": ("batch", "position", "vocabulary"),
+}
+CONNECTOR: dict[str, Dims] = {
+    "hook_in": ("batch", "patch", "d_vision"),
+    "hook_pre": ("batch", "patch", "d_model"),
+    "hook_post": ("batch", "patch", "d_model"),
+    "hook_out": ("batch", "patch", "d_model"),
+}
+
+
+def dimensions(name: str) -> Dims:
+    """Dimension names of the activation at a hook point, in order.
+
+    >>> dimensions("vision.blocks.3.hook_resid_post")
+    ('batch', 'position', 'd_vision')
+    >>> dimensions("language.blocks.0.attn.hook_pattern")
+    ('batch', 'head', 'query', 'key')
+    """
+    part, rest = name.split(".", 1)
+    if part == "connector":
+        return CONNECTOR[rest]
+    if rest.startswith("blocks."):
+        dims = BLOCK[rest.split(".", 2)[2]]
+    else:
+        dims = (VISION if part == "vision" else LANGUAGE)[rest]
+    return tuple("d_vision" if d == "d_model" and part == "vision" else d for d in dims)
