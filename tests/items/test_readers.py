@@ -54,7 +54,7 @@ FILES = {
         '{"v1_0": {"imagename": "v1_0.png", "question": "x?", "answer": "x=-1<AND>x=-5", '
         '"capability": ["ocr", "math"]}}',
     ),
-}  # fmt: skip
+}
 
 
 def sample(tmp_path, name: str):
@@ -121,7 +121,7 @@ GOOD = FILES["pope"][1]
         (GOOD.replace('"Is there', '5, "else": "Is there').strip(), "text must be text, got 5"),
         ('["a", "list"]', "expected an object with question_id, image, text, label, got \"['a', 'list']\""),
     ],
-)  # fmt: skip
+)
 def test_a_malformed_line_is_named_and_skipped_only_on_demand(tmp_path, images, line, why):
     path = write(tmp_path / "pope.jsonl", f"{GOOD}{line}\n{GOOD.replace('1,', '2,', 1)}")
     with pytest.raises(VlmProbeError) as caught:
@@ -167,7 +167,7 @@ def test_a_missing_image_is_named(tmp_path, images):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("q.json", "{", r"^.*q.json is no question file known here; name its format: pope, mmvp"),
+        ("q.json", "{", r"^.*q.json is no question file known here; name its format: gqa, items, mme"),
         ("q.json", '{"questions": [}', r"^.*q.json, line 1: no JSON \(Expecting value\)$"),
         ("v2_OpenEnded_mscoco_x_questions.json", '{"questions": []}', r"v2_mscoco_x_annotations.json is not there$"),
         ("q.csv", "Index,Question,Options,Correct Answer\n", r"^.*q.csv holds no usable item$"),
@@ -273,9 +273,15 @@ def test_samples_logged_by_lmms_eval(tmp_path):
     # Two spellings of one answer are no two annotators.
     two = write(folder / "x_samples_ocrbench.jsonl", logged(0, "['nokia', 'nokia 6']", "Nokia"))
     assert read_lmms_samples(two)[0]["score"].tolist() == [1]
-    rows = [{"doc_id": i, "target": t, "filtered_resps": "Yes", "mme_perception_score": about} for i, (t, about) in
-            enumerate([("Yes", {"question_id": "count/1.png", "category": "count", "score": 1.0}),
-                       ("No", {"question_id": "count/1.png", "category": "count", "score": 0.0})])]  # fmt: skip
+    rows = [
+        {"doc_id": i, "target": t, "filtered_resps": "Yes", "mme_perception_score": about}
+        for i, (t, about) in enumerate(
+            [
+                ("Yes", {"question_id": "count/1.png", "category": "count", "score": 1.0}),
+                ("No", {"question_id": "count/1.png", "category": "count", "score": 0.0}),
+            ]
+        )
+    ]
     bare = write(folder / "x_samples_mme.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     metrics = metric_table(read_lmms_samples(bare)[0]).set_index("metric")
     assert metrics.loc["accuracy_plus", ["value", "n"]].tolist() == [0, 1]
@@ -293,10 +299,22 @@ def test_samples_logged_by_lmms_eval(tmp_path):
     soft = json.dumps({"doc_id": 0, "target": "dog", "filtered_resps": "dogs", "exact_match": 0.3}) + "\n"
     assert read_lmms_samples(write(folder / "x_samples_vqav2_val.jsonl", soft))[0]["score"].tolist() == [0.3]
 
-    old = write(tmp_path / "mme.json", json.dumps({"logs": [
-        {"doc_id": i, "target": t, "resps": [["Yes"]], "doc": {"question_id": "count/1.png", "category": "count"}}
-        for i, t in enumerate(("Yes", "No"))
-    ]}))  # fmt: skip
+    old = write(
+        tmp_path / "mme.json",
+        json.dumps(
+            {
+                "logs": [
+                    {
+                        "doc_id": i,
+                        "target": t,
+                        "resps": [["Yes"]],
+                        "doc": {"question_id": "count/1.png", "category": "count"},
+                    }
+                    for i, t in enumerate(("Yes", "No"))
+                ]
+            }
+        ),
+    )
     answers, _ = read_lmms_samples(old, model="m")
     assert answers["group"].nunique() == 1
     assert answers["correct"].tolist() == [True, False]

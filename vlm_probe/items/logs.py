@@ -14,7 +14,8 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.items.entries import BadEntryError, Parse, attempt, json_lines, json_object, listed, need, yes_no
 from vlm_probe.items.item import Item
 from vlm_probe.items.normalize import choice_letter
-from vlm_probe.items.readers import FORMATS, answer_parts
+from vlm_probe.items.readers import FORMATS
+from vlm_probe.items.readers.mmvet import answer_parts
 from vlm_probe.items.scores import ANSWER_COLUMNS, answer_row
 
 ANNOTATORS = 10

@@ -1,0 +1,57 @@
+"""MME: fourteen categories of two yes/no questions an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.items.entries import BadEntryError, lines_of, yes_no
+from vlm_probe.items.item import Item
+from vlm_probe.items.metrics import MME_CATEGORIES
+from vlm_probe.items.readers.reader import Entry, Reader, image_in
+
+
+def read(path: Path, images: Path | None) -> Iterator[Entry]:
+    """MME (Fu et al. 2023): a category's <category>.txt of its evaluation tool, lines of image,
+    question and answer between tabs; images in the folder, in its subfolder <category>, or in the
+    subfolder images of either."""
+    category = path.stem
+    folder = images
+    for below in (category, "images"):
+        folder = folder / below if folder is not None and (folder / below).is_dir() else folder
+    seen: dict[str, int] = {}
+
+    def item(line: str) -> Item:
+        parts = line.split("\t")
+        if len(parts) < 3:
+            raise BadEntryError(f"expected image, question and answer between tabs, got {len(parts)} fields")
+        image, question, answer = (part.strip() for part in parts[:3])
+        seen[image] = seen.get(image, 0) + 1
+        key = f"mme-{category}-{image}"
+        return Item(
+            # Other categories have images of the same name.
+            f"{key}-{seen[image]}",
+            "mme",
+            category,
+            key,
+            f"{category}/{image}",
+            question,
+            yes_no(answer),
+            source=image_in(folder, image),
+        )
+
+    for number, line in lines_of(path):
+        yield number, lambda line=line: item(line)
+
+
+def category_files(folder: Path) -> list[Path]:
+    """The categories' files in a folder, as MME's evaluation tool has them in Your_Results."""
+    there = [folder / f"{category}.txt" for part in MME_CATEGORIES.values() for category in part]
+    files = [file for file in there if file.is_file()]
+    if not files:
+        raise VlmProbeError(f"{folder} is a folder without a file of MME (existence.txt, count.txt, ...)")
+    return files
+
+
+READER = Reader("mme", read, lambda path, head: path.suffix == ".txt" and "\t" in head, files=category_files)

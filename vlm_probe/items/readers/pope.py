@@ -1,0 +1,28 @@
+"""POPE: is there such an object?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vlm_probe.items.entries import Parse, json_lines, need, need_texts, yes_no
+from vlm_probe.items.item import Item
+from vlm_probe.items.readers.reader import Entry, Reader, image_in
+
+
+def read(path: Path, images: Path | None) -> Iterator[Entry]:
+    """POPE (Li et al. 2023): JSON lines with question_id, image, text, label."""
+    kind = next((k for k in ("random", "popular", "adversarial") if k in path.stem.lower()), "existence")
+
+    def item(parse: Parse) -> Item:
+        row = parse()
+        number, image, text, label = need(row, "question_id", "image", "text", "label")
+        need_texts(row, "image", "text")
+        name = f"pope-{kind}-{number}"
+        return Item(name, "pope", kind, name, image, text, yes_no(label), source=image_in(images, image))
+
+    for number, parse in json_lines(path):
+        yield number, lambda parse=parse: item(parse)
+
+
+READER = Reader("pope", read, lambda path, head: path.suffix != ".parquet" and '"label"' in head)

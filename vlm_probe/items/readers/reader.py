@@ -1,0 +1,35 @@
+"""What a reader of a benchmark's question file is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlm_probe.items.item import Item
+
+Entry = tuple[int, Callable[[], Item]]
+"""The number of a line or entry, and what makes its item (or raises `BadEntryError`)."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One benchmark's file: how it is told from others, and what makes items of it.
+
+    A module of this folder that holds a `READER` is all a new benchmark takes.
+    """
+
+    name: str
+    read: Callable[[Path, Path | None], Iterator[Entry]]
+    """Takes the file and the folder of its images (None: questions alone)."""
+    recognises: Callable[[Path, str], bool]
+    """From the file's name, and the beginning of its text ("" for Parquet)."""
+    entry: str = "line"
+    """What the number of an entry counts, for messages."""
+    files: Callable[[Path], list[Path]] | None = None
+    """The files of a benchmark that comes as a folder; VlmProbeError where there is none."""
+
+
+def image_in(images: Path | None, name: str) -> Path | None:
+    """An image's file; None where no folder was given."""
+    return None if images is None else images / name
