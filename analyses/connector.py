@@ -18,11 +18,11 @@ from command import disclaim, each_model, options, print_verdicts, run
 
 from vlm_probe.embedding import nearest_tokens, project, token_rows
 from vlm_probe.figures import dimension_by_stage, gap_by_layer, projection, save, words_on_image
-from vlm_probe.findings import connect, connector_verdicts, pretraining_verdicts
+from vlm_probe.findings import connector_verdicts, measure_connector, pretraining_verdicts
 from vlm_probe.findings.connector import EMBED, OUT, PARTS
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.scenes import family_items
 from vlm_probe.items.item import Item
+from vlm_probe.scenes import family_items
 
 
 def draw_one(model: HookedVLM, items: list[Item], out: Path, seed: int) -> None:
@@ -32,8 +32,7 @@ def draw_one(model: HookedVLM, items: list[Item], out: Path, seed: int) -> None:
     print(*save(projection(project(rows[EMBED], seed=seed)), out, f"connector_tokens_{short}"), sep="\n")
     inputs = model.prepare(items[0].picture(model.image_size), items[0].question)
     words = nearest_tokens(model, model.trace(inputs, capture=[OUT]))
-    drawn = words_on_image(inputs.images[0][0], words, span=inputs.layout.image())
-    print(*save(drawn, out, f"connector_words_{short}"), sep="\n")
+    print(*save(words_on_image(inputs.images[0][0], words), out, f"connector_words_{short}"), sep="\n")
 
 
 def main() -> None:
@@ -43,7 +42,7 @@ def main() -> None:
     items = list(family_items(arguments.n, families=("gqa",), seed=arguments.seed))
     found = []
     for model, advance in each_model(arguments, PARTS + 1):
-        found.append(connect(model, items, seed=arguments.seed, progress=advance))
+        found.append(measure_connector(model, items, seed=arguments.seed, progress=advance))
         draw_one(model, items, out, arguments.seed)
         advance(1)
     gaps = pd.concat([one.gap for one in found], ignore_index=True)

@@ -19,7 +19,7 @@ from command import disclaim, each_model, options, print_verdicts, run
 import vlm_probe
 from vlm_probe.embedding import blind_pairs, images_in
 from vlm_probe.figures import probe_by_layer, save, similarity_heatmap
-from vlm_probe.findings import encode, encoder_verdicts, layer_likeness
+from vlm_probe.findings import encoder_verdicts, layer_likeness, measure_encoder
 from vlm_probe.findings.encoder import LABELS, PARTS
 from vlm_probe.report import write_pairs
 from vlm_probe.scenes import family_items
@@ -33,7 +33,7 @@ def main() -> None:
     items = list(family_items(arguments.n, families=("gqa",), seed=arguments.seed))
     twins = list(family_items(arguments.n, families=("mmvp",), seed=arguments.seed))
     found = [
-        encode(model, items, twins, seed=arguments.seed, progress=advance)
+        measure_encoder(model, items, twins, seed=arguments.seed, progress=advance)
         for model, advance in each_model(arguments, PARTS)
     ]
     probes = pd.concat([one.probes for one in found], ignore_index=True)

@@ -47,10 +47,10 @@ def main() -> None:
     there = [name for name in GRID_FACTORS if name in set(effects["factor"])]
     with styled():
         sizes = [len(_rows(effects, factor=name, **overall)) for name in there]
+        high = 0.34 * sum(sizes) + 0.6 * len(there) + 0.6
         figure, panels = plt.subplots(
-            len(there), 1, figsize=(7.4, 0.34 * sum(sizes) + 0.6 * len(there) + 0.6), sharex=True,
-            height_ratios=sizes, squeeze=False, layout="constrained",
-        )  # fmt: skip
+            len(there), 1, figsize=(7.4, high), sharex=True, height_ratios=sizes, squeeze=False, layout="constrained"
+        )
         for name, ax in zip(there, panels[:, 0], strict=True):
             chosen = {"factor": name, **overall}
             effect_over_seeds(_rows(differences, **chosen), _rows(effects, **chosen), ax, title=name)

@@ -28,7 +28,11 @@ def main() -> None:
     parser.add_argument("--images", nargs="+", type=Path, default=[], help="their folders of images: one, or one each")
     arguments = parser.parse_args()
     items, skipped = gather_items(
-        arguments.items, arguments.images, generated=lambda: family_items(arguments.n, seed=arguments.seed), format=None, skip_bad=False
+        arguments.items,
+        arguments.images,
+        generated=lambda: family_items(arguments.n, seed=arguments.seed),
+        format=None,
+        skip_bad=False,
     )
     kept = arguments.out / "size_answers"
     tables = [

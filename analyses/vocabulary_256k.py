@@ -21,7 +21,7 @@ from command import disclaim, each_model, options, print_verdicts, run
 from vlm_probe.figures import budget_bars, leakage_by_layer, save, shrinking, vocabulary_growth
 from vlm_probe.findings.vocabulary import PARTS, count_vocabulary, vocabulary_comparison, vocabulary_verdicts
 from vlm_probe.scenes import family_items
-from vlm_probe.vocabulary import read_texts
+from vlm_probe.vocabulary import read_texts, summarize_leakage
 
 SWEEP = ("replica/small-clip", "replica/small-clip-v320", "replica/small-clip-v4096", "replica/small-clip-v20480")
 
@@ -43,10 +43,16 @@ def main() -> None:
     }
     leaks = [one.leakage for one in found if one.leakage is not None]
     if leaks:
-        drawn["leakage"] = leakage_by_layer(pd.concat(leaks))
-        drawn["image_leakage"] = leakage_by_layer(pd.concat(leaks), "image_unused_mass")
-        drawn["image_undertrained"] = leakage_by_layer(pd.concat(leaks), "image_undertrained_mass")
-        drawn["shrinking"] = shrinking(pd.concat([one.shrinking for one in found if one.shrinking is not None]))
+        leaking = {
+            "leakage": "unused_mass",
+            "image_leakage": "image_unused_mass",
+            "image_undertrained": "image_undertrained_mass",
+        }
+        for name, column in leaking.items():
+            drawn[name] = leakage_by_layer(summarize_leakage(pd.concat(leaks), column))
+        shrunk = [one.shrinking for one in found if one.shrinking is not None]
+        # Tables of several models keep no attrs.
+        drawn["shrinking"] = shrinking(pd.concat([table.assign(n=table.attrs["items"]) for table in shrunk]))
     for name, ax in drawn.items():
         print(*save(ax, out, f"vocabulary_{name}"), sep="\n")
     tables = [vocabulary_verdicts(one) for one in found] + [vocabulary_comparison(found[0], one) for one in found[1:]]

@@ -13,24 +13,24 @@ from rich.progress import Progress
 
 import vlm_probe
 from vlm_probe.figures import save
-from vlm_probe.findings import Looking
-from vlm_probe.report import draw, measure
+from vlm_probe.report import draw, measure, steps
 
 
 def main() -> None:
     arguments = options("Where do models look?", ("replica/small-clip", "replica/small-dino"), n=300).parse_args()
     with Progress(transient=True) as bar:
-        task = bar.add_task("measuring", total=2 * arguments.n * len(arguments.models))
+        task = bar.add_task("measuring", total=steps(arguments.n, len(arguments.models), ["S1"]))
         measured = measure(
             lambda name: vlm_probe.load(name, device=arguments.device),
             arguments.models,
             items=arguments.n,
             seed=arguments.seed,
             progress=lambda n: bar.advance(task, n),
+            findings=["S1"],
         )
-    for name, figure in draw(measured).items():
+    for name, figure in draw(measured.chapters[0]).items():
         print(*save(figure, arguments.out, f"where_it_looks_{name}"), sep="\n")
-    verdicts = measured.table(Looking.verdicts)
+    verdicts = measured.tables["verdicts"]
     verdicts.to_csv(arguments.out / "where_it_looks.csv", index=False)
     print(verdicts.round(3).to_string(index=False))
     disclaim(arguments.models)

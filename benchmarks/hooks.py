@@ -34,9 +34,14 @@ def build() -> LlavaForConditionalGeneration:
         patch_size=PATCH,
     )
     text = LlamaConfig(
-        vocab_size=8000, hidden_size=1024, intermediate_size=2816, num_hidden_layers=8, num_attention_heads=16,
-        num_key_value_heads=16, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=8000,
+        hidden_size=1024,
+        intermediate_size=2816,
+        num_hidden_layers=8,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        pad_token_id=0,
+    )
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN)
     config.architectures = ["LlavaForConditionalGeneration"]
     torch.manual_seed(0)

@@ -56,9 +56,11 @@ def whole(layers: int, positions: int, vocabulary: int, width: int, repeats: int
     dense = 4 * layers * positions * vocabulary
     return {
         "shape": {"layers": layers, "positions": positions, "vocabulary": vocabulary, "width": width},
-        "bytes": grown, "dense_bytes": dense, "memory_against_dense": grown / dense,
+        "bytes": grown,
+        "dense_bytes": dense,
+        "memory_against_dense": grown / dense,
         "time_against_bare_products": ratio(times, "lens", "bare"),
-    }  # fmt: skip
+    }
 
 
 def against_transformer_lens(
@@ -66,9 +68,14 @@ def against_transformer_lens(
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Largest differences from dense, and the time against TransformerLens, on a Gemma with random weights."""
     config = GemmaConfig(
-        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, intermediate_size=2 * width,
-        num_attention_heads=4, num_key_value_heads=1, head_dim=width // 4,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        intermediate_size=2 * width,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=width // 4,
+    )
     torch.manual_seed(0)
     hf = GemmaForCausalLM(config).eval()
     ids = torch.randint(3, vocabulary, (1, positions))
@@ -104,9 +111,11 @@ def against_transformer_lens(
     shape = {"layers": layers, "positions": positions, "vocabulary": vocabulary, "width": width}
     return differences, {
         "what": "seconds of our lens over those of logit_lens with top_k=5, from cached residual streams",
-        "shape": shape, "labels": len(theirs.labels), "ratio": ratio(times, "ours", "theirs"),
+        "shape": shape,
+        "labels": len(theirs.labels),
+        "ratio": ratio(times, "ours", "theirs"),
         "ratio_without_divergences": ratio(times, "top 5 alone", "theirs"),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

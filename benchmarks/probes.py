@@ -130,14 +130,18 @@ def main() -> None:
     result = {
         "shape": {"layers": arguments.layers, "items": size[0], "features": size[1]},
         "what": "seconds a layer of probe_layers over those of a plain scikit-learn loop",
-        "probes": ours, "loop": loop, "time_against_loop": each[0] / each[1],
+        "probes": ours,
+        "loop": loop,
+        "time_against_loop": each[0] / each[1],
         "memory_against_loop": ours["bytes"] / max(1, loop["bytes"]),
         "largest_difference_in_accuracy": float(np.abs(np.subtract(scores, loop["scores"])).max()),
         "nearest": {
-            "rows": arguments.rows, "vectors": arguments.vectors, "features": size[1],
+            "rows": arguments.rows,
+            "vectors": arguments.vectors,
+            "features": size[1],
             **_apart(nearest, arguments.rows, arguments.vectors, size[1], arguments.device),
         },
-    }  # fmt: skip
+    }
     record(arguments.out, result)
 
 

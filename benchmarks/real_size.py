@@ -24,9 +24,13 @@ from vlm_probe.hooked import HookedVLM
 
 # openai/clip-vit-large-patch14-336, and Gemma with LLaVA-Gemma's 64 padding rows.
 _CLIP_L: dict[str, Any] = {
-    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-    "image_size": 336, "patch_size": 14,
-}  # fmt: skip
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
 _TINY = {
     **_CLIP_L,
     "hidden_size": 32,
@@ -36,16 +40,43 @@ _TINY = {
     "image_size": 56,
 }
 SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "2b": (_CLIP_L, {
-        "vocab_size": 256_064, "hidden_size": 2048, "intermediate_size": 16_384, "num_hidden_layers": 18,
-        "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256}),
-    "7b": (_CLIP_L, {
-        "vocab_size": 256_064, "hidden_size": 3072, "intermediate_size": 24_576, "num_hidden_layers": 28,
-        "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256}),
-    "tiny": (_TINY, {
-        "vocab_size": 512, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 12}),
-}  # fmt: skip
+    "2b": (
+        _CLIP_L,
+        {
+            "vocab_size": 256_064,
+            "hidden_size": 2048,
+            "intermediate_size": 16_384,
+            "num_hidden_layers": 18,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 1,
+            "head_dim": 256,
+        },
+    ),
+    "7b": (
+        _CLIP_L,
+        {
+            "vocab_size": 256_064,
+            "hidden_size": 3072,
+            "intermediate_size": 24_576,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 16,
+            "head_dim": 256,
+        },
+    ),
+    "tiny": (
+        _TINY,
+        {
+            "vocab_size": 512,
+            "hidden_size": 48,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+            "head_dim": 12,
+        },
+    ),
+}
 
 
 def build(shape: str, device: str) -> HookedVLM:

@@ -30,9 +30,14 @@ def build() -> HookedVLM:
         patch_size=PATCH,
     )
     text = GemmaConfig(
-        vocab_size=500, hidden_size=256, intermediate_size=1024, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        num_key_value_heads=1, head_dim=32,
-    )  # fmt: skip
+        vocab_size=500,
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=1,
+        head_dim=32,
+    )
     torch.manual_seed(0)
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN)
     return HookedVLM(LlavaForConditionalGeneration(config).eval())

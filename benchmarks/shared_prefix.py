@@ -38,13 +38,25 @@ def build() -> HookedVLM:
     """About 100M parameters, 256 image tokens, random weights."""
     tokenizer = build_tokenizer(VOCABULARY)
     vision = CLIPVisionConfig(
-        hidden_size=512, intermediate_size=2048, num_hidden_layers=8, num_attention_heads=8, image_size=SIDE,
+        hidden_size=512,
+        intermediate_size=2048,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        image_size=SIDE,
         patch_size=PATCH,
-    )  # fmt: skip
+    )
     text = GemmaConfig(
-        vocab_size=VOCABULARY, hidden_size=768, intermediate_size=3072, num_hidden_layers=10, num_attention_heads=8,
-        num_key_value_heads=1, head_dim=96, eos_token_id=1, pad_token_id=0, bos_token_id=2,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=10,
+        num_attention_heads=8,
+        num_key_value_heads=1,
+        head_dim=96,
+        eos_token_id=1,
+        pad_token_id=0,
+        bos_token_id=2,
+    )
     torch.manual_seed(0)
     image_token = int(tokenizer.get_vocab()[IMAGE])
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=image_token)

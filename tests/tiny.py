@@ -36,10 +36,18 @@ _VISION = {
     "patch_size": PATCH,
 }
 _TEXT = {
-    "vocab_size": 97, "hidden_size": 42, "intermediate_size": 53, "num_hidden_layers": 3, "num_attention_heads": 6,
-    "num_key_value_heads": 2, "head_dim": 10, "max_position_embeddings": 211, "pad_token_id": 0, "bos_token_id": 2,
+    "vocab_size": 97,
+    "hidden_size": 42,
+    "intermediate_size": 53,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 10,
+    "max_position_embeddings": 211,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
     "eos_token_id": 1,
-}  # fmt: skip
+}
 WINDOW = 7
 """Sliding window of the Gemma 2 and 3 miniatures: shorter than the prompt, so that it matters."""
 
@@ -109,9 +117,13 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>",
-        additional_special_tokens=["<image>"], padding_side="left",
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token="<bos>",
+        additional_special_tokens=["<image>"],
+        padding_side="left",
+    )
 
 
 def tiny_vlm(tower: str = "clip", language: str = "gemma") -> HookedVLM:
@@ -119,9 +131,11 @@ def tiny_vlm(tower: str = "clip", language: str = "gemma") -> HookedVLM:
     side = PATCH * GRID
     processor = CLIPImageProcessor(size={"height": side, "width": side}, do_center_crop=False)
     return HookedVLM(
-        tiny_llava(tower, language), tokenizer=tiny_tokenizer(), preparer=ImagePreparer(processor, pad=True),
+        tiny_llava(tower, language),
+        tokenizer=tiny_tokenizer(),
+        preparer=ImagePreparer(processor, pad=True),
         prompt=PROMPT,
-    )  # fmt: skip
+    )
 
 
 def tiny_language(language: str = "gemma3") -> HookedVLM:

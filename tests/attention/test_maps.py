@@ -26,18 +26,25 @@ from vlm_probe.trace import Trace
 LENGTH = 11
 SPAN = ImageSpan(np.arange(1, 7), (2, 3), np.zeros(0, dtype=np.int64))
 LAYOUT = TokenLayout(
-    length=LENGTH, images=(SPAN,), text_positions=np.array([0, 7, 8, 9, 10]), question_positions=np.array([8, 9]),
-    answer_position=10, tokens=tuple("BiiiiiisQqA"),
-)  # fmt: skip
+    length=LENGTH,
+    images=(SPAN,),
+    text_positions=np.array([0, 7, 8, 9, 10]),
+    question_positions=np.array([8, 9]),
+    answer_position=10,
+    tokens=tuple("BiiiiiisQqA"),
+)
 
 
 def handmade(patterns: torch.Tensor) -> Trace:
     """A trace whose language attention is given, [layer, head, query, key]."""
     names = [f"language.blocks.{i}.attn.hook_pattern" for i in range(len(patterns))]
     return Trace(
-        {n: p[None] for n, p in zip(names, patterns, strict=True)}, LAYOUT, torch.zeros(LENGTH, 3),
-        {"model": "handmade"}, depth={"language": len(patterns), "vision": 0},
-    )  # fmt: skip
+        {n: p[None] for n, p in zip(names, patterns, strict=True)},
+        LAYOUT,
+        torch.zeros(LENGTH, 3),
+        {"model": "handmade"},
+        depth={"language": len(patterns), "vision": 0},
+    )
 
 
 def even_causal(layers: int = 1, heads: int = 2) -> torch.Tensor:

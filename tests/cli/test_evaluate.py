@@ -1,31 +1,29 @@
-"""The commands that export items, ask models and compare them, as their users run them."""
-
-import sys
+"""`vlm-probe evaluate`, as its users run it: on exported items, answers given elsewhere, and what it cannot take."""
 
 import pandas as pd
 import pytest
 
-from vlm_probe.cli import main
+from vlm_probe.scenes import sample_scene, scene_image
 
 
-def run(capsys, monkeypatch, *argv: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["vlm-probe", *argv])
-    monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as caught:
-        main()
-    out, err = capsys.readouterr()
-    assert not caught.value.code, err
-    return out
+@pytest.fixture
+def printed_by(command):
+    """Runs a command that must end well. Gives what it printed."""
+
+    def run(*argv: object) -> str:
+        ended = command(*argv)
+        assert ended.code == 0, ended.err
+        return ended.out
+
+    return run
 
 
-def test_exported_items_are_asked_scored_and_compared(capsys, monkeypatch, tmp_path):
+def test_exported_items_are_asked_scored_and_compared(printed_by, refused, tmp_path):
     exported, out = tmp_path / "items", tmp_path / "out"
-    printed = run(capsys, monkeypatch, "scenes", "export", str(exported), "--n", "4", "--size", "64")
+    printed = printed_by("scenes", "export", exported, "--n", 4, "--size", 64)
     assert "24 items about" in printed
     models = ["--model", "replica/small-clip", "--model", "replica/small-dino"]
-    printed = run(
-        capsys, monkeypatch, "evaluate", *models, "--items", str(exported / "items.parquet"), "--out", str(out)
-    )
+    printed = printed_by("evaluate", *models, "--items", exported / "items.parquet", "--out", out)
     assert "pair_accuracy" in printed
     assert "is replica/small-dino better than replica/small-clip?" in printed
     answers = pd.read_parquet(out / "answers.parquet")
@@ -38,29 +36,81 @@ def test_exported_items_are_asked_scored_and_compared(capsys, monkeypatch, tmp_p
     half = tmp_path / "half.parquet"
     answers.query("model == 'replica/small-dino'").assign(model="elsewhere").to_parquet(half)
     again = tmp_path / "again"
-    printed = run(
-        capsys, monkeypatch, "evaluate", "--answers", str(half), "--model", "replica/small-clip",
-        "--items", str(exported / "items.jsonl"), "--out", str(again),
-    )  # fmt: skip
+    asked = ["--model", "replica/small-clip", "--items", exported / "items.jsonl"]
+    printed = printed_by("evaluate", "--answers", half, *asked, "--out", again)
     assert "is replica/small-clip better than elsewhere?" in printed
     # lmms-eval numbers the questions its own way: said before a model is asked anything.
     log = tmp_path / "x_samples_pope.jsonl"
     log.write_text('{"doc_id": 0, "target": "yes", "filtered_resps": "Yes"}\n')
-    monkeypatch.setattr(sys, "argv", ["vlm-probe", "evaluate", "--answers", str(log), "--model", "replica/small-clip"])
-    with pytest.raises(SystemExit):
-        main()
-    assert f"{log} answers none of these items" in capsys.readouterr().err.replace("\n", "")
+    said = refused("evaluate", "--answers", log, "--model", "replica/small-clip")
+    assert said == f"{log} answers none of these items, so that replica/small-clip cannot be compared with it"
     # One model's tasks are a file each.
     other = tmp_path / "x_samples_gqa.jsonl"
     other.write_text('{"doc_id": 0, "target": "red", "filtered_resps": "Red"}\n')
-    logs = ["--answers", str(log), "--answers", str(other)]
-    run(capsys, monkeypatch, "evaluate", *logs, "--out", str(tmp_path / "logged"))
+    logs = ["--answers", log, "--answers", other]
+    printed_by("evaluate", *logs, "--out", tmp_path / "logged")
     assert pd.read_csv(tmp_path / "logged" / "metrics.csv")["family"].unique().tolist() == ["pope", "gqa"]
     reverse = pd.read_csv(again / "comparison.csv")
     assert reverse["difference"].tolist() == pytest.approx([-d for d in comparison["difference"]])
 
 
-def test_generated_scenes_are_the_default(capsys, monkeypatch, tmp_path):
-    printed = run(capsys, monkeypatch, "evaluate", "--n", "2", "--out", str(tmp_path / "out"))
-    assert "replica/default" in printed
-    assert not (tmp_path / "out" / "comparison.csv").exists()
+def test_generated_scenes_are_the_default(command, tmp_path):
+    ended = command("evaluate", "--n", 2, "--out", tmp_path / "[red]out")
+    assert ended.code == 0
+    assert "replica/default" in ended.out
+    assert ended.out.splitlines()[-1] == str(tmp_path / "[red]out")
+    assert (tmp_path / "[red]out" / "metrics.csv").exists()
+    assert not (tmp_path / "[red]out" / "comparison.csv").exists()
+
+
+def test_what_is_skipped_is_said_and_written(command, tmp_path):
+    lines = ["[bold]no question[/bold]", *["{}"] * 6]
+    good = '{"question_id": 1, "image": "1.png", "text": "Is there a dog?", "label": "no"}'
+    (tmp_path / "pope.jsonl").write_text("".join(f"{line}\n" for line in (good, *lines)))
+    scene_image(sample_scene(3), 64).save(tmp_path / "1.png")
+    asked = ["--items", tmp_path / "pope.jsonl", "--images", tmp_path]
+    ended = command("evaluate", *asked, "--skip-bad", "--out", tmp_path / "out")
+    assert ended.code == 0
+    written = (tmp_path / "out" / "skipped.txt").read_text().splitlines()
+    assert len(written) == 7
+    said = [line for line in ended.err.splitlines() if line.startswith("skipped: ")]
+    assert said == [f"skipped: {line}" for line in written[:5]]
+    assert f"... 7 in all, see {tmp_path / 'out' / 'skipped.txt'}" in ended.err.replace("\n", "")
+
+
+def test_a_log_that_does_not_name_images(command, tmp_path):
+    log = tmp_path / "[red]x_samples_pope.jsonl"
+    log.write_text('{"doc_id": 0, "target": "yes", "filtered_resps": "Yes"}\n')
+    ended = command("evaluate", "--answers", log, "--out", tmp_path / "out")
+    assert ended.code == 0
+    assert ended.err == (
+        f"{log} does not tell which questions are about one image: intervals take each question (or pair) for itself\n"
+    )
+
+
+POPE_LINE = '{"question_id": 1, "image": "1.jpg", "text": "Is there a dog?", "label": "no"}\n'
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--items", "{tmp}/gone.json"], "cannot read {tmp}/gone.json: No such file or directory"),
+        (["--items", "{tmp}/pope.jsonl"], "say where they are with --images FOLDER"),
+        (
+            ["--items", "{tmp}/pope.jsonl", "--images", "{tmp}"],
+            "{tmp}/pope.jsonl, line 1: the image {tmp}/1.jpg does not exist",
+        ),
+        (["--items", "{tmp}/pope.jsonl", "--format", "pop"], "no format 'pop'; nearest are 'pope'"),
+        (["--model", "replica/nought"], "no replica 'nought'"),
+        (["--answers", "{tmp}/gone.parquet"], "cannot read {tmp}/gone.parquet"),
+    ],
+)
+def test_what_cannot_be_evaluated(refused, tmp_path, options, message):
+    (tmp_path / "pope.jsonl").write_text(POPE_LINE)
+    said = refused("evaluate", *(one.format(tmp=tmp_path) for one in options), "--out", tmp_path / "evaluation")
+    assert message.format(tmp=tmp_path) in said
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_a_folder_that_cannot_be_written(refused, in_the_way):
+    assert refused("evaluate", "--n", 1, "--out", in_the_way).startswith(f"cannot write to {in_the_way}")

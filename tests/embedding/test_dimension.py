@@ -63,7 +63,7 @@ def test_anisotropy_of_a_cone_and_of_a_ball():
         (anisotropy, torch.zeros(5, 3), "5 of 5 items are zero and point nowhere"),
         (anisotropy, torch.ones(5), "a representation must be [item, feature], got shape [5]"),
     ],
-)  # fmt: skip
+)
 def test_what_has_no_dimension(measure, x, message):
     with pytest.raises(VlmProbeError) as caught:
         measure(x)

@@ -86,7 +86,7 @@ def test_color_and_shape_are_read_off_the_object(replica):
         ("language.blocks.0.attn.hook_pattern", "mean", "language.blocks.0.attn.hook_pattern has dimensions batch"),
         ("language.hook_nothing", "mean", "no hook point 'language.hook_nothing'"),
     ],
-)  # fmt: skip
+)
 def test_what_has_no_features(replica, items, points, pool, message):
     with pytest.raises(VlmProbeError) as caught:
         features(replica, items, points, pool=pool)

@@ -128,7 +128,7 @@ def test_layers_against_layers():
         (torch.ones(101, 3), X, "the first representation is the same for every item"),
         (X[0], X, "the first representation must be [item, feature], got shape [13]"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("name", MEASURES)
 def test_what_cannot_be_compared(name, x, y, message):
     with pytest.raises(VlmProbeError) as caught:

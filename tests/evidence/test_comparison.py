@@ -57,9 +57,14 @@ def answers(model: str, right: list[bool], family: list[str]) -> pd.DataFrame:
     n = len(right)
     names = [f"i{i}" for i in range(n)]
     columns = dict.fromkeys(ANSWER_COLUMNS, "") | {
-        "model": model, "id": names, "family": family, "group": names, "image": names, "correct": right,
+        "model": model,
+        "id": names,
+        "family": family,
+        "group": names,
+        "image": names,
+        "correct": right,
         "score": np.asarray(right, dtype=float),
-    }  # fmt: skip
+    }
     return pd.DataFrame(columns)
 
 

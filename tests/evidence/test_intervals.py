@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vlm_probe.evidence.intervals import bootstrap_mean, jackknife, summarize, verdict
+from vlm_probe.evidence import bootstrap_mean, jackknife, summarize, verdict
 
 
 def test_bootstrap_covers_the_truth():

@@ -11,10 +11,20 @@ from vlm_probe.hooked import HookedVLM
 from vlm_probe.names import dimensions
 
 LAYER_POINTS = (
-    "hook_resid_pre", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post",
-    "attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z", "attn.hook_attn_scores", "attn.hook_pattern",
-    "mlp.hook_pre", "mlp.hook_post",
-)  # fmt: skip
+    "hook_resid_pre",
+    "hook_attn_out",
+    "hook_resid_mid",
+    "hook_mlp_out",
+    "hook_resid_post",
+    "attn.hook_q",
+    "attn.hook_k",
+    "attn.hook_v",
+    "attn.hook_z",
+    "attn.hook_attn_scores",
+    "attn.hook_pattern",
+    "mlp.hook_pre",
+    "mlp.hook_post",
+)
 
 
 @pytest.fixture
@@ -45,9 +55,15 @@ def test_every_declared_hook_fires_once_with_its_declared_dimensions(any_llava):
         hooked(**tiny_batch(any_llava))
     assert sorted(name for name, _ in fired) == sorted(hooked.hook_dict)
     sizes = {
-        "batch": 2, "d_model": 42, "d_vision": 39, "vocabulary": 97, "one": 1,
-        ("vision", "head"): 3, ("vision", "d_head"): 13, ("language", "d_head"): 10,
-    }  # fmt: skip
+        "batch": 2,
+        "d_model": 42,
+        "d_vision": 39,
+        "vocabulary": 97,
+        "one": 1,
+        ("vision", "head"): 3,
+        ("vision", "d_head"): 13,
+        ("language", "d_head"): 10,
+    }
     for name, x in fired:
         part = name.split(".")[0]
         for dim, size in zip(dimensions(name), x.shape, strict=True):
@@ -103,8 +119,13 @@ def test_patching_with_its_own_activation_changes_nothing_and_with_anothers_move
     hooked = HookedVLM(any_llava)
     clean, other = tiny_batch(any_llava), tiny_batch(any_llava)
     other["pixel_values"] = other["pixel_values"].flip(0)
-    for name in ("vision.blocks.3.hook_resid_post", "vision.blocks.2.hook_resid_mid", "connector.hook_out",
-                 "language.blocks.0.hook_resid_mid", "language.blocks.2.hook_resid_post"):  # fmt: skip
+    for name in (
+        "vision.blocks.3.hook_resid_post",
+        "vision.blocks.2.hook_resid_mid",
+        "connector.hook_out",
+        "language.blocks.0.hook_resid_mid",
+        "language.blocks.2.hook_resid_post",
+    ):
         clean_logits, clean_cache = hooked.run_with_cache(**clean, names_filter=name)
         other_logits, other_cache = hooked.run_with_cache(**other, names_filter=name)
         assert not torch.allclose(clean_logits.logits, other_logits.logits)

@@ -82,10 +82,14 @@ def test_text_alone_padded_batches_and_two_images(case):
 def test_greedy_decoding_with_the_cache(case):
     model, values = case
     out = model.generate(
-        input_ids=torch.from_numpy(values["input_ids"][:1]), pixel_values=torch.from_numpy(values["pixel_values"][:1]),
-        attention_mask=torch.from_numpy(values["attention_mask"][:1]), max_new_tokens=8, do_sample=False,
-        eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
+        input_ids=torch.from_numpy(values["input_ids"][:1]),
+        pixel_values=torch.from_numpy(values["pixel_values"][:1]),
+        attention_mask=torch.from_numpy(values["attention_mask"][:1]),
+        max_new_tokens=8,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
     assert out[0, -8:].tolist() == values["greedy_new_ids"].tolist()
 
 
@@ -97,18 +101,22 @@ def test_half_precision_block_0_input_is_bit_for_bit(reference, folder, prefix, 
     model = vlm_probe.load(reference / folder, device="cpu", dtype=dtype)
     pixels = torch.from_numpy(values["pixel_values"]).to(dtype)
     _, cache = model.run_with_cache(
-        torch.from_numpy(values["input_ids"]), pixels, torch.from_numpy(values["attention_mask"]),
+        torch.from_numpy(values["input_ids"]),
+        pixels,
+        torch.from_numpy(values["attention_mask"]),
         names_filter=["connector.hook_out", "language.hook_embed"],
-    )  # fmt: skip
+    )
     recorded_projector = torch.from_numpy(values[f"{prefix}_projector"])
     recorded_input = torch.from_numpy(values[f"{prefix}_lm_hidden_0"])
     # The recorded connector output decides what can be asked: given the same features, the scaled
     # rows have to be the recorded ones to the last bit.
     with model.hooks(fwd_hooks=[("connector.hook_out", lambda x, hook: recorded_projector.to(dtype))]):
         _, fed = model.run_with_cache(
-            torch.from_numpy(values["input_ids"]), pixels, torch.from_numpy(values["attention_mask"]),
+            torch.from_numpy(values["input_ids"]),
+            pixels,
+            torch.from_numpy(values["attention_mask"]),
             names_filter="language.hook_embed",
-        )  # fmt: skip
+        )
     assert torch.equal(fed["language.hook_embed"].float(), recorded_input.float())
     difference = (cache["connector.hook_out"].float() - recorded_projector.float()).abs().max()
     assert difference <= 4 * torch.finfo(dtype).eps * recorded_projector.float().abs().max()

@@ -43,7 +43,9 @@ def test_patterns_and_residuals_equal_the_bridge():
     for layer in range(5):
         for name in ("attn.hook_pattern", "hook_resid_pre", "hook_resid_post"):
             torch.testing.assert_close(
-                ours[f"vision.blocks.{layer}.{name}"], theirs[f"vision_encoder.encoder_layers.{layer}.{name}"],
-                atol=1e-5, rtol=1e-5,
-            )  # fmt: skip
+                ours[f"vision.blocks.{layer}.{name}"],
+                theirs[f"vision_encoder.encoder_layers.{layer}.{name}"],
+                atol=1e-5,
+                rtol=1e-5,
+            )
     torch.testing.assert_close(ours["connector.hook_out"], theirs["vision_projector.hook_out"], atol=1e-5, rtol=1e-5)

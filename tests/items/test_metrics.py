@@ -67,14 +67,25 @@ def test_yes_and_no_in_free_text(text, said):
 @pytest.mark.parametrize(
     ("text", "letter"),
     [
-        ("(a)", "a"), ("B", "b"), ("b. Closed", "b"), ("(A) Open", "a"), ("", ""), ("Open", ""), ("B closed", "b"),
+        ("(a)", "a"),
+        ("B", "b"),
+        ("b. Closed", "b"),
+        ("(A) Open", "a"),
+        ("", ""),
+        ("Open", ""),
+        ("B closed", "b"),
         ("A man is standing.", ""),  # an article
-        ("A\nThe door is open.", "a"), ("A - open", "a"), ("a \u2013 open", "a"),
-        ("A-frame", ""), ("A red-brick house", ""),
+        ("A\nThe door is open.", "a"),
+        ("A - open", "a"),
+        ("a \u2013 open", "a"),
+        ("A-frame", ""),
+        ("A red-brick house", ""),
         ("I see it", ""),
-        ("The answer is (a).", "a"), ("Answer: B", "b"), ("the answer is a dog", ""),
+        ("The answer is (a).", "a"),
+        ("Answer: B", "b"),
+        ("the answer is a dog", ""),
     ],
-)  # fmt: skip
+)
 def test_choice_letters(text, letter):
     assert choice_letter(text) == letter
 
@@ -176,10 +187,13 @@ def test_a_pair_of_which_one_is_missing_counts_for_nothing():
 def test_mme_scores_by_hand():
     """A category's accuracy and accuracy+ in %, added; summed over the categories of each part."""
     rows = [
-        ("1", "count", "a", "yes", "yes"), ("2", "count", "a", "no", "no"),
-        ("3", "count", "b", "yes", "yes"), ("4", "count", "b", "no", "yes"),
-        ("5", "code_reasoning", "d", "yes", "no"), ("6", "code_reasoning", "d", "no", "no"),
-    ]  # fmt: skip
+        ("1", "count", "a", "yes", "yes"),
+        ("2", "count", "a", "no", "no"),
+        ("3", "count", "b", "yes", "yes"),
+        ("4", "count", "b", "no", "yes"),
+        ("5", "code_reasoning", "d", "yes", "no"),
+        ("6", "code_reasoning", "d", "no", "no"),
+    ]
     # In each of the other 12 categories the answers are yes: one of two is right.
     for k in (*MME_CATEGORIES["perception"], *MME_CATEGORIES["cognition"]):
         if k not in ("count", "code_reasoning"):
@@ -217,10 +231,15 @@ def test_metrics_per_family_by_hand():
     )
     found = metric_table(answers).set_index(["family", "metric"])["value"].to_dict()
     assert found == {
-        ("pope", "accuracy"): pytest.approx(2 / 3), ("pope", "precision"): 0.5, ("pope", "recall"): 1.0,
-        ("pope", "f1"): pytest.approx(2 / 3), ("pope", "yes_ratio"): pytest.approx(2 / 3),
-        ("mmvp", "accuracy"): 0.75, ("mmvp", "pair_accuracy"): 0.5,
-        ("mme", "accuracy"): 0.75, ("mme", "accuracy_plus"): 0.5,
-    }  # fmt: skip
+        ("pope", "accuracy"): pytest.approx(2 / 3),
+        ("pope", "precision"): 0.5,
+        ("pope", "recall"): 1.0,
+        ("pope", "f1"): pytest.approx(2 / 3),
+        ("pope", "yes_ratio"): pytest.approx(2 / 3),
+        ("mmvp", "accuracy"): 0.75,
+        ("mmvp", "pair_accuracy"): 0.5,
+        ("mme", "accuracy"): 0.75,
+        ("mme", "accuracy_plus"): 0.5,
+    }
     assert group_accuracy(answers.query("family == 'mmvp'")) == 0.5
     assert metric_table(answers).set_index(["family", "metric"])["n"][("mmvp", "pair_accuracy")] == 2

@@ -71,8 +71,10 @@ def test_a_painted_spot_lands_in_the_patch_the_geometry_says(width, height, pad,
     """The real processor on a real picture: where the white square went is where the box maps to."""
     processor = CLIPImageProcessor(
         size={"shortest_edge": 40} if kind == "crop" else {"height": 40, "width": 40},
-        crop_size={"height": 40, "width": 40}, do_center_crop=kind == "crop", resample=Image.Resampling.BOX,
-    )  # fmt: skip
+        crop_size={"height": 40, "width": 40},
+        do_center_crop=kind == "crop",
+        resample=Image.Resampling.BOX,
+    )
     preparer = ImagePreparer(processor, pad=pad)
     side = max(3, min(width, height) // 3)
     x = data.draw(st.integers(0, width - side))
@@ -97,9 +99,13 @@ def test_padding_is_not_visible():
 
 def layout_of(ids: list[int], mask: list[int] | None = None, images: int = 1, each: int = 5) -> TokenLayout:
     return lay_out(
-        np.array(ids), np.array(mask or [1] * len(ids)), image_token_id=9, grids=[(2, 2)] * images,
-        tokens_per_image=[each] * images, transforms=[None] * images,
-    )  # fmt: skip
+        np.array(ids),
+        np.array(mask or [1] * len(ids)),
+        image_token_id=9,
+        grids=[(2, 2)] * images,
+        tokens_per_image=[each] * images,
+        transforms=[None] * images,
+    )
 
 
 def test_layout_with_padding_extra_tokens_and_two_images():

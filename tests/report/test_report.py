@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vlm_probe import VlmProbeError
-from vlm_probe.cli import main
+from vlm_probe.findings import where_it_looks
 from vlm_probe.report import measure, write_report
 from vlm_probe.report.inspection import inspect
 from vlm_probe.scenes import sample_scene, scene_image
@@ -107,8 +106,8 @@ def test_an_earlier_report_is_replaced_and_a_crash_leaves_it(measured, tmp_path,
 
 
 def test_measured_values_are_what_they_say(measured, replica_module):
-    looking = measured.looking["replica/default"]
-    items = looking.items.set_index("id")
+    looking = where_it_looks(replica_module, measured.items)
+    items = measured.tables["items"].set_index("id")
     by_id = {i.id: i for i in measured.items}
     boxed = items[items["area"] > 0]
     assert set(boxed.index) == {i for i, item in by_id.items() if item.boxes}
@@ -153,26 +152,6 @@ def test_inspect_on_a_photograph_of_any_shape(replica_module, tmp_path):
     assert len(found.top) == 8
     assert found.top["probability"].is_monotonic_decreasing
     assert found.page.read_text().count("Answer token") == len(found.answer_ids)
-
-
-def test_commands_end_to_end(tmp_path, capsys, monkeypatch):
-    picture = tmp_path / "scene.png"
-    scene_image(sample_scene(3), 64).save(picture)
-
-    def run(*argv: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["vlm-probe", *argv])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        assert not caught.value.code
-        return capsys.readouterr().out
-
-    out = run("inspect", str(picture), "How many objects are there?", "--out", str(tmp_path / "i"))
-    assert out.strip().endswith(str(tmp_path / "i" / "inspect.html"))
-    out = run("report", "--items", "12", "--out", str(tmp_path / "r"))
-    assert out.strip().endswith(str(tmp_path / "r" / "index.html"))
-    out = run("models")
-    for name in ("replica/small-clip", "replica/small-dino", "Intel/llava-gemma-2b", "Intel/llava-gemma-7b"):
-        assert name in out
 
 
 def test_a_model_without_processor_cannot_be_reported_on(tmp_path):

@@ -137,8 +137,11 @@ def test_the_written_evaluation(replica, items, tmp_path):
     other = table.assign(model="contrary", correct=~table["correct"], score=1 - table["score"])
     result = write_evaluation([table, other], tmp_path, seed=0, skipped=["q, line 3: no text"])
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "answers.parquet", "comparison.csv", "metrics.csv", "skipped.txt",
-    ]  # fmt: skip
+        "answers.parquet",
+        "comparison.csv",
+        "metrics.csv",
+        "skipped.txt",
+    ]
     assert set(result.metrics["family"]) == set(FAMILIES)
     (comparison,) = result.comparisons
     assert comparison.set_index("family").loc["all", "difference"] == pytest.approx(1 - 2 * table["score"].mean())

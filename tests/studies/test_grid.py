@@ -61,9 +61,10 @@ def test_pairs_differ_in_one_factor_alone(whole):
 def test_effects_by_hand():
     """Differences of 0.1, 0.2 and 0.3: mean 0.2, standard error 0.1 / sqrt(3), t 4.303 at two degrees of freedom."""
     table = scores_of(
-        {("small-clip", s): 0.5 for s in SEEDS} | {("large-clip", s): 0.6 + 0.1 * s for s in SEEDS}
+        {("small-clip", s): 0.5 for s in SEEDS}
+        | {("large-clip", s): 0.6 + 0.1 * s for s in SEEDS}
         | {("small-dino", 0): 0.25}
-    )  # fmt: skip
+    )
     effects = grid_effects(grid_differences(table)).set_index("factor")
     assert list(effects.index) == ["size", "encoder"]
     size = effects.loc["size"]

@@ -274,9 +274,10 @@ def retrain_for_200_steps() -> dict[str, list[float]]:
     losses: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         recipe.train(
-            dataclasses.replace(CELLS["small-clip"], steps=short), Path(folder),
+            dataclasses.replace(CELLS["small-clip"], steps=short),
+            Path(folder),
             listen=lambda progress: losses.setdefault(progress.stage, []).append(progress.figures["loss"]),
-        )  # fmt: skip
+        )
     return losses
 
 

@@ -46,11 +46,14 @@ def stub(monkeypatch):
         folder.mkdir(parents=True, exist_ok=True)
         card = {
             "cell": {
-                "seed": cell.seed, "size": cell.size, "encoder": cell.encoder, "vocabulary": cell.vocabulary,
+                "seed": cell.seed,
+                "size": cell.size,
+                "encoder": cell.encoder,
+                "vocabulary": cell.vocabulary,
                 "steps": {"connector": cell.steps.connector},
             },
             "scores": {"heldout": [ROW]},
-        }  # fmt: skip
+        }
         code = f"import pathlib; pathlib.Path({str(folder / 'card.json')!r}).write_text({json.dumps(card)!r})"
         if cell.name in failing:
             code = "raise SystemExit('out of luck')"
@@ -201,8 +204,10 @@ def test_cells_that_share_an_encoder_are_shipped_only_with_one_encoder(tmp_path)
         fake_model(second / "seed-0" / name / "model", 2.0)
     assert len(sweep.ship(second, package)) == 3
     assert pd.read_csv(package / "studies" / "grid_scores.csv")["cell"].tolist() == [
-        "small-clip", "small-clip-nopre", "large-clip",
-    ]  # fmt: skip
+        "small-clip",
+        "small-clip-nopre",
+        "large-clip",
+    ]
 
 
 def test_scores_of_further_seeds_are_shipped_without_their_weights(tmp_path):

@@ -9,22 +9,41 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.vocabulary import budget
 
 GEMMA_2B = GemmaConfig(
-    vocab_size=256_000, hidden_size=2048, num_hidden_layers=18, intermediate_size=16_384, num_attention_heads=8,
-    num_key_value_heads=1, head_dim=256,
-)  # fmt: skip
+    vocab_size=256_000,
+    hidden_size=2048,
+    num_hidden_layers=18,
+    intermediate_size=16_384,
+    num_attention_heads=8,
+    num_key_value_heads=1,
+    head_dim=256,
+)
 GEMMA_7B = GemmaConfig(
-    vocab_size=256_000, hidden_size=3072, num_hidden_layers=28, intermediate_size=24_576, num_attention_heads=16,
-    num_key_value_heads=16, head_dim=256,
-)  # fmt: skip
+    vocab_size=256_000,
+    hidden_size=3072,
+    num_hidden_layers=28,
+    intermediate_size=24_576,
+    num_attention_heads=16,
+    num_key_value_heads=16,
+    head_dim=256,
+)
 LLAMA_2_7B = LlamaConfig(vocab_size=32_000, hidden_size=4096, num_hidden_layers=32, intermediate_size=11_008)
 PHI_2 = PhiConfig(
-    vocab_size=51_200, hidden_size=2560, num_hidden_layers=32, intermediate_size=10_240, num_attention_heads=32,
+    vocab_size=51_200,
+    hidden_size=2560,
+    num_hidden_layers=32,
+    intermediate_size=10_240,
+    num_attention_heads=32,
     partial_rotary_factor=0.4,
-)  # fmt: skip
+)
 GEMMA3_270M = Gemma3TextConfig(
-    vocab_size=262_144, hidden_size=640, num_hidden_layers=18, intermediate_size=2048, num_attention_heads=4,
-    num_key_value_heads=1, head_dim=256,
-)  # fmt: skip
+    vocab_size=262_144,
+    hidden_size=640,
+    num_hidden_layers=18,
+    intermediate_size=2048,
+    num_attention_heads=4,
+    num_key_value_heads=1,
+    head_dim=256,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,9 +94,13 @@ def test_parts_add_up_to_the_model(tower, language):
 
 def test_a_vlm_of_real_size_takes_no_memory():
     sight = CLIPVisionConfig(
-        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
         patch_size=14,
-    )  # fmt: skip
+    )
     rows = budget(LlavaConfig(vision_config=sight, text_config=GEMMA_2B)).set_index("part")
     assert rows.loc["connector", "parameters"] == (1024 + 1) * 2048 + (2048 + 1) * 2048
     assert rows.loc["connector", "flops_per_image"] == 576 * 2 * (1024 * 2048 + 2048 * 2048)

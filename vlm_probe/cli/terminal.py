@@ -1,4 +1,4 @@
-"""What all commands share: the app, the two consoles, options, bars and tables.
+"""What commands share: the app, the two consoles, options, bars, tables, and loading.
 
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 """
@@ -70,7 +70,7 @@ def show(table: pd.DataFrame, title: str) -> None:
 
 
 def load_quietly(name: str, device: str | None, dtype: str | None, embed_scale: str | None) -> HookedVLM:
-    """As `_load`, where a progress bar already owns the terminal."""
+    """As `load_model`, where a progress bar already owns the terminal."""
     from vlm_probe.opening import load
 
     return load(name, device=device, dtype=dtype, embed_scale=embed_scale)

@@ -119,17 +119,24 @@ def attribute(
     side = pixels.shape[-1] // layout.grid[1]
     elsewhere = 0.0
     along: dict[str, Any] = {
-        "baselines": start, "n_steps": steps, "method": "gausslegendre", "internal_batch_size": batch_size,
+        "baselines": start,
+        "n_steps": steps,
+        "method": "gausslegendre",
+        "internal_batch_size": batch_size,
         "additional_forward_args": token,
-    }  # fmt: skip
+    }
     with frozen(model):
         if method == "occlusion":
             window = (pixels.shape[1], side, side)
             with torch.no_grad():
                 whole = Occlusion(forward).attribute(
-                    pixels, window, strides=window, baselines=start, additional_forward_args=token,
+                    pixels,
+                    window,
+                    strides=window,
+                    baselines=start,
+                    additional_forward_args=token,
                     perturbations_per_eval=batch_size,
-                )  # fmt: skip
+                )
             values = whole[0, 0, ::side, ::side].float().cpu().numpy()
         elif point is not None:
             through = LayerConductance(forward, model.point(point)).attribute(pixels, **along)
@@ -140,11 +147,18 @@ def attribute(
     name = model.token_strings([token])
     attrs = {
         "title": f"{method.replace('_', ' ').capitalize()} for {name[0].strip()!r}" if name else method,
-        "units": "logits", "method": method, "citation": CITATIONS[method], "target": token, "point": point,
-        "baseline": baseline if isinstance(baseline, str) else "given image", "output": ends[0],
-        "output_baseline": ends[1], "elsewhere": elsewhere,
-        "completeness_error": float(values.sum()) + elsewhere - (ends[0] - ends[1]), **model.provenance(),
-    }  # fmt: skip
+        "units": "logits",
+        "method": method,
+        "citation": CITATIONS[method],
+        "target": token,
+        "point": point,
+        "baseline": baseline if isinstance(baseline, str) else "given image",
+        "output": ends[0],
+        "output_baseline": ends[1],
+        "elsewhere": elsewhere,
+        "completeness_error": float(values.sum()) + elsewhere - (ends[0] - ends[1]),
+        **model.provenance(),
+    }
     return xr.DataArray(
         values.astype(np.float32), dims=("row", "col"), coords=layout.image().edges(), name="attribution", attrs=attrs
     )

@@ -191,7 +191,12 @@ def blind_pairs(
     for side in ("first", "second"):
         table[f"name_{side}"] = [names[i] for i in table[side]]
     table.attrs = {
-        "title": f"close for {encoder_a.name}, far for {encoder_b.name}", "a": encoder_a.name, "b": encoder_b.name,
-        "images": len(pictures), "pool": pool, "skipped": skipped, "citation": "Tong et al. 2024, arXiv:2401.06209",
-    }  # fmt: skip
+        "title": f"close for {encoder_a.name}, far for {encoder_b.name}",
+        "a": encoder_a.name,
+        "b": encoder_b.name,
+        "images": len(pictures),
+        "pool": pool,
+        "skipped": skipped,
+        "citation": "Tong et al. 2024, arXiv:2401.06209",
+    }
     return table

@@ -38,9 +38,13 @@ def scene_labels(item: Item) -> dict[str, str]:
     about: dict[str, str] = dict.fromkeys(("object", "color", "shape", "row", "column", "position"), "")
     if asked is not None:
         about = {
-            "object": asked.name, "color": asked.color, "shape": asked.shape, "row": ROWS[asked.row],
-            "column": COLUMNS[asked.column], "position": asked.place,
-        }  # fmt: skip
+            "object": asked.name,
+            "color": asked.color,
+            "shape": asked.shape,
+            "row": ROWS[asked.row],
+            "column": COLUMNS[asked.column],
+            "position": asked.place,
+        }
     red = "yes" if any(o.color == "red" for o in scene.objects) else "no"
     return {**about, "count": NUMBERS[len(scene.objects)], "existence": red}
 

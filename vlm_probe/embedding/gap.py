@@ -84,11 +84,16 @@ def modality_gap(
         probe = linear_probe(rows[point], label, groups=groups, seed=seed)
         records.append(
             {
-                "point": point, "n_image": len(image), "n_text": len(text), **measures,
-                "separability": probe["score"], "low": probe["low"], "high": probe["high"],
+                "point": point,
+                "n_image": len(image),
+                "n_text": len(text),
+                **measures,
+                "separability": probe["score"],
+                "low": probe["low"],
+                "high": probe["high"],
                 "norm_ratio_other_scale": measures["norm_ratio"] * other if point == _EMBED else float("nan"),
             }
-        )  # fmt: skip
+        )
     table = pd.DataFrame(records)
     table.attrs = {"title": "modality gap", "items": len(items), "seed": seed, **model.provenance()}
     return table

@@ -189,10 +189,15 @@ def _by_torch(
     chosen = torch.stack(scores).argmax(0) if scores else torch.zeros(len(x), len(outer), dtype=torch.long)
     best = torch.tensor(task.strengths, device=device)[chosen.to(device)]
     each = [(fold, name) for fold in range(len(outer)) for name in codes]
-    found = predict(
-        [codes[name] for _, name in each], [outer[fold][0] for fold, _ in each],
-        best.repeat_interleave(len(codes), dim=1),
-    ).cpu().numpy()  # fmt: skip
+    found = (
+        predict(
+            [codes[name] for _, name in each],
+            [outer[fold][0] for fold, _ in each],
+            best.repeat_interleave(len(codes), dim=1),
+        )
+        .cpu()
+        .numpy()
+    )
     predicted = [{name: np.empty(n, dtype=y.dtype) for name in codes} for _ in x]
     for number, (fold, name) in enumerate(each):
         test = outer[fold][1]
@@ -231,10 +236,16 @@ def _summary(x: np.ndarray, task: _Task, predicted: dict[str, np.ndarray], mdl: 
         scores = {name: float((target == predicted[name]).mean()) for name, target in task.targets.items()}
         _, low, high = paired_bootstrap((y == predicted["score"]).astype(float), task.groups, seed=task.seed)
     found = {
-        "score": scores["score"], "low": low, "high": high, "shuffled": scores["shuffled"],
-        "control": scores["control"], "selectivity": scores["score"] - scores["control"],
-        "majority": float(task.majority.mean()), "n": len(y), "classes": 0 if task.regression else len(np.unique(y)),
-    }  # fmt: skip
+        "score": scores["score"],
+        "low": low,
+        "high": high,
+        "shuffled": scores["shuffled"],
+        "control": scores["control"],
+        "selectivity": scores["score"] - scores["control"],
+        "majority": float(task.majority.mean()),
+        "n": len(y),
+        "classes": 0 if task.regression else len(np.unique(y)),
+    }
     if mdl and not task.regression:
         found["description_length"] = description_length(x.astype(float), y, task.groups, seed=task.seed)
         found["compression"] = len(y) * float(np.log2(found["classes"])) / found["description_length"]

@@ -64,7 +64,10 @@ def project(
         table = table.assign(**{str(name): values for name, values in along.items()})
         attrs |= {"title": str(rows.name), **rows.attrs}
     table.attrs = {
-        **attrs, "method": method, "neighbors": neighbors, "seed": seed,
+        **attrs,
+        "method": method,
+        "neighbors": neighbors,
+        "seed": seed,
         "trustworthiness": float(trustworthiness(x, flat, n_neighbors=neighbors)),
-    }  # fmt: skip
+    }
     return table

@@ -66,9 +66,12 @@ def patch_labels(model: HookedVLM, items: Sequence[Item], *, of: str = "kind", l
     for name, (axis, _) in edges[0].items():
         coords[name] = (("item", axis), np.stack([of_one[name][1] for of_one in edges]))
     return xr.DataArray(
-        np.stack(grids).astype(str), dims=("item", "row", "col"), coords=coords, name="label",
+        np.stack(grids).astype(str),
+        dims=("item", "row", "col"),
+        coords=coords,
+        name="label",
         attrs={"title": "what each patch is on", "least": least, **model.provenance()},
-    )  # fmt: skip
+    )
 
 
 def _iou(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -90,12 +93,16 @@ def _rows(
         mean, low, high = paired_bootstrap(iou[kept], groups[kept], seed=seed)
         rows.append(
             {
-                "label": name, "n": int(kept.sum()), "iou": mean, "low": low, "high": high,
+                "label": name,
+                "n": int(kept.sum()),
+                "iou": mean,
+                "low": low,
+                "high": high,
                 "control": float(np.nanmean(control[kept])),
                 "precision": float((mine & true).sum() / max(1, mine.sum())),
                 "recall": float((mine & true).sum() / max(1, true.sum())),
             }
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -140,9 +147,15 @@ def spatial_probe(
     items, rows, cols, width = patches.shape
     images = labels["image"].values
     predicted = held_out_predictions(
-        patches.values.reshape(-1, width), labels.values.ravel(), groups=np.repeat(images, rows * cols), folds=folds,
-        seed=seed, strengths=(1.0,), solver=solver, device=device,
-    ).reshape(items, rows, cols)  # fmt: skip
+        patches.values.reshape(-1, width),
+        labels.values.ravel(),
+        groups=np.repeat(images, rows * cols),
+        folds=folds,
+        seed=seed,
+        strengths=(1.0,),
+        solver=solver,
+        device=device,
+    ).reshape(items, rows, cols)
     table = pd.DataFrame(
         _rows(labels.values, predicted, predicted[_other_images(images, seed)], images, seed),
     )

@@ -1,15 +1,28 @@
 """Intervals, tests and corrections: what turns measured values into evidence."""
 
-from vlm_probe.evidence.comparison import compare, holm, mcnemar
-from vlm_probe.evidence.intervals import bootstrap_mean, jackknife, paired_bootstrap, summarize, verdict
+from vlm_probe.evidence.comparison import compare
+from vlm_probe.evidence.evidence import Evidence, evidence_table, verdict
+from vlm_probe.evidence.intervals import (
+    bootstrap_mean,
+    jackknife,
+    over_seeds,
+    paired_bootstrap,
+    summarize,
+    wilson,
+)
+from vlm_probe.evidence.paired import holm, mcnemar
 
 __all__ = [
+    "Evidence",
     "bootstrap_mean",
     "compare",
+    "evidence_table",
     "holm",
     "jackknife",
     "mcnemar",
+    "over_seeds",
     "paired_bootstrap",
     "summarize",
     "verdict",
+    "wilson",
 ]

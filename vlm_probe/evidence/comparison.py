@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.evidence.intervals import paired_bootstrap, verdict
+from vlm_probe.evidence.evidence import Evidence
+from vlm_probe.evidence.intervals import paired_bootstrap
+from vlm_probe.evidence.paired import holm, mcnemar
+from vlm_probe.settings import ALPHA, SEED
 
 UNCONFIRMED = "undecided (interval excludes 0, the test does not)"
 """The verdict where too few items differ for McNemar's test, or there are too many families."""
-
-
-def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """Two-sided exact p-value that two models are right equally often (McNemar 1947).
-
-    first, second: [item] bool, right or not, on the same items. 1 where they never disagree.
-    """
-    only_first = int((first & ~second).sum())
-    only_second = int((second & ~first).sum())
-    if only_first + only_second == 0:
-        return 1.0
-    return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
-
-
-def holm(p: list[float]) -> list[float]:
-    """p-values corrected for their number, step down (Holm 1979)."""
-    order = np.argsort(p)
-    corrected = np.empty(len(p))
-    worst = 0.0
-    for rank, i in enumerate(order):
-        worst = max(worst, min(1.0, (len(p) - rank) * p[i]))
-        corrected[i] = worst
-    return corrected.tolist()
 
 
 def _clusters(rows: pd.DataFrame) -> np.ndarray:
@@ -53,7 +34,7 @@ def _paired(answers: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     return both
 
 
-def compare(answers: pd.DataFrame, first: str, second: str, *, seed: int = 0) -> pd.DataFrame:
+def compare(answers: pd.DataFrame, first: str, second: str, *, seed: int = SEED) -> pd.DataFrame:
     """`second` against `first` on the items both answered.
 
     answers: as `evaluate` returns it, of several models.
@@ -78,20 +59,34 @@ def compare(answers: pd.DataFrame, first: str, second: str, *, seed: int = 0) ->
     for family, part in [*groups, *([("all", both)] if len(groups) > 1 else [])]:
         right_a, right_b = part["correct_a"].to_numpy(dtype=bool), part["correct_b"].to_numpy(dtype=bool)
         clusters = _clusters(part)
-        mean, low, high = paired_bootstrap((part["score_b"] - part["score_a"]).to_numpy(), clusters, seed=seed)
+        found = Evidence.paired(
+            family,
+            f"{second} answers more questions than {first}",
+            part["score_b"].to_numpy(dtype=float),
+            part["score_a"].to_numpy(dtype=float),
+            clusters,
+            interval=partial(paired_bootstrap, seed=seed),
+        )
         rows.append(
             {
-                "family": family, "n": len(part), "clusters": len(np.unique(clusters)),
-                "a": part["score_a"].mean(), "b": part["score_b"].mean(),
-                "difference": mean, "low": low, "high": high,
-                "only_a": int((right_a & ~right_b).sum()), "only_b": int((right_b & ~right_a).sum()),
-                "p": mcnemar(right_a, right_b), "verdict": verdict(mean, low, high),
+                "family": family,
+                "n": found.n,
+                "clusters": len(np.unique(clusters)),
+                "a": found.control,
+                "b": found.value,
+                "difference": found.difference,
+                "low": found.low,
+                "high": found.high,
+                "only_a": int((right_a & ~right_b).sum()),
+                "only_b": int((right_b & ~right_a).sum()),
+                "p": mcnemar(right_a, right_b),
+                "verdict": found.verdict,
             }
-        )  # fmt: skip
+        )
     table = pd.DataFrame(rows)
     corrected = holm(table["p"].tolist()[: len(groups)])
     table["p_holm"] = [*corrected, *[np.nan] * (len(table) - len(groups))]
-    decisive = table["p_holm"].fillna(table["p"]) < 0.05
+    decisive = table["p_holm"].fillna(table["p"]) < ALPHA
     table["verdict"] = table["verdict"].where(decisive | table["verdict"].str.startswith("undecided"), UNCONFIRMED)
     table.insert(0, "models", f"{second} - {first}")
     table.attrs = {"title": f"{second} against {first}", "first": first, "second": second}

@@ -1,4 +1,4 @@
-"""Intervals and verdicts that methods and findings share."""
+"""Estimates with intervals, that methods and findings share."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 from scipy.stats import t as student_t
+
+from vlm_probe.settings import CONFIDENCE, DRAWS, PAIRED_DRAWS, SEED, TAIL
 
 FEWEST_CLUSTERS = 6
 """Of fewer, even such as all agree, no two-sided sign test is significant at 5 % (2 / 2^5), and a bootstrap
 interval, which of equal values has no width, claims too much."""
 
 
-def bootstrap_mean(values: np.ndarray, *, seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
+def bootstrap_mean(values: np.ndarray, *, seed: int = SEED, draws: int = DRAWS) -> tuple[float, float, float]:
     """Mean over items with a 95 % percentile bootstrap interval (Efron 1979); NaNs are left out.
 
     Returns (mean, low, high); three NaNs without values.
@@ -24,12 +27,12 @@ def bootstrap_mean(values: np.ndarray, *, seed: int = 0, draws: int = 2000) -> t
         return float("nan"), float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     means = values[rng.integers(0, len(values), (draws, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = np.quantile(means, [TAIL, 1 - TAIL])
     return float(values.mean()), float(low), float(high)
 
 
 def paired_bootstrap(
-    differences: np.ndarray, clusters: np.ndarray, *, seed: int = 0, draws: int = 4000
+    differences: np.ndarray, clusters: np.ndarray, *, seed: int = SEED, draws: int = PAIRED_DRAWS
 ) -> tuple[float, float, float]:
     """Mean of per-item differences with a 95 % percentile interval (Efron 1979).
 
@@ -47,12 +50,12 @@ def paired_bootstrap(
     for start in range(0, draws, 100):  # all draws of VQAv2's images at once are gigabytes
         drawn = rng.integers(0, n, (min(100, draws - start), n))
         means[start : start + len(drawn)] = total[drawn].sum(1) / count[drawn].sum(1)
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = np.quantile(means, [TAIL, 1 - TAIL])
     return mean, float(low), float(high)
 
 
 def jackknife(
-    statistic: Callable[[np.ndarray], float], clusters: np.ndarray, *, blocks: int = 20, seed: int = 0
+    statistic: Callable[[np.ndarray], float], clusters: np.ndarray, *, blocks: int = 20, seed: int = SEED
 ) -> tuple[float, float, float]:
     """A statistic of items with a 95 % interval from leaving blocks of them out (Tukey 1958; delete-a-group).
 
@@ -68,7 +71,7 @@ def jackknife(
     value = statistic(np.arange(len(index)))
     left_out = np.asarray([statistic(np.flatnonzero(block != b)) for b in range(blocks)])
     error = np.sqrt((blocks - 1) / blocks * ((left_out - left_out.mean()) ** 2).sum())
-    reach = float(student_t.ppf(0.975, blocks - 1) * error)
+    reach = float(student_t.ppf(1 - TAIL, blocks - 1) * error)
     return value, value - reach, value + reach
 
 
@@ -84,12 +87,23 @@ def summarize(table: pd.DataFrame, measures: list[str], by: list[str]) -> pd.Dat
     return pd.DataFrame(rows, columns=[*by, "measure", "mean", "low", "high", "n"])
 
 
-def verdict(mean: float, low: float, high: float) -> str:
-    """The verdict on a difference that the hypothesis says is positive."""
-    if np.isnan(mean):
-        return "undecided (no items)"
-    if np.isnan(low):
-        return "undecided (too few)"
-    if low <= 0 <= high:
-        return "undecided (interval includes 0)"
-    return "supported" if mean > 0 else "not supported"
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """Interval of a share (Wilson 1927)."""
+    interval = binomtest(right, n).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+FEWEST_SEEDS = 3
+"""Of two, each a count of items, equal differences are no rarity, and their interval would have no width."""
+
+
+def over_seeds(values: np.ndarray, resolution: float) -> tuple[float, float, float]:
+    """Mean of one difference a seed, with a 95 % interval by Student's t; its ends are NaN below `FEWEST_SEEDS`.
+
+    resolution: the least standard deviation to believe in: shares of n items come in steps of 1 / n.
+    """
+    mean, n = float(values.mean()), len(values)
+    if n < FEWEST_SEEDS:
+        return mean, float("nan"), float("nan")
+    reach = float(student_t.ppf(1 - TAIL, n - 1) * max(values.std(ddof=1), resolution) / np.sqrt(n))
+    return mean, mean - reach, mean + reach

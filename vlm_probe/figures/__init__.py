@@ -1,19 +1,24 @@
-"""Plotting functions: small, over named arrays and tables; they never see a model."""
+"""Figures: small functions over named arrays and tables, which estimate nothing and never see a model.
 
-from vlm_probe.figures.comparison import difference_by_family, effect_over_seeds, scores_by_seed
-from vlm_probe.figures.embedding import (
+`primitives` holds what they are made of. A new figure is one function over them, in the file of what it draws, and a
+line here.
+"""
+
+from vlm_probe.figures.effects import effect_over_seeds, published_effect
+from vlm_probe.figures.embedding import projection, similarity_heatmap
+from vlm_probe.figures.layers import (
+    box_share_by_layer,
     dimension_by_stage,
     gap_by_layer,
+    image_mass_by_layer,
+    leakage_by_layer,
     probe_by_layer,
-    projection,
-    similarity_heatmap,
 )
-from vlm_probe.figures.maps import case_panels, head_grid, layer_strip, overlay
-from vlm_probe.figures.measures import accuracy_by_type, box_share_by_layer, image_mass_by_layer, pointing_game
-from vlm_probe.figures.patches import label_map, signed_overlay, words_on_image
-from vlm_probe.figures.published import published_effect
+from vlm_probe.figures.maps import case_panels, head_grid, layer_strip, overlay, signed_overlay
+from vlm_probe.figures.patches import label_map, words_on_image
+from vlm_probe.figures.scores import accuracy_by_type, difference_by_family, pointing_game, scores_by_seed
 from vlm_probe.figures.style import save, styled
-from vlm_probe.figures.vocabulary import budget_bars, leakage_by_layer, shrinking, vocabulary_growth
+from vlm_probe.figures.vocabulary import budget_bars, shrinking, vocabulary_growth
 
 __all__ = [
     "accuracy_by_type",

@@ -1,4 +1,8 @@
-"""Maps over an image: one, a strip of layers, a grid of layers and heads."""
+"""Maps over an image: one, one with both signs, a strip of layers, a grid of layers and heads, panels of cases.
+
+A map over patches is a DataArray(row, col) that carries the pixel edges of its patches: coordinates left and right
+along col, top and bottom along row (`ImageSpan.edges`). It is drawn there; without them, over the whole image.
+"""
 
 from __future__ import annotations
 
@@ -9,63 +13,33 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from PIL import Image
 
-from vlm_probe.figures.style import HEAT, axes, styled
-from vlm_probe.layout import AnyBox, ImageSpan
+from vlm_probe.figures.primitives import height_of, on_image
+from vlm_probe.figures.style import HEAT, axes, headline, styled, titled
+from vlm_probe.layout import AnyBox
+from vlm_probe.layout.boxes import Number
 
 
-def _extent(span: ImageSpan | None, image: Image.Image, shape: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Where the patch grid lies on the original image: left, right, bottom, top."""
-    if span is None or span.transform is None:
-        return 0.0, float(image.width), float(image.height), 0.0
-    left, top, _, _ = span.patch_to_box(0, 0)
-    _, _, right, bottom = span.patch_to_box(shape[0] - 1, shape[1] - 1)
-    return left, right, bottom, top
-
-
-def show_pale(ax: Axes, image: Image.Image, pale: float) -> None:
-    """The image without axes, so far towards white (0: as it is)."""
-    shown = pale + (1 - pale) * np.asarray(image.convert("RGB"), dtype=np.float32) / 255
-    ax.imshow(shown, extent=(0, image.width, image.height, 0), interpolation="nearest")
-    ax.set(xlim=(0, image.width), ylim=(image.height, 0), xticks=[], yticks=[])
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-
-
-def outline(ax: Axes, boxes: Sequence[AnyBox]) -> None:
-    """Boxes in white on black: visible on any colour of a map."""
-    for left, top, right, bottom in boxes:
-        for width, color in ((3.0, "black"), (1.4, "white")):
-            ax.add_patch(
-                Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=width)
-            )
-
-
-def _paint(
-    ax: Axes, image: Image.Image, values: np.ndarray, norm: Normalize, span: ImageSpan | None, boxes: Sequence[AnyBox]
+def _over(
+    ax: Axes, image: Image.Image, map_: xr.DataArray, norm: Normalize, boxes: Sequence[AnyBox], line: Number = 1.4
 ) -> None:
     """The image in pale colours and the map over it: the more, the less of the image shows through."""
-    heat = HEAT(np.clip(norm(values), 0, 1))
-    show_pale(ax, image, 0.55)
-    ax.imshow(heat, extent=_extent(span, image, values.shape), interpolation="nearest")
-    outline(ax, boxes)
-    # The map's extent may be smaller than the image's.
-    ax.set(xlim=(0, image.width), ylim=(image.height, 0))
+    on_image(image, ax, over=map_, paint=lambda values: HEAT(np.clip(norm(values), 0, 1)), boxes=boxes, line=line)
 
 
-def _norm(values: np.ndarray, vmax: float | None) -> Normalize:
-    top = float(np.nanmax(values)) if vmax is None else vmax
+def _norm(map_: xr.DataArray, vmax: Number | None = None) -> Normalize:
+    top = float(np.nanmax(map_.values)) if vmax is None else vmax
     return Normalize(0.0, top if top > 0 else 1.0)
 
 
-def _colorbar(figure: Any, norm: Normalize, ax: Any, label: str) -> None:
-    bar = figure.colorbar(ScalarMappable(norm, HEAT), ax=ax, shrink=0.85, pad=0.02)
+def _colorbar(figure: Any, norm: Normalize, ax: Any, label: str, colors: Colormap = HEAT) -> None:
+    bar = figure.colorbar(ScalarMappable(norm, colors), ax=ax, shrink=0.85, pad=0.02)
     bar.set_label(label)
     bar.outline.set_visible(False)
 
@@ -77,43 +51,74 @@ def _relative_colorbar(figure: Any, ax: Any) -> None:
     bar.outline.set_visible(False)
 
 
+def _title(title: str | None, map_: xr.DataArray) -> str:
+    return title if title is not None else str(map_.attrs.get("title", ""))
+
+
 def overlay(
     image: Image.Image,
     map_: xr.DataArray,
     ax: Axes | None = None,
     *,
-    span: ImageSpan | None = None,
     boxes: Sequence[AnyBox] = (),
     title: str | None = None,
-    vmax: float | None = None,
+    vmax: Number | None = None,
     colorbar: bool = True,
 ) -> Axes:
     """Draw a map over the original image.
 
     Parameters
     ----------
-    map_: DataArray(row, col), from 0; its attrs give title and units.
-    span: the image's place in the layout, which knows padding and cropping; without it the patches
-        are spread over the whole image.
-    boxes: drawn as outlines, in pixels of the original image.
+    map_: DataArray(row, col), from 0; its attrs give title and units, its coordinates the place of its patches.
+    boxes: drawn as outlines; plain tuples are meant in pixels of the original image.
     vmax: upper end of the colour scale; the map's own maximum if None.
     """
     with styled():
-        ax = axes(ax)
-        values = map_.transpose("row", "col").values
-        norm = _norm(values, vmax)
-        _paint(ax, image, values, norm, span, boxes)
-        ax.set_title(title if title is not None else map_.attrs.get("title", ""), wrap=True, parse_math=False)
+        ax = axes(ax, (4.3, 3.2 * height_of(image) + 0.6))
+        norm = _norm(map_, vmax)
+        _over(ax, image, map_, norm, boxes)
+        titled(ax, _title(title, map_))
         if colorbar:
-            _colorbar(ax.figure, norm, ax, map_.attrs.get("units", ""))
+            _colorbar(ax.figure, norm, ax, str(map_.attrs.get("units", "")))
     return ax
+
+
+def signed_overlay(
+    image: Image.Image, map_: xr.DataArray, ax: Axes | None = None, *, boxes: Sequence[AnyBox] = ()
+) -> Axes:
+    """A map with both signs over the image: red speaks for, blue against, clear is nothing.
+
+    map_: DataArray(row, col), as `attribute` returns it; its attrs give title, units, and what completeness needs
+        (output, output_baseline, completeness_error and baseline).
+    """
+    with styled():
+        ax = axes(ax, (4.8, 3.7 * height_of(image) + 0.7))
+        most = float(np.nanmax(np.abs(map_.values))) or 1.0
+        norm, colors = Normalize(-most, most), colormaps["RdBu_r"]
+
+        def paint(values: np.ndarray) -> np.ndarray:
+            painted = colors(norm(values))
+            painted[..., 3] = 0.85 * np.abs(values) / most
+            return painted
+
+        on_image(image, ax, over=map_, paint=paint, boxes=boxes, pale=0.45)
+        titled(ax, _title(None, map_), _completeness(map_))
+        _colorbar(ax.figure, norm, ax, str(map_.attrs.get("units", "")), colors)
+    return ax
+
+
+def _completeness(map_: xr.DataArray) -> str:
+    error = map_.attrs.get("completeness_error")
+    if error is None:
+        return ""
+    output, base = map_.attrs["output"], map_.attrs["output_baseline"]
+    return f"logit {output:.2f}, at the {map_.attrs['baseline']} baseline {base:.2f}; the sum is off by {error:+.2f}"
 
 
 def layer_strip(
     image: Image.Image,
     maps: xr.DataArray,
     *,
-    span: ImageSpan | None = None,
     boxes: Sequence[AnyBox] = (),
     title: str | None = None,
     columns: int = 6,
@@ -122,18 +127,17 @@ def layer_strip(
     with styled():
         n = maps.sizes["layer"]
         wide, high = min(n, columns), -(-n // columns)
-        figure, grid = plt.subplots(
-            high, wide, figsize=(1.75 * wide + 0.9, 1.95 * high + 0.5), layout="constrained", squeeze=False
-        )
-        norm = _norm(maps.values, None)
+        size = (1.75 * wide + 0.9, (1.7 * height_of(image) + 0.25) * high + 0.5)
+        figure, grid = plt.subplots(high, wide, figsize=size, layout="constrained", squeeze=False)
+        norm = _norm(maps)
         for i, ax in enumerate(grid.flat):
             if i >= n:
                 ax.axis("off")
                 continue
-            _paint(ax, image, maps.isel(layer=i).transpose("row", "col").values, norm, span, boxes)
+            _over(ax, image, maps.isel(layer=i), norm, boxes)
             ax.set_title(f"layer {int(maps.layer[i])}", fontsize=9)
-        figure.suptitle(title if title is not None else maps.attrs.get("title", ""), fontsize=10)
-        _colorbar(figure, norm, list(grid.flat), maps.attrs.get("units", ""))
+        headline(figure, _title(title, maps))
+        _colorbar(figure, norm, list(grid.flat), str(maps.attrs.get("units", "")))
     return figure
 
 
@@ -141,7 +145,6 @@ def head_grid(
     image: Image.Image,
     maps: xr.DataArray,
     *,
-    span: ImageSpan | None = None,
     boxes: Sequence[AnyBox] = (),
     title: str | None = None,
     max_layers: int = 12,
@@ -159,47 +162,43 @@ def head_grid(
         )
         heads = min(max_heads, maps.sizes["head"])
         cell = min(1.3, 12.0 / heads)
-        figure, grid = plt.subplots(
-            len(layers), heads, figsize=(cell * heads + 0.6, cell * len(layers) + 0.8),
-            layout="constrained", squeeze=False,
-        )  # fmt: skip
+        size = (cell * heads + 0.9, cell * height_of(image) * len(layers) + 0.9)
+        figure, grid = plt.subplots(len(layers), heads, figsize=size, layout="constrained", squeeze=False)
         for row, layer in zip(grid, layers, strict=True):
             for head, ax in enumerate(row):
-                values = maps.isel(layer=int(layer), head=head).transpose("row", "col").values
-                _paint(ax, image, values, _norm(values, None), span, boxes)
-                ax.text(
-                    0.97, 0.03, f"{values.max():.2f}", transform=ax.transAxes, ha="right", va="bottom", fontsize=6.5,
-                    color="white", bbox={"facecolor": "black", "alpha": 0.65, "pad": 0.8, "linewidth": 0},
-                )  # fmt: skip
+                map_ = maps.isel(layer=int(layer), head=head)
+                norm = _norm(map_)
+                _over(ax, image, map_, norm, boxes, line=0.7)
+                black = {"facecolor": "black", "alpha": 0.65, "pad": 0.8, "linewidth": 0}
+                reached = {"ha": "right", "va": "bottom", "fontsize": 6.5, "color": "white", "bbox": black}
+                ax.text(0.97, 0.03, f"{float(np.nanmax(map_.values)):.2f}", transform=ax.transAxes, **reached)
                 if head == 0:
-                    ax.set_ylabel(f"layer {int(maps.layer[int(layer)])}", fontsize=8)
+                    words = f"layer {int(maps.layer[int(layer)])}"
+                    ax.set_ylabel(words, fontsize=8, rotation=0, ha="right", va="center")
                 if layer == layers[0]:
                     ax.set_title(f"head {head}", fontsize=8)
-        text = title if title is not None else maps.attrs.get("title", "")
         shown = [f"{len(layers)} of {maps.sizes['layer']} layers"] if len(layers) < maps.sizes["layer"] else []
         shown += [f"{heads} of {maps.sizes['head']} heads"] if heads < maps.sizes["head"] else []
-        note = f"{maps.attrs.get('units', '')}, own scale per head; number: highest patch"
-        figure.suptitle(text + (f" ({', '.join(shown)})" if shown else "") + "\n" + note, fontsize=9)
+        text = _title(title, maps) + (f" ({', '.join(shown)})" if shown else "")
+        headline(figure, text, f"{maps.attrs.get('units', '')}, own scale per head; number: highest patch")
         _relative_colorbar(figure, list(grid.flat))
     return figure
 
 
 def case_panels(cases: Sequence[dict[str, Any]], *, title: str, columns: int = 4) -> Figure:
-    """Several maps with their questions: each case has image, map, span, boxes and text."""
+    """Several maps with their questions: each case has image, map, boxes and text."""
     with styled():
         high = -(-len(cases) // columns)
-        figure, grid = plt.subplots(
-            high, columns, figsize=(2.5 * columns, 3.1 * high + 0.3), layout="constrained", squeeze=False
-        )
+        size = (2.5 * columns, (2.3 * height_of(*(case["image"] for case in cases)) + 0.8) * high + 0.4)
+        figure, grid = plt.subplots(high, columns, figsize=size, layout="constrained", squeeze=False)
         for ax in grid.flat:
             ax.axis("off")
         for ax, case in zip(grid.flat, cases, strict=False):
-            values = case["map"].transpose("row", "col").values
-            _paint(ax, case["image"], values, _norm(values, None), case["span"], case["boxes"])
+            _over(ax, case["image"], case["map"], _norm(case["map"]), case["boxes"])
             ax.axis("on")
             lines = [textwrap.fill(line, 30) for line in case["text"].split("\n")]
             # Text from questions and models is no mathematics, dollar signs or not.
             ax.set_xlabel("\n".join(lines), fontsize=8, parse_math=False)
-        figure.suptitle(title, fontsize=10, parse_math=False)
+        headline(figure, title)
         _relative_colorbar(figure, list(grid.flat))
     return figure

@@ -1,9 +1,8 @@
 """The hypotheses, measured: each with its control and its interval."""
 
-from vlm_probe.evidence.comparison import compare, holm, mcnemar
-from vlm_probe.evidence.intervals import bootstrap_mean, paired_bootstrap, summarize
-from vlm_probe.findings.connector import Connected, connect, connector_verdicts, pretraining_verdicts
-from vlm_probe.findings.encoder import Encoded, encode, encoder_verdicts, layer_likeness
+from vlm_probe.evidence import bootstrap_mean, compare, holm, mcnemar, paired_bootstrap, summarize
+from vlm_probe.findings.connector import Connected, connector_verdicts, measure_connector, pretraining_verdicts
+from vlm_probe.findings.encoder import Encoded, encoder_verdicts, layer_likeness, measure_encoder
 from vlm_probe.findings.s1_where_it_looks import Looking, where_it_looks
 from vlm_probe.findings.scope import scope_of
 from vlm_probe.findings.vocabulary import Counted, count_vocabulary, vocabulary_comparison, vocabulary_verdicts
@@ -19,10 +18,8 @@ __all__ = [
     "Looking",
     "bootstrap_mean",
     "compare",
-    "connect",
     "connector_verdicts",
     "count_vocabulary",
-    "encode",
     "encoder_verdicts",
     "evaluate",
     "grid_differences",
@@ -30,6 +27,8 @@ __all__ = [
     "holm",
     "layer_likeness",
     "mcnemar",
+    "measure_connector",
+    "measure_encoder",
     "paired_bootstrap",
     "pretraining_verdicts",
     "published_effects",

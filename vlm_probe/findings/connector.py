@@ -29,7 +29,8 @@ from vlm_probe.embedding import (
     token_rows,
     used_rows,
 )
-from vlm_probe.findings.probed import jackknifed_row, probe_items, row, same_items, verdict_table
+from vlm_probe.evidence import Evidence, evidence_table
+from vlm_probe.findings.probed import probe_items, same_items
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.anatomy import embedding
 from vlm_probe.items.item import Item
@@ -39,12 +40,12 @@ ASKED = ("color", "shape")
 """The kinds of question that S2 compares: those about a property of one object in a box."""
 OUT, EMBED = "connector.hook_out", "language.hook_embed"
 PARTS = 5
-"""How often `connect` reports progress."""
+"""How often `measure_connector` reports progress."""
 
 
 @dataclass
 class Connected:
-    """What `connect` measured of one model."""
+    """What `measure_connector` measured of one model."""
 
     model: str
     gap: pd.DataFrame
@@ -121,7 +122,7 @@ def _rows_of_items(model: HookedVLM, items: Sequence[Item], patches: xr.Dataset,
     )
 
 
-def connect(
+def measure_connector(
     model: HookedVLM, items: Sequence[Item], *, seed: int = 0, progress: Callable[[int], None] | None = None
 ) -> Connected:
     """Measure one model's connector.
@@ -152,16 +153,22 @@ def connect(
 
 
 def connector_verdicts(one: Connected) -> pd.DataFrame:
-    """C1 and S2 for one model, columns of `findings.probed.COLUMNS`."""
+    """C1 and S2 for one model, columns of `evidence.COLUMNS`."""
     items, name = one.items, one.model
     images = items["image"].to_numpy()
     claims = [
-        ("C1", f"{name}: image rows are nearer to vocabulary rows than shuffled ones (cosine)", "nearest",
-         items["nearest_shuffled"].to_numpy()),
+        (
+            "C1",
+            f"{name}: image rows are nearer to vocabulary rows than shuffled ones (cosine)",
+            "nearest",
+            items["nearest_shuffled"].to_numpy(),
+        ),
         ("C1", f"{name}: image rows can be told from text rows (share right; control 0.5)", "told_apart", 0.5),
         ("C1", f"{name}: image rows are longer than text rows (log2 of the norm ratio)", "log_norm_ratio", 0.0),
-    ]  # fmt: skip
-    rows = [row(h, claim, items[column].to_numpy(), control, images) for h, claim, column, control in claims]
+    ]
+    rows = [
+        Evidence.paired(h, claim, items[column].to_numpy(), control, images) for h, claim, column, control in claims
+    ]
     for asked in ASKED:
         own = items.query("kind == @asked")
         last = one.in_layers["point"].iloc[-1]
@@ -170,10 +177,8 @@ def connector_verdicts(one: Connected) -> pd.DataFrame:
         places = {OUT: own[asked].to_numpy(), str(last): behind.loc[own["id"], asked].to_numpy()}
         for point, found in places.items():
             claim = f"{name}: a probe at {point} finds the {asked} more often than the model answers it"
-            rows.append(row("S2", claim, found, own["right"].to_numpy(), own["image"].to_numpy()))
-    table = verdict_table(rows)
-    table.attrs = {"title": name, "first": name}
-    return table
+            rows.append(Evidence.paired("S2", claim, found, own["right"].to_numpy(), own["image"].to_numpy()))
+    return evidence_table(rows, title=name, first=name)
 
 
 def pretraining_verdicts(first: Connected, second: Connected) -> pd.DataFrame:
@@ -192,17 +197,18 @@ def pretraining_verdicts(first: Connected, second: Connected) -> pd.DataFrame:
         "right": f"{b}: the model answers more questions than {a}",
     }
     rows = [
-        row("C2", claim, second.items[column].to_numpy(), first.items[column].to_numpy(), images)
+        Evidence.paired("C2", claim, second.items[column].to_numpy(), first.items[column].to_numpy(), images)
         for column, claim in claims.items()
     ]
     owners = first.patches["item"].values
     other, mine = first.patches[OUT].values, second.patches[OUT].values
     rows.append(
-        jackknifed_row(
-            "C2", f"{b}: the connector's output has a higher effective rank than in {a}",
-            lambda kept: effective_rank(mine[kept]), lambda kept: effective_rank(other[kept]), images[owners],
+        Evidence.jackknifed(
+            "C2",
+            f"{b}: the connector's output has a higher effective rank than in {a}",
+            lambda kept: effective_rank(mine[kept]),
+            lambda kept: effective_rank(other[kept]),
+            images[owners],
         )
-    )  # fmt: skip
-    table = verdict_table(rows)
-    table.attrs = {"title": f"{b} against {a}", "first": a, "second": b}
-    return table
+    )
+    return evidence_table(rows, title=f"{b} against {a}", first=a, second=b)

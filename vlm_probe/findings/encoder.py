@@ -19,7 +19,8 @@ import xarray as xr
 from vlm_probe.embedding import cka, features, image_embeddings, probe_layers, similarity_matrix
 from vlm_probe.embedding.blind_pairs import unit_rows
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.findings.probed import POOL_OF, jackknifed_row, probe_items, row, same_items, verdict_table
+from vlm_probe.evidence import Evidence, evidence_table
+from vlm_probe.findings.probed import POOL_OF, probe_items, same_items
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.items.item import Item
 from vlm_probe.running.evaluation import evaluate
@@ -29,7 +30,7 @@ LABELS = tuple(POOL_OF)
 
 @dataclass
 class Encoded:
-    """What `encode` measured of one model."""
+    """What `measure_encoder` measured of one model."""
 
     model: str
     probes: pd.DataFrame
@@ -68,7 +69,7 @@ def _twin_rows(model: HookedVLM, twins: Sequence[Item]) -> pd.DataFrame:
     )
 
 
-def encode(
+def measure_encoder(
     model: HookedVLM,
     items: Sequence[Item],
     twins: Sequence[Item],
@@ -108,7 +109,7 @@ def encode(
 
 
 PARTS = 4
-"""How often `encode` reports progress."""
+"""How often `measure_encoder` reports progress."""
 
 
 def _read_layers(model: HookedVLM) -> list[str]:
@@ -122,7 +123,7 @@ def layer_likeness(first: Encoded, second: Encoded, *, measure: str = "cka") -> 
 
 
 def encoder_verdicts(first: Encoded, second: Encoded) -> pd.DataFrame:
-    """E1 and E2 for the second encoder against the first, columns of `findings.probed.COLUMNS`.
+    """E1 and E2 for the second encoder against the first, columns of `evidence.COLUMNS`.
 
     Raises VlmProbeError where they were measured on different items.
     """
@@ -132,27 +133,43 @@ def encoder_verdicts(first: Encoded, second: Encoded) -> pd.DataFrame:
     a, b = names
     images = first.right["image"].to_numpy()
     rows = [
-        row("E1", f"{b} holds {label} better than {a}, linearly", second.right[label].to_numpy(),
-            first.right[label].to_numpy(), images)
+        Evidence.paired(
+            "E1",
+            f"{b} holds {label} better than {a}, linearly",
+            second.right[label].to_numpy(),
+            first.right[label].to_numpy(),
+            images,
+        )
         for label in LABELS
-    ]  # fmt: skip
+    ]
     mine, other = (list(one.layers.data_vars.values()) for one in (first, second))
     top, below, theirs = mine[-1].values, mine[-2 if len(mine) > 1 else -1].values, other[-1].values
     rows.append(
-        jackknifed_row(
-            "E1", f"{a} is less like {b} than like itself one layer below (CKA of neighbours; of the two)",
-            lambda kept: cka(top[kept], below[kept]), lambda kept: cka(top[kept], theirs[kept]), images,
+        Evidence.jackknifed(
+            "E1",
+            f"{a} is less like {b} than like itself one layer below (CKA of neighbours; of the two)",
+            lambda kept: cka(top[kept], below[kept]),
+            lambda kept: cka(top[kept], theirs[kept]),
+            images,
         )
-    )  # fmt: skip
+    )
     pairs = first.twins["id"].to_numpy()
     rows.append(
-        row("E2", f"twins are more alike for {a} than for {b} (percentile among all pairs)",
-            first.twins["percentile"].to_numpy(), second.twins["percentile"].to_numpy(), pairs)
-    )  # fmt: skip
+        Evidence.paired(
+            "E2",
+            f"twins are more alike for {a} than for {b} (percentile among all pairs)",
+            first.twins["percentile"].to_numpy(),
+            second.twins["percentile"].to_numpy(),
+            pairs,
+        )
+    )
     rows.append(
-        row("E2", f"the model behind {b} answers both twins right more often than {a}",
-            second.twins["both_right"].to_numpy(), first.twins["both_right"].to_numpy(), pairs)
-    )  # fmt: skip
-    table = verdict_table(rows)
-    table.attrs = {"title": f"{b} against {a}", "first": a, "second": b}
-    return table
+        Evidence.paired(
+            "E2",
+            f"the model behind {b} answers both twins right more often than {a}",
+            second.twins["both_right"].to_numpy(),
+            first.twins["both_right"].to_numpy(),
+            pairs,
+        )
+    )
+    return evidence_table(rows, title=f"{b} against {a}", first=a, second=b)

@@ -1,64 +1,18 @@
-"""What probes find, item by item, and how two models' findings become a row with a verdict."""
+"""What probes find, item by item."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from vlm_probe.embedding import features, held_out_predictions
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.evidence.intervals import jackknife, paired_bootstrap, verdict
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.items.item import Item
 
 POOL_OF = {"color": "box", "shape": "box", "position": "box", "count": "mean", "existence": "mean"}
 """Label -> where it is looked for: in the box of the object asked about, or in the mean over all patches."""
-COLUMNS = ("hypothesis", "claim", "n", "value", "control", "difference", "low", "high", "verdict")
-
-
-def row(
-    hypothesis: str, claim: str, value: np.ndarray, control: np.ndarray | float, clusters: np.ndarray, *, seed: int = 0
-) -> dict[str, object]:
-    """A verdict on "value is more than control", both per item, by a paired bootstrap over clusters.
-
-    Items without either (NaN) are left out.
-    """
-    against = np.broadcast_to(np.asarray(control, dtype=float), value.shape)
-    both = ~np.isnan(value - against)
-    value, against, clusters = value[both].astype(float), against[both], clusters[both]
-    if len(value) == 0:
-        nothing = dict.fromkeys(("value", "control", "difference", "low", "high"), float("nan"))
-        return {"hypothesis": hypothesis, "claim": claim, "n": 0, **nothing, "verdict": verdict(*[float("nan")] * 3)}
-    mean, low, high = paired_bootstrap(value - against, clusters, seed=seed)
-    return {
-        "hypothesis": hypothesis, "claim": claim, "n": len(value), "value": float(value.mean()),
-        "control": float(against.mean()), "difference": mean, "low": low, "high": high,
-        "verdict": verdict(mean, low, high),
-    }  # fmt: skip
-
-
-def jackknifed_row(
-    hypothesis: str,
-    claim: str,
-    value: Callable[[np.ndarray], float],
-    control: Callable[[np.ndarray], float],
-    clusters: np.ndarray,
-) -> dict[str, object]:
-    """As `row`, for two measures of all items together: functions of the numbers of the items that stay."""
-    everything = np.arange(len(clusters))
-    mean, low, high = jackknife(lambda kept: value(kept) - control(kept), clusters)
-    return {
-        "hypothesis": hypothesis, "claim": claim, "n": len(clusters), "value": value(everything),
-        "control": control(everything), "difference": mean, "low": low, "high": high,
-        "verdict": verdict(mean, low, high),
-    }  # fmt: skip
-
-
-def verdict_table(rows: Sequence[dict[str, object]]) -> pd.DataFrame:
-    """Rows of `row` and `jackknifed_row` as a table, columns `COLUMNS`."""
-    return pd.DataFrame(list(rows), columns=list(COLUMNS))
 
 
 def same_items(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ not the scene. Attention sinks are reported apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,10 +24,12 @@ from vlm_probe.attention import (
     sinks,
     union_coverage,
 )
-from vlm_probe.evidence.intervals import bootstrap_mean, summarize, verdict
+from vlm_probe.evidence import Evidence, bootstrap_mean, evidence_table, summarize
+from vlm_probe.findings.finding import Cases, CasesOf, FigureOf, Finding, Results, Section, TableOf
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.targets import target_token
-from vlm_probe.items import Item
+from vlm_probe.inputs.images import open_image
+from vlm_probe.items import Item, accuracy_table
 from vlm_probe.layout import TokenLayout, UnitBox
 from vlm_probe.running.evaluation import evaluate
 from vlm_probe.scenes import Scene, with_baselines
@@ -78,9 +80,7 @@ class Looking:
         Columns model, claim, n, value, control, difference, low, high, verdict.
         """
         boxed = self.items.query("area > 0")
-        by_item = self.layers.pivot_table(index="id", values=["in_box", "in_shuffled_box"]).reindex(
-            boxed["id"].tolist()
-        )
+        by_item = self.layers.groupby("id")[["in_box", "in_shuffled_box"]].mean().reindex(boxed["id"].tolist())
         pairs = [
             ("relevancy peaks inside the box", boxed["points"], boxed["points_shuffled"]),
             ("relevancy lies inside the box", boxed["relevancy_in_box"], boxed["relevancy_in_shuffled_box"]),
@@ -90,20 +90,20 @@ class Looking:
                 by_item["in_shuffled_box"],
             ),
         ]
-        rows = []
-        for claim, value, control in pairs:
-            values, controls = value.to_numpy(dtype=float), control.to_numpy(dtype=float)
-            both = ~np.isnan(values - controls)
-            values, controls, n = values[both], controls[both], int(both.sum())
-            mean, low, high = bootstrap_mean(values - controls)
-            name = self.items["model"].iloc[0]
-            rows.append((name, claim, n, _mean(values), _mean(controls), mean, low, high, verdict(mean, low, high)))
-        columns = ["model", "claim", "n", "value", "control", "difference", "low", "high", "verdict"]
-        return pd.DataFrame(rows, columns=columns)
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+        rows = [
+            Evidence.paired(
+                "S1",
+                claim,
+                value.to_numpy(dtype=float),
+                control.to_numpy(dtype=float),
+                np.arange(len(value)),
+                interval=lambda differences, _: bootstrap_mean(differences),
+            )
+            for claim, value, control in pairs
+        ]
+        table = evidence_table(rows).drop(columns="hypothesis")
+        table.insert(0, "model", self.items["model"].iloc[0])
+        return table
 
 
 def _coverage(boxes: Sequence[UnitBox], layout: TokenLayout) -> np.ndarray | None:
@@ -166,11 +166,15 @@ def where_it_looks(
         clear = _without_sinks(trace, attention, coverage)
         layer_rows += [
             {
-                "id": item.id, "layer": int(layer), "image_mass": float(summary["image_mass"][i]),
-                "sink_mass": float(summary["sink_mass"][i]), "in_box": in_box[i], "in_box_without_sinks": clear[i],
+                "id": item.id,
+                "layer": int(layer),
+                "image_mass": float(summary["image_mass"][i]),
+                "sink_mass": float(summary["sink_mass"][i]),
+                "in_box": in_box[i],
+                "in_box_without_sinks": clear[i],
             }
             for i, layer in enumerate(attention.layer)
-        ]  # fmt: skip
+        ]
         if progress is not None:
             progress(1)
     table = answers.merge(pd.DataFrame(records), on="id")
@@ -222,3 +226,160 @@ def _add_shuffled(
         table[name] = [values.get(one, np.nan) for one in table["id"]]
     keys = zip(layers["id"], layers["layer"], strict=True)
     layers["in_shuffled_box"] = [per_layer.get(key, np.nan) for key in keys]
+
+
+CASES = 8
+"""Best and worst cases shown of each model."""
+
+
+def _cases(name: str, looking: Looking, items: Sequence[Item], *, best: bool) -> Cases:
+    """The items whose relevancy lies most (or least) inside their box."""
+    boxed = looking.items.query("area > 0")
+    chosen = boxed.sort_values("relevancy_in_box", ascending=not best, kind="stable").head(CASES)
+    by_id = {item.id: item for item in items}
+    panels = []
+    for row in chosen.to_dict("records"):
+        item = by_id[row["id"]]
+        shares = f"{row['relevancy_in_box']:.2f} in the box, area {row['area']:.2f}"
+        mark = "right" if row["correct"] else f"wrong, it is {row['truth']}"
+        panels.append(
+            {
+                "image": open_image(item.picture(looking.render_size)),
+                "map": looking.maps[row["id"]],
+                "boxes": item.boxes,
+                "text": f"{row['question']}\n{row['answer'] or '(nothing)'} ({mark})\n{shares}",
+            }
+        )
+    title = f"{name}: relevancy {'most' if best else 'least'} inside the box"
+    return Cases(name, "best" if best else "worst", title, panels)
+
+
+def _sentence(name: str, looking: Looking, accuracy: pd.DataFrame) -> str:
+    overall = accuracy.query("model == @name and kind == 'all'").iloc[0]
+    pointing = looking.pointing().set_index("measure")
+    hit, shuffled = pointing.loc["points"], pointing.loc["points_shuffled"]
+    return (
+        f"{name} answers {overall['accuracy']:.1%} of {overall['n']} questions right "
+        f"[{overall['low']:.1%}, {overall['high']:.1%}]; its most relevant patch is in the right box for "
+        f"{hit['mean']:.1%} [{hit['low']:.1%}, {hit['high']:.1%}] of {int(hit['n'])} items with one, in a box "
+        f"of another item for {shuffled['mean']:.1%}. A guess that never sees the image is right for "
+        f"{overall['blind']:.1%}."
+    )
+
+
+def results(measured: Mapping[str, Looking], items: Sequence[Item]) -> Results:
+    """What S1 has to say: tables accuracy, layers, pointing, verdicts and items; best and worst cases."""
+
+    def joined(of: Callable[[Looking], pd.DataFrame]) -> pd.DataFrame:
+        return pd.concat([of(looking) for looking in measured.values()], ignore_index=True)
+
+    scores = [accuracy_table(looking.items).assign(model=name) for name, looking in measured.items()]
+    accuracy = pd.concat(scores, ignore_index=True)
+    accuracy.insert(0, "model", accuracy.pop("model"))
+    return Results(
+        summary=[_sentence(name, looking, accuracy) for name, looking in measured.items()],
+        tables={
+            "accuracy": accuracy,
+            "layers": joined(Looking.layer_means),
+            "pointing": joined(Looking.pointing),
+            "verdicts": joined(Looking.verdicts),
+            "items": joined(lambda looking: looking.items),
+        },
+        cases=[_cases(name, looking, items, best=best) for name, looking in measured.items() for best in (True, False)],
+    )
+
+
+FINDING = Finding(
+    id="S1",
+    title="Where does it look?",
+    measure=where_it_looks,
+    steps_per_item=2,
+    results=results,
+    note=(
+        "Differences are paired over items, with 95 % bootstrap intervals; the control is the same measure with the "
+        "boxes of other items."
+    ),
+    sections=(
+        Section(
+            "What it gets right",
+            (
+                FigureOf(
+                    "accuracy",
+                    "accuracy_by_type",
+                    "accuracy",
+                    "Accuracy by question type. Dotted: one over the number of possible answers. Solid grey: the most "
+                    "frequent answer to the question, image unseen.",
+                    "accuracy by question type",
+                ),
+                TableOf("accuracy"),
+            ),
+        ),
+        Section(
+            "Where the answer position looks, layer by layer",
+            (
+                FigureOf(
+                    "box_share",
+                    "box_share_by_layer",
+                    "layers",
+                    "Attention of the last prompt position, mean over heads: of what goes to the image, the share that "
+                    "falls inside the box of the object asked about. A map that is even over the image would give the "
+                    "box's share of the area.",
+                    "share of image attention inside the box by layer",
+                ),
+                FigureOf(
+                    "image_mass",
+                    "image_mass_by_layer",
+                    "layers",
+                    "How much attention goes to the image at all, and how much to attention sinks: positions that "
+                    "collect it whatever is asked, named per layer by the attention they receive.",
+                    "attention on the image by layer",
+                ),
+            ),
+        ),
+        Section(
+            "Does relevancy point at the object?",
+            (
+                FigureOf(
+                    "pointing",
+                    "pointing_game",
+                    "pointing",
+                    "Share of items whose most relevant patch touches the box asked about, another object of the same "
+                    "scene, or a box of another item.",
+                    "pointing game",
+                ),
+                TableOf("pointing"),
+            ),
+        ),
+        Section(
+            "Best and worst cases",
+            (
+                CasesOf(
+                    "best",
+                    "Highest share of relevancy inside the box. Outline: the box; colour: relevancy for the given "
+                    "answer.",
+                    "best cases",
+                ),
+                CasesOf("worst", "Lowest share of relevancy inside the box.", "worst cases"),
+            ),
+        ),
+    ),
+    methods=(
+        "Items: {n} generated scenes, split “heldout”, seed {seed}; one question each, types in turn; greedy decoding, "
+        "exact match after lower-casing. Every scene shows two coloured shapes together that never stand together in "
+        "an image the replicas were trained on; each was seen with others, and text named them all.",
+        "Accuracy: 95 % Wilson intervals. All other intervals: percentile bootstrap over items, 2,000 draws. Best "
+        "blind guess: the most frequent answer to the same question text over 6,000 training items.",
+        "Attention: exact softmax rows of the last prompt position, mean over heads. Sinks: positions that receive "
+        "more than five times an even share from all later positions (Xiao et al. 2024, arXiv:2309.17453; deviation: "
+        "found by the attention they receive, not assumed to come first).",
+        "Relevancy: Chefer et al. 2021, arXiv:2103.15679, equations 5 and 6, for the most probable first token (the "
+        "model's own answer under greedy decoding), over the image rows the language model received.",
+        "Pointing game: Zhang et al. 2018, arXiv:1608.00507, at patch resolution: the most relevant patch touches the "
+        "box.",
+        f"Controls: the box's share of the area; the boxes of {SHUFFLES} other items with as many boxes; for the "
+        "pointing game also the scene's other objects, which tells looking at the object asked about from looking at "
+        "any object.",
+        "Items without an object to look at (an absent object, a count of zero) count for accuracy and for attention "
+        "on the image only.",
+    ),
+)

@@ -12,8 +12,8 @@ import pandas as pd
 
 from vlm_probe.embedding import used_rows
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.evidence import Evidence, evidence_table
 from vlm_probe.evidence.comparison import compare
-from vlm_probe.findings.probed import jackknifed_row, row, verdict_table
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.anatomy import config, embedding, unembedding
 from vlm_probe.items.item import Item
@@ -105,9 +105,18 @@ def count_vocabulary(
         done(1)
     cost = budget(config(model))
     return Counted(
-        str(model.name), cost.assign(model=model.name), found, curve.assign(model=model.name),
-        np.asarray([len(one) for one in ids]), shape, spectrum.assign(model=model.name), norms, leaks, shrunk, said,
-    )  # fmt: skip
+        str(model.name),
+        cost.assign(model=model.name),
+        found,
+        curve.assign(model=model.name),
+        np.asarray([len(one) for one in ids]),
+        shape,
+        spectrum.assign(model=model.name),
+        norms,
+        leaks,
+        shrunk,
+        said,
+    )
 
 
 SUSPECT_SHARE = 0.02
@@ -121,14 +130,6 @@ def _suspects(model: HookedVLM) -> list[int]:
     return found.loc[found["share"] < SUSPECT_SHARE, "token_id"].tolist()
 
 
-def _exact(hypothesis: str, claim: str, value: float, control: float, n: int) -> dict[str, object]:
-    """A row about what was counted, not sampled: the interval is the difference itself."""
-    difference = value - control
-    said = "supported" if difference > 0 else "not supported"
-    columns = {"value": value, "control": control, "difference": difference, "low": difference, "high": difference}
-    return {"hypothesis": hypothesis, "claim": claim, "n": n, **columns, "verdict": said}
-
-
 def vocabulary_share(one: Counted) -> float:
     """The part of a model's parameters that is embedding and unembedding."""
     counts = dict(zip(one.budget["part"].tolist(), one.budget["parameters"].tolist(), strict=True))
@@ -136,45 +137,56 @@ def vocabulary_share(one: Counted) -> float:
 
 
 def vocabulary_verdicts(one: Counted) -> pd.DataFrame:
-    """V1 to V5 for one model, columns of `findings.probed.COLUMNS`."""
+    """V1 to V5 for one model, columns of `evidence.COLUMNS`."""
     name, rows = one.model, []
     vocabulary = int(str(one.usage["vocabulary"]))
     share = float(str(one.usage["used_share"]))
-    rows.append(_exact("V1", f"{name}: more than half of the parameters are vocabulary", vocabulary_share(one), 0.5, 1))
-    rows.append(_exact("V2", f"{name}: the text uses more than half of the vocabulary", share, 0.5, vocabulary))
+    rows.append(
+        Evidence.counted(
+            "V1", f"{name}: more than half of the parameters are vocabulary", vocabulary_share(one), 0.5, 1
+        )
+    )
+    rows.append(
+        Evidence.counted("V2", f"{name}: the text uses more than half of the vocabulary", share, 0.5, vocabulary)
+    )
     norm, used = one.norms["norm"].to_numpy(dtype=float), one.norms["used"].to_numpy(dtype=bool)
     if used.any() and not used.all():
         rows.append(
-            jackknifed_row(
-                "V3", f"{name}: rows that the text uses are longer than rows it never uses (mean norm)",
-                lambda kept: float(norm[kept][used[kept]].mean()), lambda kept: float(norm[kept][~used[kept]].mean()),
+            Evidence.jackknifed(
+                "V3",
+                f"{name}: rows that the text uses are longer than rows it never uses (mean norm)",
+                lambda kept: float(norm[kept][used[kept]].mean()),
+                lambda kept: float(norm[kept][~used[kept]].mean()),
                 np.arange(len(norm)),
             )
-        )  # fmt: skip
+        )
     if one.leakage is not None:
         last = one.leakage.query("layer == layer.max()")
         images = last["image"].to_numpy()
         rows.append(
-            row("V4", f"{name}: probability on tokens never used, at the output, against what a uniform output gives",
-                last["unused_mass"].to_numpy(), last["unused_share"].to_numpy(), images)
-        )  # fmt: skip
+            Evidence.paired(
+                "V4",
+                f"{name}: probability on tokens never used, at the output, against what a uniform output gives",
+                last["unused_mass"].to_numpy(),
+                last["unused_share"].to_numpy(),
+                images,
+            )
+        )
         # Over layers: at the output an image position predicts what nobody trained it to predict.
         masses = one.leakage.pivot(index="id", columns="layer", values="image_undertrained_mass").loc[last["id"]]
         claim = f"{name}: image positions give the least trained rows more than a uniform output (mean of layers)"
         mean = masses.to_numpy(dtype=float).mean(1)
-        rows.append(row("V4", claim, mean, last["undertrained_share"].to_numpy(), images))
+        rows.append(Evidence.paired("V4", claim, mean, last["undertrained_share"].to_numpy(), images))
     if one.shrinking is not None:
         whole, trimmed = one.shrinking.iloc[0], one.shrinking.iloc[1]
         claim = f"{name}: with the used tokens alone it answers worse (share right; {int(trimmed['rows'])} rows)"
         n = one.shrinking.attrs.get("items", 0)
-        rows.append(_exact("V5", claim, float(whole["accuracy"]), float(trimmed["accuracy"]), n))
-    table = verdict_table(rows)
-    table.attrs = {"title": name, "first": name}
-    return table
+        rows.append(Evidence.counted("V5", claim, float(whole["accuracy"]), float(trimmed["accuracy"]), n))
+    return evidence_table(rows, title=name, first=name)
 
 
 def vocabulary_comparison(first: Counted, second: Counted) -> pd.DataFrame:
-    """The second model's vocabulary against the first's, columns of `findings.probed.COLUMNS`.
+    """The second model's vocabulary against the first's, columns of `evidence.COLUMNS`.
 
     V6 says whether the second answers the same questions better: where both were trained alike but for the
     vocabulary (the replica sweep), that is the effect of its size; elsewhere they differ in more.
@@ -186,11 +198,21 @@ def vocabulary_comparison(first: Counted, second: Counted) -> pd.DataFrame:
         raise VlmProbeError(f"{a} and {b} were measured on different texts; measure both on one list")
     n = len(first.lengths)
     rows = [
-        _exact("V1", f"{b}: a larger part of the parameters is vocabulary than in {a}", vocabulary_share(second),
-               vocabulary_share(first), 1),
-        row("V2", f"{b}: fewer tokens for the same text than {a} (tokens of {a}; of {b})", first.lengths.astype(float),
-            second.lengths.astype(float), np.arange(n)),
-    ]  # fmt: skip
+        Evidence.counted(
+            "V1",
+            f"{b}: a larger part of the parameters is vocabulary than in {a}",
+            vocabulary_share(second),
+            vocabulary_share(first),
+            1,
+        ),
+        Evidence.paired(
+            "V2",
+            f"{b}: fewer tokens for the same text than {a} (tokens of {a}; of {b})",
+            first.lengths.astype(float),
+            second.lengths.astype(float),
+            np.arange(n),
+        ),
+    ]
     if first.leakage is not None and second.leakage is not None:
         one, two = (table.query("layer == layer.max()").set_index("id") for table in (first.leakage, second.leakage))
         both = one.index.intersection(two.index, sort=False)
@@ -198,17 +220,10 @@ def vocabulary_comparison(first: Counted, second: Counted) -> pd.DataFrame:
         images = one["image"].to_numpy()
         for column, words in (("unused_mass", "more probability on tokens never used"), ("entropy", "higher entropy")):
             claim = f"{b}: {words} than {a}, at the output"
-            rows.append(row("V4", claim, two[column].to_numpy(), one[column].to_numpy(), images))
+            rows.append(Evidence.paired("V4", claim, two[column].to_numpy(), one[column].to_numpy(), images))
     if first.answers is not None and second.answers is not None:
         found = compare(pd.concat([first.answers, second.answers], ignore_index=True), a, b).iloc[-1]
-        rows.append(
-            {
-                "hypothesis": "V6", "claim": f"{b} answers more questions than {a}", "n": found["n"],
-                "value": found["b"],
-                "control": found["a"], "difference": found["difference"], "low": found["low"], "high": found["high"],
-                "verdict": found["verdict"],
-            }
-        )  # fmt: skip
-    table = verdict_table(rows)
-    table.attrs = {"title": f"{b} against {a}", "first": a, "second": b}
-    return table
+        said = {name: found[name] for name in ("n", "difference", "low", "high", "verdict")}
+        claim = f"{b} answers more questions than {a}"
+        rows.append(Evidence("V6", claim, value=found["b"], control=found["a"], **said))
+    return evidence_table(rows, title=f"{b} against {a}", first=a, second=b)

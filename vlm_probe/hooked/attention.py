@@ -41,9 +41,9 @@ _points: WeakKeyDictionary[nn.Module, _AttentionPoints] = WeakKeyDictionary()
 
 def report_to(module: nn.Module, block: Points) -> None:
     """Let an attention module of a Hugging Face model report to a block's points."""
-    rotary = [block[name] if name in block.declared else None for name in ROTARY]
-    inside = (block[f"attn.hook_{name}"] for name in ("attn_scores", "pattern", "z"))
-    _points[module] = _AttentionPoints(*rotary, *inside)
+    rot_q, rot_k = (block[name] if name in block.declared else None for name in ROTARY)
+    scores, pattern, z = (block[f"attn.hook_{name}"] for name in ("attn_scores", "pattern", "z"))
+    _points[module] = _AttentionPoints(rot_q, rot_k, scores, pattern, z)
 
 
 def _allowed(

@@ -362,9 +362,12 @@ class HookedVLM(GlobHooks):
         """Greedily decoded ids of every example, up to and without the end of the answer."""
         ends = self.answer_ends
         out = self.generate(
-            inputs, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends) or None,
+            inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=sorted(ends) or None,
             pad_token_id=self.text_config.pad_token_id or 0,
-        )  # fmt: skip
+        )
         new = out[:, inputs.input_ids.shape[1] :].tolist()
         return [row[: next((i for i, t in enumerate(row) if t in ends), len(row))] for row in new]
 

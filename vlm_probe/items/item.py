@@ -64,9 +64,19 @@ class Item:
 
 
 _COLUMNS = (
-    "id", "family", "kind", "group", "image", "image_seed", "question", "answer", "answers", "parts", "distractors",
+    "id",
+    "family",
+    "kind",
+    "group",
+    "image",
+    "image_seed",
+    "question",
+    "answer",
+    "answers",
+    "parts",
+    "distractors",
     "boxes",
-)  # fmt: skip
+)
 
 
 def item_table(items: Iterable[Item]) -> pd.DataFrame:

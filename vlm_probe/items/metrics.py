@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.items.normalize import normalize_answer
@@ -20,6 +19,9 @@ def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
     normalised (`normalize_answer`).
 
     Raises VlmProbeError without annotators.
+
+    >>> vqa_accuracy("red", ["red"] * 2 + ["blue"] * 8)
+    0.6
     """
     if not annotators:
         raise VlmProbeError("VQA accuracy needs at least one annotator's answer")
@@ -30,12 +32,6 @@ def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
     matches = [s == given for s in said]
     total = sum(matches)
     return float(np.mean([min(1.0, (total - own) / 3) for own in matches]))
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
-    interval = binomtest(right, n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def yes_no_metrics(predicted: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
@@ -84,10 +80,19 @@ def group_accuracy(answers: pd.DataFrame) -> float:
 
 MME_CATEGORIES = {
     "perception": (
-        "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
+        "existence",
+        "count",
+        "position",
+        "color",
+        "posters",
+        "celebrity",
+        "scene",
+        "landmark",
+        "artwork",
+        "OCR",
     ),
     "cognition": ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"),
-}  # fmt: skip
+}
 """MME's two parts, and the categories that each sums over."""
 
 

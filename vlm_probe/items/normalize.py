@@ -42,6 +42,9 @@ def normalize_answer(text: str) -> str:
     annotators' answers as they are where all ten agree, so that "two" from all of them would not equal
     an answer of "2"; the published annotations are normalised already); doubly contracted forms are
     recognised without any of their apostrophes.
+
+    >>> normalize_answer("The two-tone cat.")
+    '2 tone cat'
     """
     text = text.replace("\n", " ").replace("\t", " ").strip()
     out = text
@@ -58,6 +61,9 @@ def yes_or_no(text: str) -> str:
 
     The first sentence decides: "no" where it says no or not, "yes" where it says yes. Deviation:
     POPE takes every other answer for a yes; here it is neither, and wrong.
+
+    >>> yes_or_no("Yes, there is a cat. No dog, though."), yes_or_no("It is not."), yes_or_no("a cat")
+    ('yes', 'no', '')
     """
     found = set(_YES_NO.findall(text.split(".")[0].lower()))
     if found & {"no", "not"}:
@@ -81,6 +87,9 @@ def choice_letter(text: str) -> str:
 
     At the start, alone, on a line of its own or before a mark: "(a)", "A", "b. closed", "A - open"; any
     but "a" and "i" also before a word; else behind "answer", "option" or "choice": "The answer is (a)".
+
+    >>> choice_letter("(b) closed"), choice_letter("The answer is A."), choice_letter("a cat")
+    ('b', 'a', '')
     """
     found = (pattern.search(text.lower()) for pattern in _LETTERS)
     return next((match.group(1) for match in found if match), "")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+from vlm_probe.evidence.intervals import wilson
 from vlm_probe.items.item import Item
-from vlm_probe.items.metrics import vqa_accuracy, wilson
+from vlm_probe.items.metrics import vqa_accuracy
 from vlm_probe.items.normalize import choice_letter, normalize_answer, words_of, yes_or_no, yes_or_no_first
 
 
@@ -60,15 +61,34 @@ def _stand_in(wanted: list[str], words: list[str]) -> bool:
 
 
 ANSWER_COLUMNS = (
-    "model", "id", "family", "kind", "group", "image", "question", "truth", "answer", "normalized", "correct", "score",
-    "p_answer", "p_yes", "entropy",
-)  # fmt: skip
+    "model",
+    "id",
+    "family",
+    "kind",
+    "group",
+    "image",
+    "question",
+    "truth",
+    "answer",
+    "normalized",
+    "correct",
+    "score",
+    "p_answer",
+    "p_yes",
+    "entropy",
+)
 
 
 def answer_row(
-    model: str, item: Item, text: str, *, p_answer: float = float("nan"), p_yes: float = float("nan"),
-    entropy: float = float("nan"), score: float | None = None,
-) -> dict[str, str | float | bool]:  # fmt: skip
+    model: str,
+    item: Item,
+    text: str,
+    *,
+    p_answer: float = float("nan"),
+    p_yes: float = float("nan"),
+    entropy: float = float("nan"),
+    score: float | None = None,
+) -> dict[str, str | float | bool]:
     """One row of the table of answers, keys `ANSWER_COLUMNS`.
 
     correct: whether the score is at least one half (of an item in parts: whether it is one).
@@ -80,7 +100,20 @@ def answer_row(
     score = own if score is None else float(score)
     correct = score >= (1.0 if item.parts else 0.5)
     values = (
-        model, item.id, item.family, item.kind, item.group, item.image, item.question, item.answer, text, normalized,
-        correct, score, p_answer, p_yes, entropy,
-    )  # fmt: skip
+        model,
+        item.id,
+        item.family,
+        item.kind,
+        item.group,
+        item.image,
+        item.question,
+        item.answer,
+        text,
+        normalized,
+        correct,
+        score,
+        p_answer,
+        p_yes,
+        entropy,
+    )
     return dict(zip(ANSWER_COLUMNS, values, strict=True))

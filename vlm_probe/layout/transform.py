@@ -37,6 +37,9 @@ class ImageTransform:
         All sizes are (width, height). Padding goes on both ends of the shorter side, the odd pixel
         on the right or bottom, as LLaVA does it. Where the crop is larger than the image it pads.
         Both round as transformers does.
+
+        >>> ImageTransform.of((30, 20), (15, 15), pad=True).to_original((0, 0, 15, 15))
+        PixelBox(left=0.0, top=-5.0, right=30.0, bottom=25.0)
         """
         side = max(original)
         left, top = ((side - original[0]) // 2, (side - original[1]) // 2) if pad else (0, 0)

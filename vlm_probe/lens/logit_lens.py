@@ -21,6 +21,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM, ModelInputs
 from vlm_probe.hooked.anatomy import final_norm, unembedding
 from vlm_probe.hooked.targets import target_token
+from vlm_probe.layout.groups import Where, positions_of
 
 BLOCK = 8192
 """Vocabulary rows compared at a time: what bounds the memory, with the number of rows."""
@@ -103,9 +104,13 @@ class _Gatherer:
     def results(self) -> dict[str, Tensor]:
         norm = self.maximum + self.total.log()
         found = {
-            "ids": self.ids, "top": self.top - norm[..., None], "entropy": norm - self.weighted / self.total,
-            "mass": self.mass / self.total[..., None], "rank": self.higher, "own": self.own - norm[..., None],
-        }  # fmt: skip
+            "ids": self.ids,
+            "top": self.top - norm[..., None],
+            "entropy": norm - self.weighted / self.total,
+            "mass": self.mass / self.total[..., None],
+            "rank": self.higher,
+            "own": self.own - norm[..., None],
+        }
         if self.divergences:
             # KL(p || q) = E_p[z_p] - log Z_p - E_p[z_q] + log Z_q.
             own = self.weighted / self.total - norm
@@ -196,38 +201,20 @@ def stream_lens(
             progress(h.shape[0] * h.shape[1])
     found = {name: torch.cat(values, dim=1) for name, values in kept.items()}
     return Lens(
-        found["ids"], found["top"], found["entropy"], {name: found["mass"][..., i] for i, name in enumerate(names)},
-        found.get("final"), found.get("next"), None if tokens is None else found["rank"],
+        found["ids"],
+        found["top"],
+        found["entropy"],
+        {name: found["mass"][..., i] for i, name in enumerate(names)},
+        found.get("final"),
+        found.get("next"),
+        None if tokens is None else found["rank"],
         None if tokens is None else found["own"],
-    )  # fmt: skip
+    )
 
 
 def _soft_cap(model: HookedVLM) -> float | None:
     """Gemma 2's cap on logits. transformers' LLaVA has an output layer of its own, which caps nothing."""
     return getattr(model.text_config, "final_logit_softcapping", None) if model.vision_config is None else None
-
-
-PLACES = ("all", "image", "text", "question", "answer")
-"""Which positions to read: every one, the image's, the text's, the question's, or the one that predicts the answer."""
-
-
-def _positions(inputs: ModelInputs, where: str | Sequence[int]) -> np.ndarray:
-    layout = inputs.layout
-    if not isinstance(where, str):
-        chosen = np.asarray(list(where), dtype=int)
-        if len(chosen) == 0 or not 0 <= chosen.min() <= chosen.max() < layout.length:
-            raise VlmProbeError(f"positions must be between 0 and {layout.length - 1}, got {list(where)}")
-        return chosen
-    if where not in PLACES:
-        raise VlmProbeError(f"no positions {where!r}; there are {', '.join(PLACES)}, or give numbers")
-    found = {
-        "all": lambda: np.arange(layout.length), "image": lambda: layout.image_positions,
-        "text": lambda: layout.text_positions, "question": lambda: layout.question_positions,
-        "answer": lambda: np.asarray([layout.answer_position]),
-    }[where]()  # fmt: skip
-    if len(found) == 0:
-        raise VlmProbeError(f"this prompt has no {where} positions")
-    return np.asarray(found)
 
 
 Translator = Callable[[Tensor, int], Tensor]
@@ -251,7 +238,7 @@ def lens(
     model: HookedVLM,
     inputs: ModelInputs,
     *,
-    positions: str | Sequence[int] = "all",
+    positions: Where = "all",
     k: int = 5,
     tokens: Sequence[int | str] = (),
     sets: Mapping[str, Sequence[int]] | None = None,
@@ -264,7 +251,7 @@ def lens(
     Parameters
     ----------
     inputs: one example, from `model.prepare`.
-    positions: see `PLACES`, or positions in the sequence.
+    positions: a group of `layout.groups` or a combination of them, or positions in the sequence.
     k: top tokens kept.
     tokens: tokens whose rank and log-probability are wanted everywhere: ids, or texts (the token
         that begins each behind the prompt).
@@ -282,15 +269,21 @@ def lens(
     ------
     VlmProbeError: a batch, positions that are not there, tokens outside the vocabulary.
     """
-    at = _positions(inputs, positions)
+    at = positions_of(inputs.layout, positions)
     table = unembedding(model)
     blank = torch.empty(len(table), device="meta")
     ids = [target_token(model, token, blank) for token in tokens]
     asked = torch.tensor(ids, dtype=torch.long).expand(len(at), -1) if ids else None
     read = stream_lens(
-        normed_rows(model, inputs, at, translate), table, k=k, tokens=asked, sets=sets,
-        divergences=divergences, block=block, soft_cap=_soft_cap(model),
-    )  # fmt: skip
+        normed_rows(model, inputs, at, translate),
+        table,
+        k=k,
+        tokens=asked,
+        sets=sets,
+        divergences=divergences,
+        block=block,
+        soft_cap=_soft_cap(model),
+    )
     rows = ("layer", "position")
     best = read.top_ids.flatten().tolist()
     strings = model.token_strings(best) or [f"<{i}>" for i in best]
@@ -313,8 +306,10 @@ def lens(
         data["mass"] = ((*rows, "set"), np.stack([mass.numpy() for mass in read.mass.values()], axis=-1))
         coords["set"] = list(read.mass)
     attrs = {
-        "title": "logit lens" if translate is None else "tuned lens", "units": "nats",
+        "title": "logit lens" if translate is None else "tuned lens",
+        "units": "nats",
         "citation": "nostalgebraist 2020" if translate is None else "Belrose et al. 2023, arXiv:2303.08112",
-        "prompt": inputs.prompts[0] if inputs.prompts else None, **model.provenance(),
-    }  # fmt: skip
+        "prompt": inputs.prompts[0] if inputs.prompts else None,
+        **model.provenance(),
+    }
     return xr.Dataset(data, coords=coords, attrs=attrs)

@@ -41,7 +41,7 @@ def top_tokens(model: HookedVLM, logits: torch.Tensor, n: int = 8) -> pd.DataFra
 def _relevancy_pictures(
     model: HookedVLM, inputs: ModelInputs, answer_ids: list[int], progress: Callable[[int], None]
 ) -> list[dict[str, Any]]:
-    image, span = inputs.images[0][0], inputs.layout.image()
+    image = inputs.images[0][0]
     pictures = []
     for i, token in enumerate(answer_ids[:MAX_TOKENS_SHOWN]):
         so_far = inputs.with_answer(answer_ids[:i], model.token_strings(answer_ids[:i]))
@@ -51,7 +51,7 @@ def _relevancy_pictures(
         with styled():
             figure, axes = plt.subplots(1, 2, figsize=(8.2, 3.8), layout="constrained")
             for ax, map_, title in zip(axes, maps, ("language model", "through the encoder"), strict=True):
-                overlay(image, map_, ax, span=span, title=f"Relevancy, {title}")
+                overlay(image, map_, ax, title=f"Relevancy, {title}")
         pictures.append(
             {
                 "token": model.token_strings([token])[0].strip(),
@@ -82,7 +82,7 @@ def inspect(
     trace = model.trace(inputs)
     top = top_tokens(model, trace.logits[inputs.layout.answer_position])
     progress(1)
-    picture, span = inputs.images[0][0], inputs.layout.image()
+    picture = inputs.images[0][0]
     relevancies = _relevancy_pictures(model, inputs, answer_ids, progress)
     maps, summary = image_attention(trace), head_summary(trace)
     by_layer = maps.mean("head", keep_attrs=True)
@@ -101,9 +101,9 @@ def inspect(
         "left_out": len(answer_ids) - len(relevancies),
         "image_mass": f"{float(summary['image_mass'].mean()):.3f}",
         "sink_mass": f"{float(summary['sink_mass'].mean()):.3f}",
-        "strip": figure_uri(layer_strip(picture, by_layer, span=span)),
-        "grid": figure_uri(head_grid(picture, maps, span=span)),
-        "encoder": figure_uri(layer_strip(picture, encoder_by_layer, span=span)),
+        "strip": figure_uri(layer_strip(picture, by_layer)),
+        "grid": figure_uri(head_grid(picture, maps)),
+        "encoder": figure_uri(layer_strip(picture, encoder_by_layer)),
         "sinks": rows_of(found),
         "provenance": rows_of(provenance_table(trace.provenance)),
     }

@@ -22,9 +22,10 @@ def _bytes_needed(model: Runs, inputs: ModelInputs, names: list[str]) -> dict[st
     item = torch.finfo(model.dtype).bits // 8
     images = 0 if inputs.pixel_values is None else len(inputs.pixel_values)
     grid = model.inputs.patches
-    seen = inputs.pixel_values is not None and grid is not None
-    kept = grid.tokens(inputs.pixel_values) if seen else 0
-    tokens = kept - grid.kept + grid.leading if seen else 0
+    kept = tokens = 0
+    if inputs.pixel_values is not None and grid is not None:
+        kept = grid.tokens(inputs.pixel_values)
+        tokens = kept - grid.kept + grid.leading
     sizes = {}
     for name in names:
         language = name.startswith("language.")

@@ -87,10 +87,18 @@ def _settings(model: Runs, items: Sequence[Item], suffix: str, max_new_tokens: i
     text = "\n".join(f"{item} {_source(item)}" for item in items)  # an item shows all but its source
     hooked = [name for name, point in model.hook_dict.items() if point.fwd_hooks]
     return {
-        "model": model.name, "revision": model.revision, "weights": model.weights_digest(), "hooks": hooked,
-        "dtype": str(model.dtype), "scale": model.embed_scale, "suffix": suffix, "max_new_tokens": max_new_tokens,
-        "skip_bad": skip_bad, "number of items": len(items), "items": hashlib.sha256(text.encode()).hexdigest(),
-    }  # fmt: skip
+        "model": model.name,
+        "revision": model.revision,
+        "weights": model.weights_digest(),
+        "hooks": hooked,
+        "dtype": str(model.dtype),
+        "scale": model.embed_scale,
+        "suffix": suffix,
+        "max_new_tokens": max_new_tokens,
+        "skip_bad": skip_bad,
+        "number of items": len(items),
+        "items": hashlib.sha256(text.encode()).hexdigest(),
+    }
 
 
 def _resume(folder: Path, settings: dict[str, Any]) -> None:
@@ -146,7 +154,7 @@ def evaluate(
 ) -> pd.DataFrame:
     """Answer every item by greedy decoding, and score it.
 
-    Questions about one image share its work (`hooked.asking`).
+    Questions about one image share its work (`running.asking`).
 
     Parameters
     ----------
@@ -158,7 +166,7 @@ def evaluate(
 
     Returns
     -------
-    One row an item, columns `scenes.score.ANSWER_COLUMNS`, in the order of the items. `attrs["skipped"]`
+    One row an item, columns `items.scores.ANSWER_COLUMNS`, in the order of the items. `attrs["skipped"]`
     names the items left out.
 
     Raises

@@ -57,9 +57,7 @@ def paint_ground(background: Background, size: int) -> np.ndarray:
     return first + weight[..., None] * (second - first)
 
 
-def paint_outline(
-    canvas: np.ndarray, outline: Sequence[tuple[float, float]], box: UnitBox, ink: np.ndarray
-) -> None:
+def paint_outline(canvas: np.ndarray, outline: Sequence[tuple[float, float]], box: UnitBox, ink: np.ndarray) -> None:
     """Fill an outline (unit coordinates, `box` around it) with a colour (0 to 255 a channel, more is clipped)."""
     size = canvas.shape[0]
     left, top, right, bottom = box

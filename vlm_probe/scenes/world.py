@@ -52,9 +52,21 @@ OUTLINES: dict[str, list[tuple[float, float]]] = {
     "square": [(-0.86, -0.86), (0.86, -0.86), (0.86, 0.86), (-0.86, 0.86)],
     "triangle": [(0.0, -0.95), (0.95, 0.85), (-0.95, 0.85)],
     "star": _polygon([1.1, 0.46] * 5, -math.pi / 2),
-    "cross": [(-_ARM, -1), (_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM),
-              (_ARM, 1), (-_ARM, 1), (-_ARM, _ARM), (-1, _ARM), (-1, -_ARM), (-_ARM, -_ARM)],
-}  # fmt: skip
+    "cross": [
+        (-_ARM, -1),
+        (_ARM, -1),
+        (_ARM, -_ARM),
+        (1, -_ARM),
+        (1, _ARM),
+        (_ARM, _ARM),
+        (_ARM, 1),
+        (-_ARM, 1),
+        (-_ARM, _ARM),
+        (-1, _ARM),
+        (-1, -_ARM),
+        (-_ARM, -_ARM),
+    ],
+}
 """Outline of every shape around its centre, in units of its radius."""
 
 SHAPES = tuple(OUTLINES)

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
 import pandas as pd
-from scipy.stats import t as student_t
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.evidence.intervals import verdict
+from vlm_probe.evidence import Evidence
 
 GRID_FACTORS: dict[str, str] = {
     "size": "size",
@@ -30,7 +28,7 @@ _PAIR = ["factor", "first", "second", "split", "kind"]
 def grid_differences(scores: pd.DataFrame) -> pd.DataFrame:
     """The difference of every two cells that differ in one factor alone, seed by seed.
 
-    scores: as `replicas.scores.grid_scores` returns it.
+    scores: as `studies.grid_scores` returns it.
 
     Returns one row per pair of cells, split, question type and seed that both have: columns factor,
     first, second (cells: small before large, CLIP before DINO, without pretraining before with it, a
@@ -80,28 +78,22 @@ def grid_effects(differences: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for _, group in differences.groupby(_PAIR, sort=False):
-        values = group["difference"].to_numpy(dtype=float)
-        mean, low, high = _over_seeds(values, 1 / group["n"].iloc[0])
+        a, b = group["a"].to_numpy(dtype=float), group["b"].to_numpy(dtype=float)
+        about = {name: group[name].iloc[0] for name in (*_PAIR, "n")}
+        claim = f"{about['second']} answers more questions than {about['first']}"
+        found = Evidence.over_seeds("V6", claim, b, a, resolution=1 / about["n"])
         rows.append(
             {
-                **{name: group[name].iloc[0] for name in (*_PAIR, "n")}, "seeds": len(values),
-                "a": group["a"].mean(), "b": group["b"].mean(),
-                "difference": mean, "low": low, "high": high, "verdict": verdict(mean, low, high),
+                **about,
+                "seeds": found.n,
+                "a": found.control,
+                "b": found.value,
+                "difference": found.difference,
+                "low": found.low,
+                "high": found.high,
+                "verdict": found.verdict,
             }
-        )  # fmt: skip
+        )
     table = pd.DataFrame(rows)
     table.attrs = {**differences.attrs, "method": "paired by seed; 95 % interval by Student's t over seeds"}
     return table
-
-
-FEWEST_SEEDS = 3
-"""Of two, each a count of items, equal differences are no rarity, and their interval would have no width."""
-
-
-def _over_seeds(values: np.ndarray, resolution: float) -> tuple[float, float, float]:
-    """Mean and 95 % interval of one difference a seed."""
-    mean, n = float(values.mean()), len(values)
-    if n < FEWEST_SEEDS:
-        return mean, float("nan"), float("nan")
-    reach = float(student_t.ppf(0.975, n - 1) * max(values.std(ddof=1), resolution) / np.sqrt(n))
-    return mean, mean - reach, mean + reach

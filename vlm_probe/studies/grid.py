@@ -11,9 +11,19 @@ import pandas as pd
 from vlm_probe.zoo.cells import CELLS
 
 COLUMNS = (
-    "cell", "seed", "size", "encoder", "connector_pretrained", "vocabulary", "split", "kind", "n", "accuracy", "low",
+    "cell",
+    "seed",
+    "size",
+    "encoder",
+    "connector_pretrained",
+    "vocabulary",
+    "split",
+    "kind",
+    "n",
+    "accuracy",
+    "low",
     "high",
-)  # fmt: skip
+)
 
 
 def collect_scores(runs: Path, kept: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -28,9 +38,13 @@ def collect_scores(runs: Path, kept: pd.DataFrame | None = None) -> pd.DataFrame
             continue
         cell = data["cell"]
         about = (
-            card.parents[1].name, cell["seed"], cell["size"], cell["encoder"], cell["steps"]["connector"] > 0,
+            card.parents[1].name,
+            cell["seed"],
+            cell["size"],
+            cell["encoder"],
+            cell["steps"]["connector"] > 0,
             cell["vocabulary"],
-        )  # fmt: skip
+        )
         for split, scores in data["scores"].items():
             rows += [(*about, split, *(s[name] for name in ("kind", "n", "accuracy", "low", "high"))) for s in scores]
     table = pd.DataFrame(rows, columns=list(COLUMNS))

@@ -72,12 +72,17 @@ def published_effects() -> pd.DataFrame:
                 missing = [_name(model) for model, value in zip(pair, (before, after), strict=True) if pd.isna(value)]
                 rows.append(
                     {
-                        "factor": factor, "benchmark": benchmark, "unit": unit,
+                        "factor": factor,
+                        "benchmark": benchmark,
+                        "unit": unit,
                         "fixed": _name((*first[:at], "", *first[at + 1 :])),
-                        "before": before, "after": after, "difference": after - before,
-                        "relative": 100 * (after - before) / before, "missing": " and ".join(missing),
+                        "before": before,
+                        "after": after,
+                        "difference": after - before,
+                        "relative": 100 * (after - before) / before,
+                        "missing": " and ".join(missing),
                     }
-                )  # fmt: skip
+                )
     table = pd.DataFrame(rows)
     table.attrs = {"title": "published effects", "citation": "Hinck et al. 2024, arXiv:2404.01331"}
     return table

@@ -122,8 +122,8 @@ def check_scores(model: HookedVLM, items: int = CHECKED_ITEMS) -> dict[str, floa
     answers = evaluate(model, chosen)
     return {
         "items": items,
-        "accuracy": float(answers["correct"].mean()),
-        "mean_probability": float(answers["p_answer"].mean()),
+        "accuracy": float(answers["correct"].to_numpy().mean()),
+        "mean_probability": float(answers["p_answer"].to_numpy().mean()),
     }
 
 

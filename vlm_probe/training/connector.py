@@ -211,9 +211,15 @@ class ConnectorStage:
     def pack(self, scenes: list[Scene], rng: random.Random) -> Packed:
         plan = self.plan
         return self.parts.packer.pack(
-            scenes, rng, patches=self.parts.side**2, describe=plan.describe, questions=plan.questions,
-            learn_all=False, among=plan.among, multiple=self.multiple,
-        )  # fmt: skip
+            scenes,
+            rng,
+            patches=self.parts.side**2,
+            describe=plan.describe,
+            questions=plan.questions,
+            learn_all=False,
+            among=plan.among,
+            multiple=self.multiple,
+        )
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = random.Random(f"{self.name}/questions/{self.seed}/{step}")
@@ -266,7 +272,7 @@ def train(
 
 
 def export(parts: Parts, folder: Path) -> None:
-    """Write a checkpoint in parts that `vlm_probe.load` opens (see `hooked.parts`), in half precision."""
+    """Write a checkpoint in parts that `vlm_probe.load` opens (see `checkpoints.parts`), in half precision."""
     folder.mkdir(parents=True, exist_ok=True)
     fusion = parts.fusion
     # Without its configuration nothing opens the folder: it goes first, and the new one comes last.
@@ -292,11 +298,15 @@ def export(parts: Parts, folder: Path) -> None:
     )
     # Trained with current transformers, whose Gemma scales text rows alone.
     config.vlm_probe = {
-        "embed_scale": "text", "prompt": PROMPT, "pad": True,
+        "embed_scale": "text",
+        "prompt": PROMPT,
+        "pad": True,
         "parts": {"language": fusion.language, "encoder": fusion.encoder, "adapters": fusion.adapters},
-    }  # fmt: skip
+    }
     BitImageProcessor(
-        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_center_crop=False, image_mean=list(parts.mean),
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        do_center_crop=False,
+        image_mean=list(parts.mean),
         image_std=list(parts.std),
-    ).save_pretrained(folder)  # fmt: skip
+    ).save_pretrained(folder)
     config.save_pretrained(folder)

@@ -24,7 +24,7 @@ def write_card(
 ) -> None:
     """Write `README.md` (the card), `card.json` (the same as data) and `training_log.jsonl`.
 
-    scores: `accuracy_table` of every split in `replicas.card.SPLITS`; check: `check_scores` of the exported model.
+    scores: `accuracy_table` of every split in `training.card.SPLITS`; check: `check_scores` of the exported model.
     """
     files = stage_files(fusion, runs, seed)
     own = {"fusion": asdict(fusion), "steps": asdict(steps), "training_seed": seed}

@@ -59,9 +59,14 @@ class ClipStage:
         torch.manual_seed(cell.seed)
         vision = CLIPVisionConfig(**cell.vision, intermediate_size=4 * cell.vision["hidden_size"])
         text = CLIPTextConfig(
-            vocab_size=cell.vocabulary, hidden_size=96, intermediate_size=384, num_hidden_layers=2,
-            num_attention_heads=4, max_position_embeddings=64, eos_token_id=packer.id[EOS],
-        )  # fmt: skip
+            vocab_size=cell.vocabulary,
+            hidden_size=96,
+            intermediate_size=384,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=64,
+            eos_token_id=packer.id[EOS],
+        )
         config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=96)
         self.module = CLIPModel(config)
         self.module.set_attn_implementation(FLOAT32_ATTENTION)

@@ -37,11 +37,18 @@ def language_model(cell: Cell, packer: Packer) -> GemmaForCausalLM:
     torch.manual_seed(cell.seed + 1)
     shape = cell.language
     config = GemmaConfig(
-        vocab_size=cell.vocabulary, hidden_size=shape.hidden_size, num_hidden_layers=shape.num_hidden_layers,
-        intermediate_size=shape.intermediate_size, num_attention_heads=shape.num_attention_heads,
-        num_key_value_heads=shape.num_key_value_heads, head_dim=shape.head_dim, max_position_embeddings=512,
-        bos_token_id=packer.id[BOS], eos_token_id=packer.id[EOS], pad_token_id=packer.id[PAD],
-    )  # fmt: skip
+        vocab_size=cell.vocabulary,
+        hidden_size=shape.hidden_size,
+        num_hidden_layers=shape.num_hidden_layers,
+        intermediate_size=shape.intermediate_size,
+        num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_key_value_heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=512,
+        bos_token_id=packer.id[BOS],
+        eos_token_id=packer.id[EOS],
+        pad_token_id=packer.id[PAD],
+    )
     model = GemmaForCausalLM(config)
     model.set_attn_implementation(FLOAT32_ATTENTION)
     return model

@@ -23,8 +23,14 @@ from transformers import PreTrainedTokenizerFast
 from vlm_probe.scenes import COLORS, QUESTION_TYPES, SHAPES, Scene, ask, sample_scene
 
 PAD, EOS, BOS, UNK, IMAGE, START, END = (
-    "<pad>", "<eos>", "<bos>", "<unk>", "<image>", "<start_of_turn>", "<end_of_turn>",
-)  # fmt: skip
+    "<pad>",
+    "<eos>",
+    "<bos>",
+    "<unk>",
+    "<image>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+)
 SPECIAL = (PAD, EOS, BOS, UNK, IMAGE, START, END)
 DESCRIBE = "Describe the image."
 IGNORE = -100
@@ -99,10 +105,14 @@ def build_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] in SPECIAL]
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(state)),
-        bos_token=BOS, eos_token=EOS, pad_token=PAD, unk_token=UNK,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        unk_token=UNK,
         additional_special_tokens=[IMAGE, START, END],
-        padding_side="left", clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
 
 
 @dataclass

@@ -102,9 +102,11 @@ def export(trained: Trained, folder: Path) -> None:
     assemble(trained).save_pretrained(folder)
     trained.packer.tokenizer.save_pretrained(folder)
     CLIPImageProcessor(
-        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_center_crop=False,
-        image_mean=[MEAN] * 3, image_std=[STD] * 3,
-    ).save_pretrained(folder)  # fmt: skip
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        do_center_crop=False,
+        image_mean=[MEAN] * 3,
+        image_std=[STD] * 3,
+    ).save_pretrained(folder)
 
 
 def share_encoder(folder: Path, name: str) -> None:

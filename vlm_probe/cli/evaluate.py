@@ -1,18 +1,23 @@
-"""`vlm-probe evaluate | scenes`: questions with known answers."""
+"""`vlm-probe evaluate`: models asked the same items, scored and compared."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlm_probe.cli.terminal import Device, Dtype, EmbedScale, app, bar, console, err, load_model, plain, say, show
+from vlm_probe.cli.terminal import Device, Dtype, EmbedScale, bar, err, load_model, plain, say, show
 from vlm_probe.errors import VlmProbeError
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@app.command()
+    from vlm_probe.items import Item
+    from vlm_probe.running.evaluation import Evaluation
+
+
 def evaluate(
     model: Annotated[list[str] | None, typer.Option("--model", "-m", help="May be given several times.")] = None,
     items: Annotated[
@@ -58,30 +63,46 @@ def evaluate(
             skip_bad=skip_bad,
         )
         tables = [read_answers(file, skipped, skip_bad=skip_bad) for file in answers or []]
-    known = {item.id for item in read}
     for file, table in zip(answers or [], tables, strict=True):
-        if names and known.isdisjoint(table["id"]):
-            raise VlmProbeError(f"{file} answers none of these items, so that {names[0]} cannot be compared with it")
-        if (table["image"].to_numpy() == "").any():
-            err.print(
-                f"{plain(str(file))} does not tell which questions are about one image: intervals take each question "
-                "(or pair) for itself", soft_wrap=True, highlight=False,
-            )  # fmt: skip
+        _check_answers(file, table, read, names)
     for name in names:
         loaded = load_model(name, device, dtype, embed_scale)
         with bar(plain(name), len(read)) as advance:
-            tables.append(
-                evaluation.evaluate(
-                    loaded, read, parts=out / "parts", suffix=suffix and f"\n{suffix}", max_new_tokens=max_new_tokens,
-                    skip_bad=skip_bad, progress=advance,
-                )
-            )  # fmt: skip
-        skipped += tables[-1].attrs["skipped"]
+            asked = evaluation.evaluate(
+                loaded,
+                read,
+                parts=out / "parts",
+                suffix=suffix and f"\n{suffix}",
+                max_new_tokens=max_new_tokens,
+                skip_bad=skip_bad,
+                progress=advance,
+            )
+        tables.append(asked)
+        skipped += asked.attrs["skipped"]
     result = evaluation.write_evaluation(tables, out, seed=seed, skipped=skipped)
     for problem in skipped[:5]:
         err.print(f"skipped: {plain(problem)}", soft_wrap=True, highlight=False)
     if len(skipped) > 5:
         err.print(f"... {len(skipped)} in all, see {plain(str(out / 'skipped.txt'))}")
+    _show_result(result)
+    say(out)
+
+
+def _check_answers(file: Path, table: pd.DataFrame, items: list[Item], names: list[str]) -> None:
+    """Whether answers given elsewhere can be compared with the models named; says where images are not told apart."""
+    if names and {item.id for item in items}.isdisjoint(table["id"]):
+        raise VlmProbeError(f"{file} answers none of these items, so that {names[0]} cannot be compared with it")
+    if (table["image"].to_numpy() == "").any():
+        err.print(
+            f"{plain(str(file))} does not tell which questions are about one image: intervals take each question "
+            "(or pair) for itself",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+def _show_result(result: Evaluation) -> None:
+    """The models' scores side by side, and every comparison."""
     wide = result.metrics.pivot_table(index=["family", "metric"], columns="model", values="value", sort=False)
     show(wide.reset_index(), "metrics")
     for table in result.comparisons:
@@ -97,33 +118,3 @@ def evaluate(
             verdict=table["verdict"].str.split(" (", regex=False).str[0],
         )
         show(shown, f"is {b} better than {a}? (95 % intervals; p by McNemar, after Holm over the families)")
-    say(out)
-
-
-scenes_app = typer.Typer(
-    help="Generated scenes with questions whose answers and boxes are known.", no_args_is_help=True
-)
-app.add_typer(scenes_app, name="scenes")
-
-
-@scenes_app.command()
-def export(
-    out: Annotated[Path, typer.Argument(help="Folder for images/, items.parquet and items.jsonl.")],
-    n: Annotated[int, typer.Option(min=1, help="Items of every family.")] = 100,
-    family: Annotated[list[str] | None, typer.Option(help="pope, mmvp, gqa, mme, vqav2 or mmvet; all.")] = None,
-    split: Annotated[str, typer.Option(help="train, heldout, novel or any.")] = "heldout",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same items.")] = 0,
-    size: Annotated[int, typer.Option(min=16, help="Side of the images in pixels.")] = 336,
-) -> None:
-    """Write generated items as images and tables that other tools read."""
-    with err.status("starting"):
-        from vlm_probe.items import export_items
-        from vlm_probe.scenes.families import FAMILIES, family_items
-        from vlm_probe.scenes.world import SPLITS
-    if split not in SPLITS:
-        raise VlmProbeError(f"no split {split!r}; there are {', '.join(SPLITS)}")
-    chosen = list(family_items(n, families=tuple(family or FAMILIES), split=split, seed=seed))
-    with bar("drawing", len(chosen)) as advance:
-        folder = export_items(chosen, out, size=size, progress=advance)
-    console.print(f"{len(chosen)} items about {len({item.image for item in chosen})} images")
-    say(folder)

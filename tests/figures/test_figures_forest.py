@@ -1,0 +1,278 @@
+"""Dots with intervals: what is drawn is what the table says."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import same_color
+
+from vlm_probe import figures
+from vlm_probe.figures.primitives import forest
+from vlm_probe.figures.style import CONTROL, PALETTE
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+def ink(dot):
+    """The colour of a dot: its face's, or of a hollow one its edge's."""
+    face = dot.get_facecolor()
+    return dot.get_edgecolor()[0] if not len(face) or same_color(face[0], "white") else face[0]
+
+
+def dots(ax, color=None):
+    """(value, height) of every dot of a colour, from above."""
+    found = [
+        tuple(map(float, at))
+        for one in ax.collections
+        if isinstance(one, PathCollection)
+        for at in one.get_offsets()
+        if color is None or (len(one.get_offsets()) and same_color(ink(one), color))
+    ]
+    return sorted(found, key=lambda at: at[1])
+
+
+def intervals(ax, color=None):
+    """(low, high, height) of every interval of a colour, from above."""
+    found = [
+        (float(segment[0][0]), float(segment[1][0]), float(segment[0][1]))
+        for one in ax.collections
+        if isinstance(one, LineCollection) and (color is None or same_color(one.get_color()[0], color))
+        for segment in one.get_segments()
+        if segment[0][1] == segment[1][1]
+    ]
+    return sorted(found, key=lambda at: at[2])
+
+
+def marks(ax, style):
+    """Values of the short lines across, by the row they are on."""
+    return {
+        round(float(np.mean(segment[:, 1]))): float(segment[0][0])
+        for one in ax.collections
+        if isinstance(one, LineCollection) and one.get_label() == style
+        for segment in one.get_segments()
+    }
+
+
+def rows(ax):
+    return [label.get_text() for label in ax.get_yticklabels()]
+
+
+def legend(ax):
+    """What the legend names, of the axes or of their figure."""
+    found = ([ax.get_legend()] if ax.get_legend() else []) + ax.figure.legends
+    return [text.get_text() for one in found for text in one.get_texts()]
+
+
+def drawn_at(ax, color, table, value="accuracy"):
+    """The dots and intervals of one series are the rows of a table, in the table's order."""
+    assert [x for x, _ in dots(ax, color)] == table[value].tolist()
+    assert [(low, high) for low, high, _ in intervals(ax, color)] == list(zip(table["low"], table["high"], strict=True))
+    assert [y for _, y in dots(ax, color)] == [y for _, _, y in intervals(ax, color)]
+
+
+ACCURACY = pd.DataFrame(
+    {
+        "model": ["a"] * 3 + ["b"] * 3,
+        "kind": ["color", "shape", "all"] * 2,
+        "accuracy": [0.5, 0.75, 0.625, 0.25, 1.0, 0.7],
+        # No interval that any formula gives: the drawing follows the table.
+        "low": [0.1, 0.7, 0.6, 0.24, 0.2, 0.7],
+        "high": [0.9, 0.8, 0.7, 0.99, 1.0, 0.701],
+        "chance": [0.2, 0.5, 0.35] * 2,
+        "blind": [0.3, 0.4, 0.36] * 2,
+        "n": [4, 5, 9] * 2,
+    }
+)
+
+
+def test_accuracy_by_type_draws_every_model_at_its_values():
+    _, ax = plt.subplots()
+    assert figures.accuracy_by_type(ACCURACY, ax) is ax
+    for model, color in (("a", PALETTE[0]), ("b", PALETTE[1])):
+        drawn_at(ax, color, ACCURACY[ACCURACY["model"] == model])
+    assert rows(ax) == ["color (n=4)", "shape (n=5)", "all (n=9)"]
+    assert marks(ax, "chance") == {0: 0.2, 1: 0.5, 2: 0.35}
+    assert marks(ax, "best guess, image unseen") == {0: 0.3, 1: 0.4, 2: 0.36}
+    assert ax.get_xlabel() == "accuracy (share right)"
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row is the highest
+    assert legend(ax) == ["a", "b", "chance", "best guess, image unseen"]
+
+
+def test_models_stand_side_by_side_within_their_row():
+    ax = figures.accuracy_by_type(ACCURACY)
+    for row, (first, second) in enumerate(zip(dots(ax, PALETTE[0]), dots(ax, PALETTE[1]), strict=True)):
+        assert row - 0.5 < first[1] < second[1] < row + 0.5
+
+
+def test_models_with_different_numbers_of_items_say_both():
+    ax = figures.accuracy_by_type(ACCURACY.assign(n=[4, 5, 9, 6, 5, 11]))
+    assert rows(ax) == ["color (n=4 or 6)", "shape (n=5)", "all (n=9 or 11)"]
+
+
+def test_falsified_ends_are_drawn_as_they_are():
+    false = ACCURACY.assign(low=ACCURACY["low"].to_numpy()[::-1], high=0.123)
+    ax = figures.accuracy_by_type(false)
+    drawn_at(ax, PALETTE[0], false.query("model == 'a'"))
+    drawn_at(ax, PALETTE[1], false.query("model == 'b'"))
+
+
+COMPARISON = pd.DataFrame(
+    {
+        "family": ["gqa", "pope", "mmvp", "mme"],
+        "n": [20, 21, 2, 7],
+        "difference": [0.1, -0.2, 0.3, -0.05],
+        "low": [0.02, -0.5, np.nan, -0.09],
+        "high": [0.15, 0.1, np.nan, -0.01],
+    }
+)
+COMPARISON.attrs = {"first": "a/small", "second": "b/large"}
+
+
+def test_difference_by_family_colours_by_what_the_interval_says():
+    _, ax = plt.subplots()
+    assert figures.difference_by_family(COMPARISON, ax) is ax
+    assert dots(ax, PALETTE[0]) == [(0.1, 0.0), (-0.05, 3.0)]
+    assert dots(ax, CONTROL) == [(-0.2, 1.0), (0.3, 2.0)]
+    assert intervals(ax, PALETTE[0]) == [(0.02, 0.15, 0.0), (-0.09, -0.01, 3.0)]
+    assert intervals(ax, CONTROL) == [(-0.5, 0.1, 1.0)]
+    assert rows(ax) == ["gqa (n=20)", "pope (n=21)", "mmvp (n=2)", "mme (n=7)"]
+    assert ax.get_xlabel() == "score of b/large\nminus a/small"
+    assert [line.get_xdata()[0] for line in ax.lines] == [0]
+    assert legend(ax) == ["interval without 0", "interval includes 0", "too few for an interval"]
+    hollow = [c for c in ax.collections if c.get_label() == "too few for an interval"]
+    assert same_color(hollow[0].get_facecolor()[0], "white")
+
+
+POINTING = pd.DataFrame(
+    {
+        "model": ["a", "a", "a", "b", "b", "b"],
+        "measure": ["points_shuffled", "points", "points_other"] * 2,
+        "mean": [0.1, 0.6, 0.2, 0.15, 0.5, 0.3],
+        "low": [0.01, 0.59, 0.1, 0.1, 0.4, 0.29],
+        "high": [0.3, 0.61, 0.5, 0.2, 0.9, 0.31],
+        "n": [36, 36, 30] * 2,
+    }
+)
+
+
+def test_pointing_game_has_the_asked_box_first():
+    _, ax = plt.subplots()
+    assert figures.pointing_game(POINTING, ax) is ax
+    order = ["points", "points_other", "points_shuffled"]
+    for model, color in (("a", PALETTE[0]), ("b", PALETTE[1])):
+        drawn_at(ax, color, POINTING[POINTING["model"] == model].set_index("measure").loc[order], "mean")
+    assert rows(ax) == [
+        "the box asked about\n(n=36)",
+        "another object of the scene\n(n=30)",
+        "a box of another item\n(n=36)",
+    ]
+    assert "share of items" in ax.get_xlabel()
+    assert legend(ax) == ["a", "b"]
+
+
+SCORES = pd.DataFrame(
+    {
+        "cell": ["small", "large", "small"],
+        "seed": [1, 0, 0],
+        "split": "heldout",
+        "accuracy": [0.5, 0.8, 0.6],
+        "low": [0.49, 0.1, 0.2],
+        "high": [0.9, 0.81, 0.61],
+        "n": 120,
+    }
+)
+
+
+def test_scores_by_seed_has_a_colour_a_seed():
+    _, ax = plt.subplots()
+    assert figures.scores_by_seed(SCORES, ax) is ax
+    drawn_at(ax, PALETTE[0], SCORES.iloc[[2, 1]])
+    drawn_at(ax, PALETTE[1], SCORES.iloc[[0]])
+    assert rows(ax) == ["small", "large"]
+    assert ax.get_xlabel() == "accuracy (share right) on held-out scenes"
+    assert any("n = 120" in text.get_text() for text in ax.texts)
+    assert legend(ax) == ["seed 0", "seed 1"]
+
+
+DIFFERENCES = pd.DataFrame(
+    {
+        "first": ["s", "s", "s", "t"],
+        "second": ["l", "l", "l", "m"],
+        "kind": "all",
+        "seed": [0, 1, 2, 0],
+        "difference": [0.1, 0.2, 0.4, -0.1],
+    }
+)
+EFFECTS = pd.DataFrame(
+    {
+        "first": ["s", "t"],
+        "second": ["l", "m"],
+        "split": "novel",
+        "kind": "all",
+        "n": [120, 60],
+        "seeds": [3, 1],
+        # Neither the mean of the seeds nor an interval about it: only the table says so.
+        "difference": [0.25, -0.1],
+        "low": [-0.3, np.nan],
+        "high": [0.26, np.nan],
+    }
+)
+
+
+def test_effect_over_seeds_draws_seeds_and_what_the_table_says_of_them():
+    ax = figures.effect_over_seeds(DIFFERENCES, EFFECTS)
+    black = "#000000"
+    assert [x for x, _ in dots(ax, PALETTE[0])] == [0.1, -0.1]
+    assert [x for x, _ in dots(ax, PALETTE[1])] == [0.2]
+    assert [x for x, _ in dots(ax, PALETTE[2])] == [0.4]
+    assert [x for x, _ in dots(ax, black)] == [0.25]  # of one seed there is no mean
+    assert [(low, high) for low, high, _ in intervals(ax)] == [(-0.3, 0.26)]
+    assert rows(ax) == ["s to l", "t to m"]
+    assert ax.get_xlabel() == "change in share right of 60 or 120 questions about scenes with novel kinds"
+    assert legend(ax) == ["seed 0", "seed 1", "seed 2", "mean of seeds; 95 % from 3 seeds on"]
+
+
+def test_effect_over_seeds_on_given_axes_leaves_the_legend_to_the_caller():
+    _, ax = plt.subplots()
+    assert figures.effect_over_seeds(DIFFERENCES, EFFECTS, ax, by="kind", title="size") is ax
+    assert legend(ax) == []
+    assert rows(ax) == ["all"]
+
+
+PUBLISHED = pd.DataFrame(
+    {
+        "benchmark": ["gqa", "mmvp", "textvqa"] * 3,
+        "fixed": ["CLIP"] * 3 + ["DINO"] * 3 + ["none"] * 3,
+        "relative": [-11.0, 3.0, np.nan, 5.0, np.nan, np.nan, np.nan, np.nan, np.nan],
+    }
+)
+
+
+def test_published_effect_names_what_is_missing():
+    _, ax = plt.subplots()
+    assert figures.published_effect(PUBLISHED, ax, title="size") is ax
+    assert [x for x, _ in dots(ax, PALETTE[0])] == [-11.0, 3.0]
+    assert [x for x, _ in dots(ax, PALETTE[1])] == [5.0]
+    assert intervals(ax) == []
+    assert rows(ax) == ["GQA", "MMVP", "TextVQA"]
+    assert [t.get_position()[1] for t in ax.texts if t.get_text() == "not at hand"] == [2]
+    assert ax.get_xlabel() == "change relative to the first, %"
+    assert legend(ax) == ["CLIP (2 of 3 published)", "DINO (1 of 3 published)", "none (0 of 3 published)"]
+
+
+def test_a_dot_without_an_interval_is_hollow_and_a_row_without_a_value_is_empty():
+    table = pd.DataFrame({"name": ["x", "y", "z"], "value": [1.0, np.nan, 3.0], "low": [0.5, 1, np.nan], "high": 2.0})
+    _, ax = plt.subplots()
+    assert forest(table, ax, y="name", x="value", controls={"value": (":", "again")}) is ax
+    assert dots(ax) == [(1.0, 0.0), (3.0, 2.0)]
+    assert [same_color(c.get_facecolor()[0], "white") for c in ax.collections if isinstance(c, PathCollection)] == [
+        False,
+        True,
+    ]
+    assert rows(ax) == ["x", "y", "z"]
+    assert marks(ax, "again") == {0: 1.0, 2: 3.0}

@@ -1,0 +1,129 @@
+"""Figures that are neither a forest nor lines by layer: matrices, projections, vocabularies."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import same_color
+
+from vlm_probe import figures
+from vlm_probe.figures.style import PALETTE
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+def legend(ax):
+    found = ([ax.get_legend()] if ax.get_legend() else []) + ax.figure.legends
+    return [text.get_text() for one in found for text in one.get_texts()]
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def lines(ax):
+    return [[tuple(map(float, at)) for at in one.get_xydata()] for one in ax.lines if len(one.get_xdata())]
+
+
+def test_similarity_heatmap_writes_every_number_in_its_cell():
+    names = ["vision.blocks.0.hook_resid_post", "connector.hook_out", "language.hook_embed"]
+    matrix = pd.DataFrame([[1.0, 0.25, 0.5], [0.75, 0.125, 0.0]], index=names[:2], columns=names)
+    matrix.attrs = {"units": "cka", "items": 300}
+    _, ax = plt.subplots()
+    assert figures.similarity_heatmap(matrix, ax, rows="a", columns="b") is ax
+    at = {tuple(text.get_position()): text.get_text() for text in ax.texts}
+    for row in range(2):
+        for column in range(3):
+            assert at[column + 0.5, row + 0.5] == f"{matrix.iloc[row, column]:.2f}"
+    assert ax.collections[0].get_array().ravel().tolist() == matrix.to_numpy().ravel().tolist()
+    assert ax.collections[0].get_clim() == (0, 1)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["V0", "C out", "L embed"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["V0", "C out"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row is the highest
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("b", "a")
+    assert ax.get_title(loc="left").startswith("CKA (linear, debiased)")
+    assert "n = 300 items" in texts(ax)
+
+
+def test_projection_draws_every_row_in_its_colour():
+    table = pd.DataFrame({"x": [0.0, 1, 2, 3], "y": [5.0, 4, 3, 1], "modality": ["image", "text"] * 2})
+    table.attrs = {"method": "pca", "explained": [0.4, 0.2], "trustworthiness": 0.9, "title": "language.hook_embed"}
+    _, ax = plt.subplots()
+    assert figures.projection(table, ax) is ax
+    found = {c.get_label(): c for c in ax.collections}
+    for name, color in (("image", PALETTE[0]), ("text", PALETTE[1])):
+        own = table[table["modality"] == name]
+        assert found[name].get_offsets().tolist() == own[["x", "y"]].to_numpy().tolist()
+        assert same_color(found[name].get_facecolor()[0][:3], color)
+    assert ax.get_xlabel() == "first direction (40% of the variance)"
+    assert any("n = 4 rows; trustworthiness 0.90" in text for text in texts(ax))
+    assert ax.get_title(loc="left").startswith("PCA of L embed")
+    assert legend(ax) == ["image", "text"]
+
+
+def test_budget_bars_stand_end_to_end():
+    table = pd.DataFrame(
+        {
+            "model": ["a"] * 3 + ["b"] * 2,
+            "part": ["mlp", "embedding", "encoder", "mlp", "embedding"],
+            "parameters": [5e6, 3e6, 2e6, 1e9, 3e9],
+        }
+    )
+    _, ax = plt.subplots()
+    assert figures.budget_bars(table, ax=ax) is ax
+    bars = [(p.get_x(), p.get_width(), p.get_y() + p.get_height() / 2) for p in ax.patches if p.get_width() > 0]
+    expected = [(0, 0.3, 0), (0.3, 0.5, 0), (0.8, 0.2, 0), (0, 0.75, 1), (0.75, 0.25, 1)]
+    np.testing.assert_allclose(sorted(bars, key=lambda b: (b[2], b[0])), expected, atol=1e-12)
+    assert {"30%", "50%", "20%", "75%", "25%", "10M", "4B"} <= set(texts(ax))
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+    assert ax.get_xlabel() == "share of parameters"
+    colors = {
+        text.get_text(): p for text, p in zip(ax.get_legend().get_texts(), ax.get_legend().get_patches(), strict=True)
+    }
+    assert same_color(colors["embedding"].get_facecolor(), PALETTE[1])
+    assert same_color(colors["encoder"].get_facecolor(), PALETTE[2])
+
+
+def test_vocabulary_growth_draws_every_model():
+    table = pd.DataFrame({"model": ["a", "a", "b", "b"], "tokens": [10, 100, 10, 100], "used": [5, 20, 7, 50]})
+    _, ax = plt.subplots()
+    assert figures.vocabulary_growth(table, ax) is ax
+    assert lines(ax) == [[(10, 5), (100, 20)], [(10, 7), (100, 50)]]
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("tokens read", "different tokens")
+    assert legend(ax) == ["a", "b"]
+
+
+def test_shrinking_draws_accuracy_with_its_band_and_what_can_be_spelled():
+    table = pd.DataFrame(
+        {
+            "model": "a",
+            "rows": [700, 300, 60],
+            "accuracy": [0.9, 0.8, 0.1],
+            "low": [0.1, 0.79, 0.05],
+            "high": [0.91, 1.0, 0.6],
+            "readable": [1.0, 0.95, 0.2],
+        }
+    )
+    table.attrs = {"items": 36}
+    _, ax = plt.subplots()
+    assert figures.shrinking(table, ax) is ax
+    assert lines(ax) == [[(60, 0.1), (300, 0.8), (700, 0.9)], [(60, 0.2), (300, 0.95), (700, 1.0)]]
+    corners = {tuple(at) for at in ax.collections[0].get_paths()[0].vertices.tolist()}
+    assert corners == {(60, 0.05), (60, 0.6), (300, 0.79), (300, 1.0), (700, 0.1), (700, 0.91)}
+    assert len(ax.collections) == 1  # what can be spelled has no band
+    assert ax.get_xscale() == "log"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("rows of the vocabulary", "share of all items")
+    assert texts(ax)[0].replace("\n", " ").startswith("n = 36 items; rows kept by frequency")
+    assert legend(ax) == ["a", "answered right", "answer can be spelled"]
+
+
+def test_shrinking_takes_the_number_of_items_from_a_column():
+    table = pd.DataFrame(
+        {"model": "a", "rows": [9, 5], "accuracy": 0.5, "low": 0.4, "high": 0.6, "readable": 1, "n": 7}
+    )
+    assert texts(figures.shrinking(table))[0].startswith("n = 7 items;")

@@ -1,0 +1,102 @@
+"""Groups of positions: what each name holds, worked by hand, and their combinations."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.layout import ImageSpan, ImageTransform, PixelBox, TokenLayout, UnitBox
+from vlm_probe.layout.groups import GROUPS, positions_of
+
+# B, six patches (2 rows x 3 columns of 5 pixels), a kept register before them, S, question of two, A.
+SPAN = ImageSpan(np.arange(2, 8), (2, 3), np.array([1]), ImageTransform.of((15, 10), (15, 10)), 5, leading=2)
+LAYOUT = TokenLayout(
+    length=13,
+    images=(SPAN,),
+    text_positions=np.array([0, 8, 9, 10, 11]),
+    question_positions=np.array([9, 10]),
+    answer_position=11,
+)
+BOXES = (PixelBox(6, 1, 9, 4), UnitBox(0.7, 0.6, 1.0, 1.0))
+"""The middle patch above, the right one below."""
+SINKS = (0, 3)
+
+
+THERE = f"there are {', '.join(GROUPS)}, which combine with &, | and ~, or give numbers"
+
+
+def at(where, **more):
+    return positions_of(LAYOUT, where, boxes=BOXES, sinks=SINKS, **more).tolist()
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("all", list(range(13))),
+        ("image", [2, 3, 4, 5, 6, 7]),
+        ("box", [3, 7]),
+        ("background", [2, 4, 5, 6]),
+        ("sink", [0, 3]),
+        ("text", [0, 8, 9, 10, 11]),
+        ("question", [9, 10]),
+        ("prompt", [0, 8]),
+        ("answer", [11]),
+        ("image & ~sink", [2, 4, 5, 6, 7]),
+        ("box | answer", [3, 7, 11]),
+        ("~(image | text)", [1, 12]),
+        (5, [5]),
+        ([7, 2], [7, 2]),
+    ],
+)
+def test_by_hand(where, expected):
+    assert at(where) == expected
+
+
+@given(st.sampled_from(sorted(GROUPS)), st.sampled_from(sorted(GROUPS)))
+def test_combinations_are_those_of_sets(a, b):
+    one, two, every = set(at(a)), set(at(b)), set(range(13))
+    for where, expected in ((f"{a} & {b}", one & two), (f"{a} | {b}", one | two), (f"~{a}", every - one)):
+        if expected:
+            assert set(at(where)) == expected
+        else:
+            with pytest.raises(VlmProbeError, match="this prompt has no "):
+                at(where)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("imgae", f"no positions 'imgae'; {THERE}"),
+        ("image -", f"no positions 'image -'; {THERE}"),
+        ("image + text", f"no positions 'image + text'; {THERE}"),
+        ([13], "positions must be between 0 and 12, got [13]"),
+        ([], "positions must be between 0 and 12, got []"),
+        ("box & answer", "this prompt has no box & answer positions"),
+    ],
+)
+def test_what_is_refused(where, message):
+    with pytest.raises(VlmProbeError) as error:
+        at(where)
+    assert str(error.value) == message
+
+
+def test_what_is_missing_is_said():
+    with pytest.raises(VlmProbeError, match="^positions 'background' need the item's boxes, and there is none$"):
+        positions_of(LAYOUT, "background")
+    with pytest.raises(VlmProbeError, match="^positions 'sink' need the sinks that were found, and there is none$"):
+        positions_of(LAYOUT, "image & sink")
+
+
+def test_rows_of_activations_and_pixel_edges():
+    """What stands before the patches differs from part to part; the span knows, and nobody else has to."""
+    assert SPAN.rows_at("vision.blocks.0.hook_resid_post").tolist() == [2, 3, 4, 5, 6, 7]
+    assert SPAN.rows_at("connector.hook_out").tolist() == [1, 2, 3, 4, 5, 6]
+    assert SPAN.rows_at("language.hook_embed").tolist() == [2, 3, 4, 5, 6, 7]
+    edges = {name: (axis, values.tolist()) for name, (axis, values) in SPAN.edges().items()}
+    assert edges == {
+        "left": ("col", [0, 5, 10]),
+        "right": ("col", [5, 10, 15]),
+        "top": ("row", [0, 5]),
+        "bottom": ("row", [5, 10]),
+    }

@@ -1,0 +1,22 @@
+"""`vlm-probe ship`, for maintainers: finished cells into the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlm_probe.cli.terminal import console, say
+
+
+def ship(
+    runs: Annotated[Path, typer.Option(help="A runs folder with finished cells.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="The package's folder.")] = Path("vlm_probe"),
+) -> None:
+    """For maintainers: put the finished cells of seed 0 and the scores of all seeds into the package."""
+    from vlm_probe.training import sweep
+
+    for name in sweep.ship(runs, out):
+        console.print(name)
+    say(out / "studies" / "grid_scores.csv")

@@ -1,0 +1,177 @@
+"""Figures along the layers: attention, probes, the modality gap, dimension, leakage.
+
+Every function takes a table with a column model (where several are compared) and an axes, and returns the axes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from vlm_probe.figures.points import WHERE, along_points
+from vlm_probe.figures.primitives import Look, by_layer, level
+from vlm_probe.figures.style import CONTROL, axes, legend_below, models_of, styled, titled
+from vlm_probe.figures.tables import counts, names, numbers, where
+
+SIZE = (5.8, 3.9)
+
+
+def _layers(ax: Axes) -> None:
+    ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    ax.set_xlabel("language-model layer")
+
+
+def _points(table: pd.DataFrame) -> pd.DataFrame:
+    """Along the points, with a column model: from the attrs where the table is of one."""
+    named = table if "model" in table else table.assign(model=str(table.attrs.get("model", "model")))
+    return along_points(named)
+
+
+def _wide(table: pd.DataFrame) -> tuple[float, float]:
+    """Wider where many points want their names."""
+    return max(SIZE[0], 1.2 + 0.17 * len(names(table, "at"))), SIZE[1]
+
+
+def box_share_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Per layer: the share of the answer position's image attention inside the box, and its controls.
+
+    table: columns model, layer, measure ("in_box", "in_shuffled_box", "area"), mean, low, high (shares), n (items).
+    """
+    styles = {"in_box": ("-", "o", "inside the box"), "in_shuffled_box": ("--", "s", "inside another item's box")}
+    with styled():
+        ax = axes(ax, SIZE)
+        models = models_of(table)
+        by_layer(table, ax, y="mean", style="measure", styles=styles, colors=models)
+        level(where(table, "measure", "area"), ax, y="mean", words="the box's share of the area", colors=models)
+        _layers(ax)
+        ax.set(ylabel="share of image attention", ylim=(0, None))
+        n = counts(where(table, "measure", "in_box"))
+        note = f"n = {n} items with a box; bands: 95 % bootstrap intervals"
+        titled(ax, "Does the answer position look into the right box?", note)
+        legend_below(ax)
+    return ax
+
+
+def image_mass_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Per layer: how much of the answer position's attention goes to the image, and to sinks.
+
+    table: columns model, layer, measure ("image_mass", "sink_mass"), mean, low, high (probabilities), n (items).
+    """
+    styles = {"image_mass": ("-", "o", "on the image"), "sink_mass": (":", "^", "on attention sinks")}
+    with styled():
+        ax = axes(ax, SIZE)
+        by_layer(table, ax, y="mean", style="measure", styles=styles, colors=models_of(table))
+        _layers(ax)
+        ax.set(ylabel="attention probability", ylim=(0, 1))
+        n = counts(where(table, "measure", *styles))
+        note = f"n = {n} items; bands: 95 % bootstrap intervals"
+        titled(ax, "How much of the answer position's attention is on the image?", note)
+        legend_below(ax)
+    return ax
+
+
+def probe_by_layer(table: pd.DataFrame, label: str, ax: Axes | None = None) -> Axes:
+    """Accuracy of a linear probe at every point, beside the control task and the most frequent label.
+
+    table: as `probe_layers` returns it: columns point, label, score, low, high, control, majority (shares right), n
+        (items), classes. Rows of the other labels are left out.
+    """
+    styles = {"score": ("-", "o", "probe"), "control": ("--", "s", "probe of control labels")}
+    with styled():
+        rows = _points(where(table, "label", label))
+        ax = axes(ax, _wide(rows))
+        models = models_of(rows)
+        bare = {"low": float("nan"), "high": float("nan")}
+        scores = rows.assign(measure="score", value=rows["score"])
+        controls = rows.assign(measure="control", value=rows["control"], **bare)
+        both = pd.concat([scores, controls], ignore_index=True)
+        by_layer(both, ax, x="at", y="value", style="measure", styles=styles, colors=models)
+        level(rows, ax, y="majority", words="most frequent label", colors=models)
+        ax.set(ylabel="accuracy (share right)", ylim=(0, 1.02), xlabel=WHERE)
+        note = f"n = {counts(rows)} items, {counts(rows, 'classes')} classes; bands: 95 % over images"
+        titled(ax, f"Is the {label} there, linearly?", note)
+        legend_below(ax)
+    return ax
+
+
+_COSINES: dict[str, Look] = {
+    "cosine_between": ("-", "o", "image to text"),
+    "cosine_within_image": ("--", "s", "image to image"),
+    "cosine_within_text": (":", "^", "text to text"),
+}
+
+
+def gap_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Mean cosines between and within image and text rows, layer by layer.
+
+    table: as `modality_gap` returns it: columns point, cosine_between, cosine_within_image, cosine_within_text (mean
+        cosines of pairs), n_image and n_text (rows).
+    """
+    with styled():
+        rows = _points(table)
+        ax = axes(ax, _wide(rows))
+        long = rows.melt(["model", "at"], list(_COSINES), var_name="measure", value_name="cosine")
+        by_layer(long, ax, x="at", y="cosine", style="measure", styles=_COSINES, colors=models_of(rows))
+        ax.axhline(0, color=CONTROL, lw=0.8, zorder=0)
+        ax.set(ylabel="mean cosine", ylim=(min(-0.1, ax.get_ylim()[0]), 1.02), xlabel=WHERE)
+        titled(ax, "The modality gap", f"n = {counts(rows, 'n_image')} image rows, {counts(rows, 'n_text')} text rows")
+        legend_below(ax)
+    return ax
+
+
+_DIMENSIONS = {
+    "effective_rank": "effective rank (dimensions)",
+    "participation_ratio": "participation ratio (dimensions)",
+    "intrinsic_dimension": "intrinsic dimension (dimensions)",
+    "anisotropy": "anisotropy (mean cosine)",
+}
+
+
+def dimension_by_stage(table: pd.DataFrame, measure: str = "effective_rank", ax: Axes | None = None) -> Axes:
+    """A measure of dimension at every point.
+
+    table: columns model (where there are several), point, the measure, and where they are known low and high (the
+        measure's interval) and n (rows).
+    """
+    with styled():
+        rows = _points(table)
+        ax = axes(ax, _wide(rows))
+        by_layer(rows, ax, x="at", y=measure, colors=models_of(rows))
+        words = measure.replace("_", " ")
+        ax.set(ylabel=_DIMENSIONS.get(measure, words), ylim=(min(0.0, ax.get_ylim()[0]), None), xlabel=WHERE)
+        titled(ax, words.capitalize(), f"n = {counts(rows)} rows" if "n" in rows else "")
+        legend_below(ax)
+    return ax
+
+
+_LEAKS = {
+    "unused_mass": "probability on tokens never used",
+    "image_unused_mass": "probability on tokens never used,\nat image positions",
+    "undertrained_mass": "probability of the least trained rows",
+    "image_undertrained_mass": "probability of the least trained rows,\nat image positions",
+    "entropy": "entropy (nats)",
+    "rank": "rank of the right answer",
+    "log_probability": "log-probability of the answer (nats)",
+}
+
+
+def leakage_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """What a column of `leakage` comes to along the depth of every model.
+
+    table: as `vocabulary.summarize_leakage` returns it: columns model, layer (the last is the model's output), mean,
+        low, high, n (items), and in attrs the column that it sums up.
+    """
+    column = str(table.attrs.get("column", "mean"))
+    with styled():
+        ax = axes(ax, SIZE)
+        # Models of different depth on one axis.
+        depth = table["layer"] / table.groupby("model")["layer"].transform("max").clip(lower=1)
+        by_layer(table.assign(depth=depth), ax, x="depth", y="mean", colors=models_of(table))
+        limits: dict[str, Any] = {} if (numbers(table, "mean") < 0).any() else {"ylim": (0, None)}
+        ax.set(xlabel="depth (0: behind the first layer, 1: the output)", ylabel=_LEAKS.get(column, column), **limits)
+        titled(ax, "Where does the probability go?", f"logit lens, n = {counts(table)} items; bands: 95 %")
+        legend_below(ax)
+    return ax

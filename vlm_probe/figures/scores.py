@@ -1,0 +1,122 @@
+"""Figures of scores with intervals: by question type, by seed, and models' differences on the same items.
+
+Every function takes a table and an axes, and returns the axes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from vlm_probe.figures.primitives import forest
+from vlm_probe.figures.style import CONTROL, PALETTE, axes, legend_below, models_of, styled, titled
+from vlm_probe.figures.tables import counted, counts, names, numbers, where
+
+
+def scenes_of(table: pd.DataFrame) -> str:
+    """What the column split says, in words."""
+    words = {"heldout": "held-out scenes", "novel": "scenes with novel kinds"}
+    return " and ".join(words.get(split, split) for split in names(table, "split"))
+
+
+def accuracy_by_type(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Accuracy per question type, one dot a model, with its interval, chance and the best blind guess.
+
+    table: columns model, kind, accuracy, low, high, chance, blind (shares, 0 to 1), n (items).
+    """
+    with styled():
+        models = models_of(table)
+        kinds = len(names(table, "kind"))
+        ax = axes(ax, (5.6, 1.5 + kinds * max(0.3, 0.13 * len(models))))
+        forest(
+            table.assign(row=counted(table, "kind")),
+            ax,
+            y="row",
+            x="accuracy",
+            hue="model",
+            colors=models,
+            controls={"chance": (":", "chance"), "blind": ("-", "best guess, image unseen")},
+        )
+        ax.set(xlim=(-0.02, 1.02), xlabel="accuracy (share right)")
+        titled(ax, "Accuracy by question type", "held-out scenes; 95 % Wilson intervals")
+        legend_below(ax)
+    return ax
+
+
+def difference_by_family(comparison: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """The difference of two models' scores per question family, with its interval.
+
+    comparison: as `evidence.compare` returns it: columns family, n (items), difference (of mean scores), low, high,
+        and the models' names in `attrs`.
+    """
+    with styled():
+        ax = axes(ax, (5.4, 1.7 + 0.3 * len(comparison)))
+        low, high = numbers(comparison, "low"), numbers(comparison, "high")
+        colors = {
+            "interval without 0": PALETTE[0],
+            "interval includes 0": CONTROL,
+            "too few for an interval": CONTROL,
+        }
+        without, includes, few = colors
+        what = np.where(np.isnan(low), few, np.where((low > 0) | (high < 0), without, includes))
+        forest(
+            comparison.assign(row=counted(comparison, "family"), what=what),
+            ax,
+            y="row",
+            x="difference",
+            hue="what",
+            colors=colors,
+            dodge=0,
+            zero=True,
+        )
+        first, second = comparison.attrs["first"], comparison.attrs["second"]
+        ax.set_xlabel(f"score of {second}\nminus {first}", parse_math=False)
+        titled(ax, f"{second} against {first}", "same items; paired bootstrap, 95 %")
+        legend_below(ax)
+    return ax
+
+
+def scores_by_seed(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Overall accuracy of every trained cell: one dot a seed, with its interval.
+
+    scores: as `studies.grid.grid_scores` returns it (rows of one split, kind "all"): columns cell, seed, split,
+        accuracy, low, high (shares right), n (items).
+    """
+    with styled():
+        rows = names(scores, "cell")
+        ax = axes(ax, (5.4, 1.4 + 0.32 * len(rows)))
+        by_seed = scores.sort_values("seed", kind="stable")
+        seeds = [f"seed {seed}" for seed in by_seed["seed"].tolist()]
+        forest(by_seed.assign(seed=seeds), ax, y="cell", x="accuracy", hue="seed", rows=rows)
+        ax.set(xlabel=f"accuracy (share right) on {scenes_of(scores)}")
+        titled(ax, "The grid of replicas", f"n = {counts(scores)} questions; 95 % intervals over questions")
+        legend_below(ax)
+    return ax
+
+
+_BOXES = {
+    "points": "the box asked about",
+    "points_other": "another object of the scene",
+    "points_shuffled": "a box of another item",
+}
+
+
+def pointing_game(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """How often relevancy peaks inside the box, beside the scene's other objects and other items' boxes.
+
+    table: columns model, measure ("points", "points_other", "points_shuffled"), mean, low, high (shares of items),
+        n (items).
+    """
+    with styled():
+        models = models_of(table)
+        ax = axes(ax, (5.6, 2.5 + 0.25 * len(models)))
+        known = where(table, "measure", *_BOXES)
+        known = known.assign(box=[_BOXES[measure] for measure in known["measure"].tolist()])
+        known = known.assign(row=counted(known, "box", "\n"))
+        rows = [name for box in _BOXES.values() for name in names(where(known, "box", box), "row")]
+        forest(known, ax, y="row", x="mean", hue="model", colors=models, rows=rows)
+        ax.set(xlim=(-0.02, 1.02), xlabel="share of items whose most relevant patch is inside")
+        titled(ax, "Pointing game: where is the most relevant patch?", "95 % bootstrap intervals")
+        legend_below(ax)
+    return ax

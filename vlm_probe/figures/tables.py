@@ -1,0 +1,38 @@
+"""Reading tables: rows, names and numbers of a column, and numbers of items in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+def where(table: pd.DataFrame, column: str, *values: Any) -> pd.DataFrame:
+    """The rows that have one of these values in a column; a value is also known by its text."""
+    return table.loc[[value in values or str(value) in values for value in table[column].tolist()]]
+
+
+def names(table: pd.DataFrame, column: str) -> list[str]:
+    """The different names in a column, in the order they come in."""
+    return list(dict.fromkeys(map(str, table[column].tolist())))
+
+
+def numbers(table: pd.DataFrame, *columns: str) -> np.ndarray:
+    """One column's values, or [row, column] of several."""
+    found = np.asarray(table.filter(list(columns)), dtype=float)
+    return found[:, 0] if len(columns) == 1 else found
+
+
+def counts(table: pd.DataFrame, column: str = "n") -> str:
+    """Numbers of items in words: "36", "30 or 36", and "12 to 40" where more than two differ."""
+    different = sorted({int(value) for value in numbers(table, column) if not np.isnan(value)})
+    if len(different) > 2:
+        return f"{different[0]} to {different[-1]}"
+    return " or ".join(map(str, different)) or "?"
+
+
+def counted(table: pd.DataFrame, column: str, gap: str = " ") -> list[str]:
+    """Every row's name with the number of items that its name has, from the column n: "color (n=36)"."""
+    n = {name: counts(where(table, column, name)) for name in names(table, column)}
+    return [f"{name}{gap}(n={n[name]})" for name in table[column].tolist()]

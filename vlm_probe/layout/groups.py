@@ -1,0 +1,125 @@
+"""Groups of positions by name: one language for every summary and intervention.
+
+positions_of(layout, "question")
+positions_of(layout, "image & ~box", boxes=item.boxes)
+positions_of(layout, "sink | answer", sinks=[0, 7])
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.layout.boxes import AnyBox
+from vlm_probe.layout.spans import ImageSpan
+from vlm_probe.layout.token_layout import TokenLayout
+
+Where = str | int | Sequence[int]
+"""A group's name or a boolean combination of names (`&`, `|`, `~`, brackets), or positions."""
+
+GROUPS: dict[str, str] = {
+    "all": "every position",
+    "image": "the patches of all images",
+    "box": "the patches that the item's boxes overlap",
+    "background": "the other patches",
+    "sink": "attention sinks, as they were found",
+    "text": "everything that is not of an image",
+    "question": "the tokens of the question itself",
+    "prompt": "the template's text around the question, without the answer position",
+    "answer": "the last position of the prompt, which predicts the first answer token",
+}
+"""Name -> what it holds."""
+
+
+def positions_of(
+    layout: TokenLayout, where: Where, *, boxes: Sequence[AnyBox] = (), sinks: Sequence[int] = ()
+) -> Int[np.ndarray, " position"]:
+    """The positions that a group, a combination of groups, or numbers name, in ascending order (numbers: as given).
+
+    >>> span = ImageSpan(np.arange(1, 5), (2, 2), np.arange(0))
+    >>> layout = TokenLayout(8, (span,), np.array([0, 5, 6, 7]), np.array([5, 6]), 7)
+    >>> positions_of(layout, "image | answer").tolist()
+    [1, 2, 3, 4, 7]
+
+    Parameters
+    ----------
+    boxes: of the item, for "box" and "background"; on the first image where they lie.
+    sinks: positions of sinks, for "sink".
+
+    Raises
+    ------
+    VlmProbeError: an unknown group, an expression that is none, a group that is empty here, "box" or "background"
+        without boxes, "sink" without sinks, positions outside the sequence.
+    """
+    if isinstance(where, str):
+        found = np.flatnonzero(_mask(layout, where, boxes, sinks))
+        if len(found) == 0:
+            raise VlmProbeError(f"this prompt has no {where} positions")
+        return found
+    given = [int(p) for p in ([where] if isinstance(where, int | np.integer) else where)]
+    if not given or not 0 <= min(given) <= max(given) < layout.length:
+        raise VlmProbeError(f"positions must be between 0 and {layout.length - 1}, got {given}")
+    return np.asarray(given)
+
+
+def _mask(layout: TokenLayout, where: str, boxes: Sequence[AnyBox], sinks: Sequence[int]) -> Bool[np.ndarray, " all"]:
+    try:
+        tree = ast.parse(where.strip(), mode="eval").body
+    except SyntaxError:
+        raise _unknown(where) from None
+
+    def read(node: ast.expr) -> np.ndarray:
+        if isinstance(node, ast.Name):
+            return _named(layout, node.id, boxes, sinks)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
+            return ~read(node.operand)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
+            return read(node.left) & read(node.right)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            return read(node.left) | read(node.right)
+        raise _unknown(where)
+
+    return read(tree)
+
+
+def _unknown(where: str) -> VlmProbeError:
+    return VlmProbeError(
+        f"no positions {where!r}; there are {', '.join(GROUPS)}, which combine with &, | and ~, or give numbers"
+    )
+
+
+def _named(layout: TokenLayout, name: str, boxes: Sequence[AnyBox], sinks: Sequence[int]) -> np.ndarray:
+    if name not in GROUPS:
+        raise _unknown(name)
+    if name in ("box", "background") and not boxes:
+        raise VlmProbeError(f"positions {name!r} need the item's boxes, and there is none")
+    if name == "sink" and not len(sinks):
+        raise VlmProbeError("positions 'sink' need the sinks that were found, and there is none")
+
+    def at(positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        mask = np.zeros(layout.length, dtype=bool)
+        mask[np.asarray(positions, dtype=int)] = True
+        return mask
+
+    def in_box() -> np.ndarray:
+        span: ImageSpan = layout.image()
+        return at(span.positions[np.any([span.box_to_patches(box).ravel() for box in boxes], axis=0)])
+
+    image, question, answer = at(layout.image_positions), at(layout.question_positions), at([layout.answer_position])
+    text = at(layout.text_positions)
+    found: dict[str, Callable[[], np.ndarray]] = {
+        "all": lambda: np.ones(layout.length, dtype=bool),
+        "image": lambda: image,
+        "box": in_box,
+        "background": lambda: image & ~in_box(),
+        "sink": lambda: at(sinks),
+        "text": lambda: text,
+        "question": lambda: question,
+        "prompt": lambda: text & ~question & ~answer,
+        "answer": lambda: answer,
+    }
+    return found[name]()
