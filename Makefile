@@ -4,18 +4,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+# The oldest transformers that TransformerLens allows, with the versions of its own that it asks for.
+OLDEST := .venv-oldest
+OLDEST_STAMP := $(OLDEST)/.installed
+OLDEST_PINS := transformers==5.9.0 huggingface-hub==1.33.0 tokenizers==0.22.2
 
-.PHONY: report test format install clean
+.PHONY: report test check test-oldest format install clean
 
 report: $(STAMP)
 	$(BIN)/vlm-probe report --out report
 	@echo "open file://$(CURDIR)/report/index.html"
 
-test: $(DEV_STAMP)
+test: check
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What hooks rest on, with the oldest transformers that is promised (pyproject.toml).
+test-oldest: $(OLDEST_STAMP)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile tests/hooked tests/checkpoints
 
 format: $(DEV_STAMP)
 	$(BIN)/ruff check --fix .
@@ -36,5 +46,14 @@ $(DEV_STAMP): $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
+$(OLDEST_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(OLDEST)
+	grep -vE "^(transformers|huggingface-hub|tokenizers)==" constraints.txt > $(OLDEST)/constraints.txt
+	printf '%s\n' $(OLDEST_PINS) >> $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -c $(OLDEST)/constraints.txt torch
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -c $(OLDEST)/constraints.txt -e . \
+		beartype hypothesis nnsight peft pytest pytest-xdist
+	@touch $@
+
 clean:
-	rm -rf $(VENV) report build dist *.egg-info
+	rm -rf $(VENV) $(OLDEST) report build dist *.egg-info

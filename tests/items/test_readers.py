@@ -10,8 +10,8 @@ from tiny import SHARED
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.items.item import export_items
 from vlm_probe.items.logs import read_lmms_samples
-from vlm_probe.items.metrics import metric_table
 from vlm_probe.items.readers import FORMATS, guess_format, read_items
+from vlm_probe.items.scores import metric_table
 
 POPE = SHARED / "benchmarks" / "pope_coco_adversarial.jsonl"
 

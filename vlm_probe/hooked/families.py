@@ -140,13 +140,18 @@ def _row(table: dict[str, Row], model_type: str, part: str) -> Row:
     return table[model_type]
 
 
+def vision_family(sight: Any) -> VisionFamily:
+    """The row of an encoder's configuration; VlmProbeError for a family without one."""
+    return _row(VISION, sight.model_type, "a vision encoder")
+
+
 def families_of(config: Any) -> tuple[VisionFamily | None, LanguageFamily]:
     """The rows of a model's encoder (None for a language model alone) and language model.
 
     Raises VlmProbeError for a family without a row; it names those that have one.
     """
     sight = getattr(config, "vision_config", None)
-    vision = None if sight is None else _row(VISION, sight.model_type, "a vision encoder")
+    vision = None if sight is None else vision_family(sight)
     return vision, _row(LANGUAGE, config.get_text_config().model_type, "a language model")
 
 

@@ -2,10 +2,10 @@
 
 from vlm_probe.items.item import Item, export_items, item_table
 from vlm_probe.items.logs import read_lmms_samples
-from vlm_probe.items.metrics import group_accuracy, metric_table, vqa_accuracy, yes_no_metrics
+from vlm_probe.items.metrics import group_accuracy, vqa_accuracy, yes_no_metrics
 from vlm_probe.items.normalize import normalize_answer, yes_or_no
 from vlm_probe.items.readers import read_items
-from vlm_probe.items.scores import accuracy_table, score_answer
+from vlm_probe.items.scores import accuracy_table, metric_table, score_answer
 
 __all__ = [
     "Item",

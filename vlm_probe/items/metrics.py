@@ -111,31 +111,3 @@ def mme_scores(answers: pd.DataFrame) -> dict[str, float]:
         for part, categories in MME_CATEGORIES.items()
         if set(categories) <= set(each)
     }
-
-
-def _family_metrics(family: str, rows: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, float]:
-    accuracy = {"accuracy": float(rows["score"].to_numpy(dtype=float).mean())}
-    if family == "pope" and set(rows["truth"]) <= {"yes", "no"}:
-        return yes_no_metrics(rows["normalized"].tolist(), rows["truth"].tolist())
-    if family == "mme":
-        return accuracy | {"accuracy_plus": group_accuracy(pairs)} | mme_scores(rows)
-    if family == "mmvp":
-        return accuracy | {"pair_accuracy": group_accuracy(pairs)}
-    return accuracy
-
-
-def metric_table(answers: pd.DataFrame) -> pd.DataFrame:
-    """Every family's metrics, per model: columns model, family, metric, value, n.
-
-    answers: as `evaluate` makes it, of one model or of several. "accuracy" is VQA's soft accuracy for
-    vqav2, the share of answer parts for mmvet, and else the share right (see `score_answer`). n: items,
-    or whole pairs for pair_accuracy and accuracy_plus.
-    """
-    rows = []
-    for keys, group in answers.groupby(["model", "family"], sort=False):
-        model, family = keys if isinstance(keys, tuple) else (keys, "")
-        pairs = whole_pairs(group)
-        for metric, value in _family_metrics(str(family), group, pairs).items():
-            n = pairs["group"].nunique() if metric in ("pair_accuracy", "accuracy_plus") else len(group)
-            rows.append((model, family, metric, value, n))
-    return pd.DataFrame(rows, columns=["model", "family", "metric", "value", "n"])

@@ -6,8 +6,10 @@ import pandas as pd
 
 from vlm_probe.evidence.intervals import wilson
 from vlm_probe.items.item import Item
-from vlm_probe.items.metrics import vqa_accuracy
+from vlm_probe.items.metrics import vqa_accuracy, whole_pairs
 from vlm_probe.items.normalize import choice_letter, normalize_answer, words_of, yes_or_no, yes_or_no_first
+from vlm_probe.items.readers import FORMATS
+from vlm_probe.items.readers.reader import mean_score
 
 
 def accuracy_table(answers: pd.DataFrame) -> pd.DataFrame:
@@ -117,3 +119,21 @@ def answer_row(
         entropy,
     )
     return dict(zip(ANSWER_COLUMNS, values, strict=True))
+
+
+def metric_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """Every family's metrics, per model: columns model, family, metric, value, n.
+
+    answers: as `evaluate` makes it, of one model or of several. "accuracy" is VQA's soft accuracy for
+    vqav2, the share of answer parts for mmvet, and else the share right (see `score_answer`). n: items,
+    or whole pairs for pair_accuracy and accuracy_plus.
+    """
+    rows = []
+    for keys, group in answers.groupby(["model", "family"], sort=False):
+        model, family = keys if isinstance(keys, tuple) else (keys, "")
+        pairs = whole_pairs(group)
+        own = FORMATS[family].metrics if family in FORMATS else None
+        for metric, value in (mean_score(group) if own is None else own(group, pairs)).items():
+            n = pairs["group"].nunique() if metric in ("pair_accuracy", "accuracy_plus") else len(group)
+            rows.append((model, family, metric, value, n))
+    return pd.DataFrame(rows, columns=["model", "family", "metric", "value", "n"])

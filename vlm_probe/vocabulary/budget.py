@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 from transformers.pytorch_utils import Conv1D
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked.families import vision_family
 
 PARTS: tuple[str, ...] = ("encoder", "connector", "embedding", "attention", "mlp", "norm", "unembedding")
 _ATTENTION, _MLP = (".self_attn.", ".attention.", ".attn."), (".mlp.", ".feed_forward.")
@@ -75,7 +76,7 @@ def budget(config: Any, *, context: int = 1024, bytes_per_number: int = 2) -> pd
         counts[_part(name)] += parameter.numel()
     flops, image_flops, outputs = (dict.fromkeys(PARTS, 0) for _ in range(3))
     tokens = 0 if sight is None else (sight.image_size // sight.patch_size) ** 2
-    extra = 1 + getattr(sight, "num_register_tokens", 0)
+    extra = 0 if sight is None else vision_family(sight).leading(sight)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             inner, outer = module.in_features, module.out_features

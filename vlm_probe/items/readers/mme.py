@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
+
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.items.entries import BadEntryError, lines_of, yes_no
 from vlm_probe.items.item import Item
-from vlm_probe.items.metrics import MME_CATEGORIES
-from vlm_probe.items.readers.reader import Entry, Reader, image_in
+from vlm_probe.items.metrics import MME_CATEGORIES, group_accuracy, mme_scores
+from vlm_probe.items.readers.reader import Entry, Reader, image_in, mean_score
 
 
 def read(path: Path, images: Path | None) -> Iterator[Entry]:
@@ -54,4 +56,11 @@ def category_files(folder: Path) -> list[Path]:
     return files
 
 
-READER = Reader("mme", read, lambda path, head: path.suffix == ".txt" and "\t" in head, files=category_files)
+def metrics(answers: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, float]:
+    """Accuracy+ wants both questions about an image; the two sums want all of their categories."""
+    return mean_score(answers) | {"accuracy_plus": group_accuracy(pairs)} | mme_scores(answers)
+
+
+READER = Reader(
+    "mme", read, lambda path, head: path.suffix == ".txt" and "\t" in head, metrics=metrics, files=category_files
+)

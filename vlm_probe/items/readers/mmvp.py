@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.items.entries import BadEntryError, need, text_of
 from vlm_probe.items.item import Item
+from vlm_probe.items.metrics import group_accuracy
 from vlm_probe.items.normalize import choice_letter
-from vlm_probe.items.readers.reader import Entry, Reader, image_in
+from vlm_probe.items.readers.reader import Entry, Reader, image_in, mean_score
 
 
 def read(path: Path, images: Path | None) -> Iterator[Entry]:
@@ -48,4 +51,9 @@ def read(path: Path, images: Path | None) -> Iterator[Entry]:
         raise VlmProbeError(f"{path}, line {reader.line_num}: no CSV ({error})") from error
 
 
-READER = Reader("mmvp", read, lambda path, head: path.suffix == ".csv" and "Options" in head)
+def metrics(answers: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, float]:
+    """A pair counts where both of its images are answered right."""
+    return mean_score(answers) | {"pair_accuracy": group_accuracy(pairs)}
+
+
+READER = Reader("mmvp", read, lambda path, head: path.suffix == ".csv" and "Options" in head, metrics=metrics)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
+
 from vlm_probe.items.entries import Parse, json_lines, need, need_texts, yes_no
 from vlm_probe.items.item import Item
-from vlm_probe.items.readers.reader import Entry, Reader, image_in
+from vlm_probe.items.metrics import yes_no_metrics
+from vlm_probe.items.readers.reader import Entry, Reader, image_in, mean_score
 
 
 def read(path: Path, images: Path | None) -> Iterator[Entry]:
@@ -25,4 +28,11 @@ def read(path: Path, images: Path | None) -> Iterator[Entry]:
         yield number, lambda parse=parse: item(parse)
 
 
-READER = Reader("pope", read, lambda path, head: path.suffix != ".parquet" and '"label"' in head)
+def metrics(answers: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, float]:
+    """POPE's own, where all truths are yes or no."""
+    if set(answers["truth"]) <= {"yes", "no"}:
+        return yes_no_metrics(answers["normalized"].tolist(), answers["truth"].tolist())
+    return mean_score(answers)
+
+
+READER = Reader("pope", read, lambda path, head: path.suffix != ".parquet" and '"label"' in head, metrics=metrics)

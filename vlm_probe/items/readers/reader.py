@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from vlm_probe.items.item import Item
 
 Entry = tuple[int, Callable[[], Item]]
@@ -26,6 +28,9 @@ class Reader:
     """From the file's name, and the beginning of its text ("" for Parquet)."""
     entry: str = "line"
     """What the number of an entry counts, for messages."""
+    metrics: Callable[[pd.DataFrame, pd.DataFrame], dict[str, float]] | None = None
+    """The benchmark's own metrics, of all rows of a table of answers and of those in whole pairs; None: the mean
+    score, as "accuracy"."""
     files: Callable[[Path], list[Path]] | None = None
     """The files of a benchmark that comes as a folder; VlmProbeError where there is none."""
 
@@ -33,3 +38,8 @@ class Reader:
 def image_in(images: Path | None, name: str) -> Path | None:
     """An image's file; None where no folder was given."""
     return None if images is None else images / name
+
+
+def mean_score(answers: pd.DataFrame) -> dict[str, float]:
+    """What most benchmarks report first."""
+    return {"accuracy": float(answers["score"].to_numpy(dtype=float).mean())}
