@@ -12,6 +12,7 @@ from tiny import tiny_batch, tiny_llava
 import vlm_probe
 from vlm_probe import VlmProbeError
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.inputs.images import open_image
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def picture(tmp_path):
 def test_a_large_but_decodable_image_is_refused_by_size(monkeypatch, picture):
     monkeypatch.setattr("vlm_probe.inputs.images.MAX_PIXELS", 1000)
     with pytest.raises(VlmProbeError, match=r"'picture.png' is 53 x 37 pixels"):
-        vlm_probe.inputs.images.open_image(picture)
+        open_image(picture)
 
 
 @pytest.fixture

@@ -193,7 +193,8 @@ MAY_READ_HF = {"hooked", "checkpoints", "training"}
 def test_the_hugging_face_model_is_read_in_few_places(path):
     if path.relative_to(PACKAGE).parts[0] in MAY_READ_HF:
         return
-    read = [node.lineno for node in ast.walk(ast.parse(path.read_text())) if getattr(node, "attr", "") == "hf"]
+    nodes = ast.walk(ast.parse(path.read_text()))
+    read = [node.lineno for node in nodes if isinstance(node, ast.Attribute) and node.attr == "hf"]
     assert read == [], f"{path}: ask vlm_probe.hooked.anatomy"
 
 

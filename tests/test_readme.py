@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -41,8 +42,8 @@ def test_what_it_says_of_the_grid_is_what_the_scores_say():
     scores = grid_scores()
     differences = grid_differences(scores.query("split == 'heldout' and kind == 'all'"))
     effects = grid_effects(differences).set_index(["first", "second"])
-    size = effects.loc[("small-clip", "large-clip")]
-    each = differences.query("first == 'small-clip' and second == 'large-clip'")["difference"]
+    size: Any = effects.loc[("small-clip", "large-clip")]
+    each = differences.query("first == 'small-clip' and second == 'large-clip'")["difference"].to_numpy()
     assert (size["seeds"], (each > 0).all()) == (3, True)
     pretrained = effects.loc[("small-clip-nopre", "small-clip")]
     assert pretrained["seeds"] == 3
@@ -58,9 +59,9 @@ def test_what_it_says_of_the_grid_is_what_the_scores_say():
         f"{points(pretrained['difference'])} (mean of three seeds; {points(pretrained['low'])} to "
         f"{points(pretrained['high'])}).",
     }
-    vocabularies = effects[effects["factor"] == "vocabulary"]
-    assert (vocabularies["seeds"] == 3).all()
-    assert vocabularies["verdict"].str.startswith("undecided").all()
+    vocabularies = effects.loc[effects["factor"] == "vocabulary"]
+    assert (vocabularies["seeds"] == 3).to_numpy().all()
+    assert vocabularies["verdict"].str.startswith("undecided").to_numpy().all()
     names = ["small-clip-v320", "small-clip", "small-clip-v4096", "small-clip-v20480"]
     whole = effects.loc[(names[0], names[-1])]
     first, second, third = (points(effects.loc[pair, "difference"]) for pair in pairwise(names))

@@ -1,6 +1,7 @@
 """Tiny random LLaVA models whose sizes are different primes wherever the architecture lets them."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -17,6 +18,7 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
+    Qwen2Config,
 )
 
 from vlm_probe.hooked import HookedVLM
@@ -28,14 +30,14 @@ REFERENCE = SHARED / "reference"
 PATCH, GRID = 3, 5
 PATCHES = GRID * GRID
 IMAGE_TOKEN = 96
-_VISION = {
+_VISION: dict[str, Any] = {
     "hidden_size": 39,
     "num_hidden_layers": 5,
     "num_attention_heads": 3,
     "image_size": PATCH * GRID,
     "patch_size": PATCH,
 }
-_TEXT = {
+_TEXT: dict[str, Any] = {
     "vocab_size": 97,
     "hidden_size": 42,
     "intermediate_size": 53,
@@ -61,6 +63,7 @@ LANGUAGES = {
     "gemma2": lambda: Gemma2Config(**_TEXT, query_pre_attn_scalar=10, sliding_window=WINDOW),
     "gemma3": lambda: Gemma3TextConfig(**_TEXT, query_pre_attn_scalar=10, sliding_window=WINDOW),
     "llama": lambda: LlamaConfig(**_TEXT),
+    "qwen2": lambda: Qwen2Config(**_TEXT, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
 }
 
 
@@ -86,7 +89,7 @@ def image_tokens(model) -> int:
     return PATCHES + extra
 
 
-def tiny_batch(model, *, batch: int = 2, pad: bool = False) -> dict[str, torch.Tensor]:
+def tiny_batch(model, *, batch: int = 2, pad: bool = False) -> dict[str, Any]:
     """Prompts of three tokens, an image, and four tokens; `pad` shortens all rows but the first."""
     generator = torch.Generator().manual_seed(11)
     n = image_tokens(model)

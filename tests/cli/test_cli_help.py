@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import typer
@@ -20,7 +21,7 @@ def walk(command, words=""):
     return found
 
 
-ALL = walk(typer.main.get_command(app))
+ALL: dict[str, Any] = walk(typer.main.get_command(app))
 
 
 def listed(out: str) -> list[str]:

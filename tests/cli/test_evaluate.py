@@ -28,7 +28,7 @@ def test_exported_items_are_asked_scored_and_compared(printed_by, refused, tmp_p
     assert "is replica/small-dino better than replica/small-clip?" in printed
     answers = pd.read_parquet(out / "answers.parquet")
     assert answers.groupby("model").size().tolist() == [24, 24]
-    assert answers["p_answer"].notna().all()
+    assert answers["p_answer"].notna().to_numpy().all()
     comparison = pd.read_csv(out / "comparison.csv")
     assert comparison["family"].tolist() == ["pope", "mmvp", "gqa", "mme", "vqav2", "mmvet", "all"]
 

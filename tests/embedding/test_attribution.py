@@ -48,6 +48,8 @@ def test_occlusion_by_hand():
     inputs = model.prepare(PICTURE, "what?")
     map_ = attribute(model, inputs, method="occlusion", target=7, batch_size=6)
     black = model.prepare(Image.new("RGB", PICTURE.size), "what?").pixel_values
+    assert black is not None
+    assert inputs.pixel_values is not None
     for row, col in ((0, 0), (2, 4), (4, 1)):
         pixels = inputs.pixel_values.clone()
         at = (..., slice(row * PATCH, row * PATCH + PATCH), slice(col * PATCH, col * PATCH + PATCH))

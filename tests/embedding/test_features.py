@@ -7,6 +7,7 @@ import torch
 from vlm_probe.embedding.features import features, scene_labels
 from vlm_probe.embedding.layers import probe_layers
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.inputs.preparing import ModelInputs
 from vlm_probe.scenes import family_items
 
 POINTS = ["vision.blocks.1.hook_resid_post", "connector.hook_out", "language.blocks.2.hook_resid_post"]
@@ -17,7 +18,7 @@ def items():
     return list(family_items(7, families=("gqa", "mmvp"), seed=4))
 
 
-def alone(model, item, name: str) -> torch.Tensor:
+def alone(model, item, name: str) -> tuple[torch.Tensor, ModelInputs]:
     inputs = model.prepare(item.picture(model.image_size), item.question)
     with torch.no_grad():
         _, cache = model.run_with_cache(inputs, names_filter=[name])
@@ -44,7 +45,8 @@ def test_box_and_last(replica, items):
     for i, item in enumerate(items):
         expected, inputs = alone(replica, item, name)
         size = replica.image_size
-        weights = inputs.layout.box_coverage(tuple(edge * size for edge in item.boxes[0])).ravel()
+        left, top, right, bottom = (edge * size for edge in item.boxes[0])
+        weights = inputs.layout.box_coverage((left, top, right, bottom)).ravel()
         by_hand = (torch.as_tensor(weights).float()[:, None] * expected).sum(0) / weights.sum()
         torch.testing.assert_close(torch.as_tensor(boxed.values[i]), by_hand, atol=1e-4, rtol=1e-4)
         with torch.no_grad():

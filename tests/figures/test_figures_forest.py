@@ -1,5 +1,7 @@
 """Dots with intervals: what is drawn is what the table says."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -18,33 +20,35 @@ def _closed():
     plt.close("all")
 
 
-def ink(dot):
+def face(dot) -> Any:
+    return dot.get_facecolor()[0]
+
+
+def ink(dot) -> Any:
     """The colour of a dot: its face's, or of a hollow one its edge's."""
-    face = dot.get_facecolor()
-    return dot.get_edgecolor()[0] if not len(face) or same_color(face[0], "white") else face[0]
+    return dot.get_edgecolor()[0] if not len(dot.get_facecolor()) or same_color(face(dot), "white") else face(dot)
 
 
 def dots(ax, color=None):
     """(value, height) of every dot of a colour, from above."""
-    found = [
-        tuple(map(float, at))
-        for one in ax.collections
-        if isinstance(one, PathCollection)
-        for at in one.get_offsets()
-        if color is None or (len(one.get_offsets()) and same_color(ink(one), color))
-    ]
+    found = []
+    for one in ax.collections:
+        if isinstance(one, PathCollection):
+            offsets: Any = one.get_offsets()
+            if color is None or (len(offsets) and same_color(ink(one), color)):
+                found += [tuple(map(float, at)) for at in offsets]
     return sorted(found, key=lambda at: at[1])
 
 
 def intervals(ax, color=None):
     """(low, high, height) of every interval of a colour, from above."""
-    found = [
-        (float(segment[0][0]), float(segment[1][0]), float(segment[0][1]))
-        for one in ax.collections
-        if isinstance(one, LineCollection) and (color is None or same_color(one.get_color()[0], color))
-        for segment in one.get_segments()
-        if segment[0][1] == segment[1][1]
-    ]
+    found = []
+    for one in ax.collections:
+        if isinstance(one, LineCollection):
+            colors: Any = one.get_color()
+            if color is None or same_color(colors[0], color):
+                ends = [(segment[0], segment[1]) for segment in one.get_segments()]
+                found += [(float(a[0]), float(b[0]), float(a[1])) for a, b in ends if a[1] == b[1]]
     return sorted(found, key=lambda at: at[2])
 
 
@@ -142,10 +146,10 @@ def test_difference_by_family_colours_by_what_the_interval_says():
     assert intervals(ax, CONTROL) == [(-0.5, 0.1, 1.0)]
     assert rows(ax) == ["gqa (n=20)", "pope (n=21)", "mmvp (n=2)", "mme (n=7)"]
     assert ax.get_xlabel() == "score of b/large\nminus a/small"
-    assert [line.get_xdata()[0] for line in ax.lines] == [0]
+    assert [np.asarray(line.get_xdata())[0] for line in ax.lines] == [0]
     assert legend(ax) == ["interval without 0", "interval includes 0", "too few for an interval"]
     hollow = [c for c in ax.collections if c.get_label() == "too few for an interval"]
-    assert same_color(hollow[0].get_facecolor()[0], "white")
+    assert same_color(face(hollow[0]), "white")
 
 
 POINTING = pd.DataFrame(
@@ -270,9 +274,7 @@ def test_a_dot_without_an_interval_is_hollow_and_a_row_without_a_value_is_empty(
     _, ax = plt.subplots()
     assert forest(table, ax, y="name", x="value", controls={"value": (":", "again")}) is ax
     assert dots(ax) == [(1.0, 0.0), (3.0, 2.0)]
-    assert [same_color(c.get_facecolor()[0], "white") for c in ax.collections if isinstance(c, PathCollection)] == [
-        False,
-        True,
-    ]
+    hollow = [same_color(face(c), "white") for c in ax.collections if isinstance(c, PathCollection)]
+    assert hollow == [False, True]
     assert rows(ax) == ["x", "y", "z"]
     assert marks(ax, "again") == {0: 1.0, 2: 3.0}

@@ -1,5 +1,7 @@
 """Lines with bands along the layers: what is drawn is what the table says."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -33,9 +35,12 @@ def bands(ax, color):
     """Of every band of a colour: (x, low, high) at each of its points."""
     found = []
     for one in ax.collections:
-        if isinstance(one, PolyCollection) and same_color(to_rgb(one.get_facecolor()[0]), color):
+        if not isinstance(one, PolyCollection):
+            continue
+        faces: Any = one.get_facecolor()
+        if same_color(to_rgb(faces[0]), color):
             corners: dict[float, set[float]] = {}
-            for x, y in one.get_paths()[0].vertices:
+            for x, y in np.asarray(one.get_paths()[0].vertices):
                 corners.setdefault(float(x), set()).add(float(y))
             found.append([(x, min(ys), max(ys)) for x, ys in sorted(corners.items())])
     return found

@@ -13,7 +13,7 @@ from vlm_probe import figures
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.figures.primitives import on_image
 from vlm_probe.figures.style import HEAT
-from vlm_probe.layout import ImageSpan, ImageTransform, PixelBox, UnitBox
+from vlm_probe.layout import AnyBox, ImageSpan, ImageTransform, PixelBox, UnitBox
 
 WIDTH, HEIGHT, ROWS, COLS = 31, 19, 5, 3
 IMAGE = Image.new("RGB", (WIDTH, HEIGHT), (10, 120, 200))
@@ -117,10 +117,8 @@ def test_the_scale_ends_where_it_is_told_to():
 
 def test_boxes_of_both_types_are_at_the_same_place():
     box = PixelBox(3, 4, 17, 11)
-    drawn = [
-        outlines(figures.overlay(IMAGE, a_map(PADDED), boxes=[one]))
-        for one in (box, box.to_unit(WIDTH, HEIGHT), tuple(box))
-    ]
+    same: tuple[AnyBox, ...] = (box, box.to_unit(WIDTH, HEIGHT), (box.left, box.top, box.right, box.bottom))
+    drawn = [outlines(figures.overlay(IMAGE, a_map(PADDED), boxes=[one])) for one in same]
     for found in drawn:
         np.testing.assert_allclose(found, [box, box])  # white on black
     # Shares that would be a fine box of pixels too.
@@ -226,7 +224,9 @@ def test_label_map_draws_an_item_of_many_in_its_labels_colours():
     assert same_color(colors[0, 2][:3], "red")
     assert same_color(colors[4, 0][:3], "red")
     assert not same_color(colors[3, 1][:3], "red")
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["odd", "red"]
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [t.get_text() for t in legend.get_texts()] == ["odd", "red"]
     np.testing.assert_allclose(outlines(ax)[0], (0, 0, WIDTH / 2, HEIGHT))
 
 

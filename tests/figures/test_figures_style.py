@@ -3,6 +3,7 @@
 import ast
 import inspect
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -95,7 +96,8 @@ def test_long_titles_take_further_lines():
         titled(ax, "a question about the model with $very$ many words " * 3, "and what the data are in many words " * 3)
     figure.canvas.draw()
     assert ax.get_title(loc="left").count("\n") >= 4
-    for text in (ax._left_title, ax.texts[0]):
+    drawn: Any = ax  # has no public way to the title on the left
+    for text in (drawn._left_title, ax.texts[0]):
         assert text.get_window_extent().x1 <= figure.bbox.x1
         assert text.get_window_extent().y1 <= figure.bbox.y1 + 1
 
@@ -121,6 +123,7 @@ def test_figures_estimate_nothing(path):
                 told = {keyword.arg: keyword.value for keyword in node.keywords}
                 assert isinstance(told["errorbar"], ast.Constant)
                 assert told["errorbar"].value is None
+                assert isinstance(told["estimator"], ast.Constant)
                 assert told["estimator"].value is None
 
 

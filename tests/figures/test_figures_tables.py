@@ -1,5 +1,7 @@
 """Figures that are neither a forest nor lines by layer: matrices, projections, vocabularies."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -39,7 +41,9 @@ def test_similarity_heatmap_writes_every_number_in_its_cell():
     for row in range(2):
         for column in range(3):
             assert at[column + 0.5, row + 0.5] == f"{matrix.iloc[row, column]:.2f}"
-    assert ax.collections[0].get_array().ravel().tolist() == matrix.to_numpy().ravel().tolist()
+    cells = ax.collections[0].get_array()
+    assert cells is not None
+    assert cells.ravel().tolist() == matrix.to_numpy().ravel().tolist()
     assert ax.collections[0].get_clim() == (0, 1)
     assert [t.get_text() for t in ax.get_xticklabels()] == ["V0", "C out", "L embed"]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["V0", "C out"]
@@ -54,10 +58,10 @@ def test_projection_draws_every_row_in_its_colour():
     table.attrs = {"method": "pca", "explained": [0.4, 0.2], "trustworthiness": 0.9, "title": "language.hook_embed"}
     _, ax = plt.subplots()
     assert figures.projection(table, ax) is ax
-    found = {c.get_label(): c for c in ax.collections}
+    found: dict[Any, Any] = {c.get_label(): c for c in ax.collections}
     for name, color in (("image", PALETTE[0]), ("text", PALETTE[1])):
-        own = table[table["modality"] == name]
-        assert found[name].get_offsets().tolist() == own[["x", "y"]].to_numpy().tolist()
+        own = table.loc[table["modality"] == name, ["x", "y"]]
+        assert found[name].get_offsets().tolist() == own.to_numpy().tolist()
         assert same_color(found[name].get_facecolor()[0][:3], color)
     assert ax.get_xlabel() == "first direction (40% of the variance)"
     assert any("n = 4 rows; trustworthiness 0.90" in text for text in texts(ax))
@@ -75,15 +79,16 @@ def test_budget_bars_stand_end_to_end():
     )
     _, ax = plt.subplots()
     assert figures.budget_bars(table, ax=ax) is ax
-    bars = [(p.get_x(), p.get_width(), p.get_y() + p.get_height() / 2) for p in ax.patches if p.get_width() > 0]
+    patches: Any = ax.patches
+    bars = [(p.get_x(), p.get_width(), p.get_y() + p.get_height() / 2) for p in patches if p.get_width() > 0]
     expected = [(0, 0.3, 0), (0.3, 0.5, 0), (0.8, 0.2, 0), (0, 0.75, 1), (0.75, 0.25, 1)]
     np.testing.assert_allclose(sorted(bars, key=lambda b: (b[2], b[0])), expected, atol=1e-12)
     assert {"30%", "50%", "20%", "75%", "25%", "10M", "4B"} <= set(texts(ax))
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
     assert ax.get_xlabel() == "share of parameters"
-    colors = {
-        text.get_text(): p for text, p in zip(ax.get_legend().get_texts(), ax.get_legend().get_patches(), strict=True)
-    }
+    key = ax.get_legend()
+    assert key is not None
+    colors = {text.get_text(): p for text, p in zip(key.get_texts(), key.get_patches(), strict=True)}
     assert same_color(colors["embedding"].get_facecolor(), PALETTE[1])
     assert same_color(colors["encoder"].get_facecolor(), PALETTE[2])
 
@@ -113,7 +118,7 @@ def test_shrinking_draws_accuracy_with_its_band_and_what_can_be_spelled():
     _, ax = plt.subplots()
     assert figures.shrinking(table, ax) is ax
     assert lines(ax) == [[(60, 0.1), (300, 0.8), (700, 0.9)], [(60, 0.2), (300, 0.95), (700, 1.0)]]
-    corners = {tuple(at) for at in ax.collections[0].get_paths()[0].vertices.tolist()}
+    corners = {tuple(at) for at in np.asarray(ax.collections[0].get_paths()[0].vertices).tolist()}
     assert corners == {(60, 0.05), (60, 0.6), (300, 0.79), (300, 1.0), (700, 0.1), (700, 0.91)}
     assert len(ax.collections) == 1  # what can be spelled has no band
     assert ax.get_xscale() == "log"

@@ -1,12 +1,14 @@
 """A HookedVLM computes what plain Hugging Face computes."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from tiny import tiny_batch, tiny_llava
 
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.families import families_of
 
 
 def plain_twin(model, *, scale: float = 1.0, implementation: str = "sdpa"):
@@ -36,7 +38,7 @@ def test_idle_model_equals_plain_transformers_bit_for_bit(any_llava, pad):
 def test_scaled_model_equals_plain_transformers_with_that_scale_bit_for_bit(any_llava):
     twin = plain_twin(any_llava, scale=42**0.5)
     expected = twin(**tiny_batch(any_llava)).logits
-    has_scale = any_llava.config.text_config.model_type != "llama"
+    has_scale = families_of(any_llava.config)[1].scales_tokens
     hooked = HookedVLM(any_llava, embed_scale="all")
     assert hooked.image_scale == (42**0.5 if has_scale else 1.0)
     if has_scale:
@@ -110,10 +112,10 @@ def test_masked_attention_is_zero_and_rows_sum_to_one(any_llava):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("language", ["gemma", "gemma2", "gemma3", "llama"])
+@pytest.mark.parametrize("language", ["gemma", "gemma2", "gemma3", "llama", "qwen2"])
 def test_generation_with_cache_and_hooks_equals_plain(language):
     model = tiny_llava("clip", language)
-    twin = plain_twin(model)
+    twin: Any = plain_twin(model)
     batch = tiny_batch(model, batch=1)
     options = {"max_new_tokens": 9, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     expected = twin.generate(**batch, **options)

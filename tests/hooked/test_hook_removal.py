@@ -250,8 +250,9 @@ def run(name: str, model: HookedVLM, forward: Fuse, hook: Fuse) -> None:
         return register(point, hook.laid(function), **kwargs)
 
     vision, language = families_of(model.hf.config)
-    last_read = layers_of(model.hf.model.vision_tower, vision.blocks)[model.vision_layers_read - 1]
-    last = layers_of(model.hf.model.language_model, language.blocks)[-1]
+    assert vision is not None
+    last_read: Any = layers_of(model.hf.model.vision_tower, vision.blocks)[model.vision_layers_read - 1]
+    last: Any = layers_of(model.hf.model.language_model, language.blocks)[-1]
     with pytest.MonkeyPatch.context() as patch:
         for deep in (last_read.mlp, last.mlp):
             patch.setattr(deep, "forward", forward.laid(deep.forward))
@@ -261,7 +262,7 @@ def run(name: str, model: HookedVLM, forward: Fuse, hook: Fuse) -> None:
 
 def state(model: HookedVLM) -> Iterator[tuple[str, object]]:
     """What a method must leave as it was, one thing after the other: a run comes last, where hooks have their say."""
-    points, modules, parameters = map(dict, (model.hook_dict, model.named_modules(), model.named_parameters()))
+    points, modules, parameters = dict(model.hook_dict), dict(model.named_modules()), dict(model.named_parameters())
     kinds = [kind for kind in vars(nn.Module()) if kind.startswith("_") and kind.endswith("_hooks")]
     found = {f"{n} {k}": getattr(p, k) for n, p in points.items() for k in ("fwd_hooks", "bwd_hooks", *kinds)}
     yield "hooks at points", [name for name, some in found.items() if some]
@@ -330,7 +331,7 @@ def test_nothing_is_left_after_a_crash(name, where, when):
     error = KeyboardInterrupt if where.startswith("interrupted") else Planned
     calls = hook if where == "hook" else forward
     fuse, none = Fuse(error, calls if when == "last" else 1), Fuse()
-    users = [("vision.blocks.2.hook_resid_post", crash), (POINT, crash)]
+    users: list[Any] = [("vision.blocks.2.hook_resid_post", crash), (POINT, crash)]
     with left_as_it_was() as model, pytest.raises(error), nullcontext() if calls else model.hooks(fwd_hooks=users):
         run(name, model, *((none, fuse) if where == "hook" else (fuse, none)))
 

@@ -108,8 +108,7 @@ def test_an_edit_of_resid_mid_reaches_the_skip_connection_and_the_mlp(any_llava)
     batch = tiny_batch(any_llava)
     for part in ("vision", "language"):
         at = f"{part}.blocks.1.hook_"
-        edits = [(at + "resid_mid", lambda x, hook: torch.zeros_like(x))]
-        with hooked.hooks(fwd_hooks=edits):
+        with hooked.hooks(fwd_hooks=[(at + "resid_mid", lambda x, hook: torch.zeros_like(x))]):
             _, cache = hooked.run_with_cache(**batch, names_filter=[at + "resid_post", at + "mlp_out"])
         torch.testing.assert_close(cache[at + "resid_post"], cache[at + "mlp_out"])
 

@@ -21,11 +21,11 @@ def case(request, reference):
 
 
 def close(actual: torch.Tensor, expected: np.ndarray, where=None, atol: float = 1e-4) -> None:
-    actual = actual.numpy()
+    found = actual.numpy()
     if where is not None:
-        actual, expected = actual[where], expected[where]
-    assert actual.shape == expected.shape
-    np.testing.assert_allclose(actual, expected, atol=atol, rtol=0)
+        found, expected = found[where], expected[where]
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=atol, rtol=0)
 
 
 def real_rows(logits: torch.Tensor, values: dict[str, np.ndarray], model) -> tuple[torch.Tensor, slice]:
@@ -137,10 +137,9 @@ def test_the_scale_is_printed_and_can_be_overridden(reference):
 def test_in_bfloat16_the_factor_is_rounded_as_the_old_code_did(reference):
     values = recorded("clip_gemma")
     model = vlm_probe.load(reference / "clip_gemma", device="cpu", dtype="bfloat16")
-    ones = [("connector.hook_out", lambda x, hook: torch.ones_like(x))]
     given = [torch.from_numpy(values[k]) for k in ("input_ids", "pixel_values", "attention_mask")]
     given[1] = given[1].bfloat16()
-    with model.hooks(fwd_hooks=ones):
+    with model.hooks(fwd_hooks=[("connector.hook_out", lambda x, hook: torch.ones_like(x))]):
         _, cache = model.run_with_cache(*given, names_filter="language.hook_embed")
     image = given[0] == 511
     assert (cache["language.hook_embed"][image].float() == float(values["bf16_normalizer"])).all()

@@ -36,6 +36,7 @@ def test_with_or_without_space_as_the_prompt_has_it(byte_level, template, spelle
 def test_it_is_the_token_that_asking_scores(template):
     tokenizer = build_tokenizer(704)
     image = tokenizer.convert_tokens_to_ids("<image>")
+    assert isinstance(image, int)
     for answer in ("red", "left, red", "größe"):
         first = first_answer_token(tokenizer, template, answer)
         asked, whole = (

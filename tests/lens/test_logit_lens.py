@@ -34,8 +34,10 @@ def test_streamed_equals_dense(scale, block, together, soft_cap):
     torch.testing.assert_close(found.entropy, -(p.exp() * p).sum(-1), **close)
     own = p.gather(-1, tokens[None].expand(LAYERS, -1, -1))
     torch.testing.assert_close(found.log_probability, own, **close)
+    assert found.rank is not None
     assert torch.equal(found.rank, (p[..., None, :] > own[..., None]).sum(-1))
     torch.testing.assert_close(found.kl_to_final, (p[-1:].exp() * (p[-1:] - p)).sum(-1), **close)
+    assert found.kl_to_next is not None
     torch.testing.assert_close(found.kl_to_next[:-1], (p[1:].exp() * (p[1:] - p[:-1])).sum(-1), **close)
     assert found.kl_to_next[-1].isnan().all()
     torch.testing.assert_close(found.mass["low"], p[..., :100].exp().sum(-1), **close)

@@ -121,7 +121,7 @@ def test_measured_values_are_what_they_say(measured, replica_module):
         assert items.loc[one, "area"] == pytest.approx(coverage.mean())
         trace = replica_module.trace(inputs)
         expected = share_in_box(image_attention(trace).mean("head"), coverage).values
-        rows = looking.layers[looking.layers["id"] == one].sort_values("layer")
+        rows = looking.layers.loc[looking.layers["id"] == one].sort_values("layer")
         np.testing.assert_allclose(rows["in_box"], expected, rtol=1e-5)
         predicted = items.loc[one, "answer"]
         map_ = relevancy(replica_module, inputs, target=predicted or None)

@@ -27,8 +27,9 @@ def scene_of(item) -> Scene:
     return item.source
 
 
-def kind_asked_for(question: str) -> tuple[str, ...]:
-    return tuple(question.removeprefix("Is there a ").removesuffix("?").split())
+def kind_asked_for(question: str) -> tuple[str, str]:
+    color, shape = question.removeprefix("Is there a ").removesuffix("?").split()
+    return color, shape
 
 
 def test_same_seed_same_items_and_ids_differ(items):

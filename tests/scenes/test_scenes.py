@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from vlm_probe.items.scores import answer_row
 from vlm_probe.scenes import (
@@ -15,6 +16,7 @@ from vlm_probe.scenes import (
     NOVEL_KINDS,
     QUESTION_TYPES,
     SHAPES,
+    Scene,
     accuracy_table,
     ask,
     edit_scene,
@@ -184,8 +186,11 @@ def answered(items, replies):
 
 def test_items_draw_their_scene_at_any_size():
     item = next(scene_items(1))
-    assert item.picture(23).size == (23, 23)
-    assert np.array_equal(np.asarray(item.picture(23)), render(item.source, 23))
+    picture = item.picture(23)
+    assert isinstance(picture, Image.Image)
+    assert isinstance(item.source, Scene)
+    assert picture.size == (23, 23)
+    assert np.array_equal(np.asarray(picture), render(item.source, 23))
 
 
 def test_scoring_by_hand():

@@ -47,14 +47,14 @@ def test_pairs_differ_in_one_factor_alone(whole):
     # The paper's eight cells are the corners of a cube with four edges each way; four vocabularies
     # have three steps and the whole way.
     assert pairs["factor"].value_counts().to_dict() == {"size": 4, "encoder": 4, "connector": 4, "vocabulary": 4}
-    for row in pairs.itertuples():
-        a, b = CELLS[row.first], CELLS[row.second]
+    cells = [(CELLS[one], CELLS[other]) for one, other in zip(pairs["first"], pairs["second"], strict=True)]
+    for a, b in cells:
         differ = [a.size != b.size, a.encoder != b.encoder, a.steps != b.steps, a.vocabulary != b.vocabulary]
         assert sum(differ) == 1
     assert set(pairs.query("factor == 'size'")["second"].str.split("-").str[0]) == {"large"}
     assert set(pairs.query("factor == 'encoder'")["second"].str.split("-").str[1]) == {"dino"}
     assert not pairs.query("factor == 'connector'")["second"].str.contains("nopre").any()
-    vocabulary = [(CELLS[r.first].vocabulary, CELLS[r.second].vocabulary) for r in pairs.itertuples()][-4:]
+    vocabulary = [(a.vocabulary, b.vocabulary) for a, b in cells][-4:]
     assert vocabulary == [(320, 704), (704, 4096), (4096, 20480), (320, 20480)]
 
 
@@ -79,7 +79,7 @@ def test_effects_by_hand():
 
 
 def test_intervals_equal_scipy_and_cover(whole):
-    for (_, _), group in grid_differences(whole).groupby(["first", "second"]):
+    for _, group in grid_differences(whole).groupby(["first", "second"]):
         effect = grid_effects(group).iloc[0]
         interval = ttest_1samp(group["difference"], 0).confidence_interval(0.95)
         assert (effect["low"], effect["high"]) == pytest.approx((interval.low, interval.high), abs=1e-12)

@@ -219,8 +219,8 @@ def test_the_table_of_scores_is_what_the_shipped_weights_score_again():
     found, _ = score(folder_of(DEFAULT), 1200, lambda title, n: nullcontext(lambda done: None))
     table = grid_scores().query("cell == @DEFAULT and seed == 0")
     for split, scores in found.items():
-        committed = table[table["split"] == split].set_index("kind")[["n", "accuracy", "low", "high"]]
-        again = scores.set_index("kind")[["n", "accuracy", "low", "high"]].round(4)
+        committed = table.loc[table["split"] == split].set_index("kind").loc[:, ["n", "accuracy", "low", "high"]]
+        again = scores.set_index("kind").loc[:, ["n", "accuracy", "low", "high"]].round(4)
         pd.testing.assert_frame_equal(again, committed, check_exact=True)
 
 

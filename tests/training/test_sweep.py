@@ -109,6 +109,7 @@ sweep._start = start
 sweep.run_grid(Path(sys.argv[1]), sweep.order_of_grid(1), jobs=1)
 """
     parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
     child = int(parent.stdout.readline())
     os.kill(child, 0)  # it is there
     parent.terminate()

@@ -1,6 +1,7 @@
 """What tokenizers make of text: by hand, on planted laws, and on the real question text."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,11 +68,11 @@ def test_zipf_planted():
 
 def test_categories():
     table = categories(words_tokenizer(), ["a red star 7"]).set_index("category")
-    assert table["entries"].drop("latin").eq(1).all()
+    assert table["entries"].drop("latin").eq(1).to_numpy().all()
     assert set(table.index) == {"latin", "special", "cyrillic", "byte", "digits", "punctuation"}
     assert table.loc["latin", "used"] == 3
-    assert table["share"].sum() == pytest.approx(1)
-    assert table["occurrences"].sum() == 4
+    assert table["share"].to_numpy().sum() == pytest.approx(1)
+    assert table["occurrences"].to_numpy().sum() == 4
 
 
 def test_parts_of_characters_are_bytes():
@@ -86,9 +87,9 @@ def test_side_by_side_on_the_scenes_text():
     texts, answers = scene_texts(20)
     table = compare_usage({"characters": tiny_tokenizer(), "words": words_tokenizer()}, texts, answers=answers)
     assert table["tokenizer"].tolist() == ["characters", "words"]
-    fertility = table.set_index("tokenizer")["tokens_per_word"]
+    fertility: Any = table.set_index("tokenizer")["tokens_per_word"]
     assert fertility["characters"] > 3 > fertility["words"]
-    assert table["texts"].nunique() == 1
+    assert len(table["texts"].unique()) == 1
 
 
 def test_reading_text(tmp_path):

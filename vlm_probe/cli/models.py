@@ -44,7 +44,7 @@ def models() -> None:
     table.add_row(
         "PATH",
         "any LLaVA checkpoint directory: Hugging Face or original layout, CLIP or DINOv2 encoder, "
-        "Gemma, Gemma 2, Gemma 3 or Llama",
+        "Gemma, Gemma 2, Gemma 3, Llama or Qwen2",
         "its files",
         "",
     )

@@ -80,7 +80,8 @@ class Looking:
         Columns model, claim, n, value, control, difference, low, high, verdict.
         """
         boxed = self.items.query("area > 0")
-        by_item = self.layers.groupby("id")[["in_box", "in_shuffled_box"]].mean().reindex(boxed["id"].tolist())
+        means = pd.DataFrame(self.layers.groupby("id")[["in_box", "in_shuffled_box"]].mean())
+        by_item = means.reindex(boxed["id"].tolist())
         pairs = [
             ("relevancy peaks inside the box", boxed["points"], boxed["points_shuffled"]),
             ("relevancy lies inside the box", boxed["relevancy_in_box"], boxed["relevancy_in_shuffled_box"]),

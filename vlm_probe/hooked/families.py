@@ -112,6 +112,8 @@ _SANDWICH = Blocks(
 _GEMMA_PROMPT = "{bos}<start_of_turn>user\n{images}\n{question}<end_of_turn>\n<start_of_turn>model\n"
 # LLaVA-1.5 as published for transformers.
 _LLAMA_PROMPT = "{bos}USER: {images}\n{question} ASSISTANT:"
+# LLaVA-Interleave's; Qwen2 has no BOS token.
+_QWEN2_PROMPT = "<|im_start|>user\n{images}\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 VISION: dict[str, VisionFamily] = {
     "clip_vision_model": VisionFamily(_CLIP),
@@ -128,6 +130,7 @@ LANGUAGE: dict[str, LanguageFamily] = {
     ),
     "gemma3_text": LanguageFamily(_SANDWICH, _GEMMA_PROMPT, norm_offset=1.0, scales_tokens=True),
     "llama": LanguageFamily(_LLAMA, _LLAMA_PROMPT),
+    "qwen2": LanguageFamily(_LLAMA, _QWEN2_PROMPT),
 }
 """By the text configuration's model_type; a checkpoint's config may hold a prompt of its own (vlm_probe.prompt)."""
 

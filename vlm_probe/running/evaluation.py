@@ -16,8 +16,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence.comparison import compare
 from vlm_probe.files import alone, make_folder, replacing
 from vlm_probe.items.item import Item
-from vlm_probe.items.scores import metric_table
-from vlm_probe.items.scores import ANSWER_COLUMNS, answer_row
+from vlm_probe.items.scores import ANSWER_COLUMNS, answer_row, metric_table
 from vlm_probe.running.asking import Asked, ask_all
 from vlm_probe.running.protocol import Runs
 
