@@ -7,7 +7,7 @@
 
 Every model is compared with the first, item by item; whether the sweep's difference survives training again, from other
 seeds, is `analyses/grid_effects.py`'s to say. Writes to figures/: vocabulary_parameters, vocabulary_flops,
-vocabulary_growth, vocabulary_leakage, vocabulary_image_leakage, vocabulary_image_undertrained and vocabulary_shrinking
+vocabulary_growth, vocabulary_leakage, vocabulary_image_leakage, vocabulary_image_untrained and vocabulary_shrinking
 (models with an encoder), vocabulary.csv (verdicts) and vocabulary_usage.csv; prints the verdicts.
 """
 
@@ -46,10 +46,12 @@ def main() -> None:
         leaking = {
             "leakage": "unused_mass",
             "image_leakage": "image_unused_mass",
-            "image_undertrained": "image_undertrained_mass",
+            "image_untrained": "image_untrained_mass",
         }
         for name, column in leaking.items():
-            drawn[name] = leakage_by_layer(summarize_leakage(pd.concat(leaks), column))
+            known = [table for table in leaks if column in table]  # where no id is known to be untrained there is none
+            if known:
+                drawn[name] = leakage_by_layer(summarize_leakage(pd.concat(known), column))
         shrunk = [one.shrinking for one in found if one.shrinking is not None]
         # Tables of several models keep no attrs.
         drawn["shrinking"] = shrinking(pd.concat([table.assign(n=table.attrs["items"]) for table in shrunk]))

@@ -1,13 +1,17 @@
 """Geometry by hand and planted; under-trained rows are found, padding is not reported; leakage adds up."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 from tiny import tiny_language, tiny_vlm
 
+import vlm_probe
 from vlm_probe.embedding import anisotropy, effective_rank, participation_ratio, used_rows
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked.anatomy import unembedding
 from vlm_probe.scenes import family_items
 from vlm_probe.vocabulary import (
     geometry,
@@ -18,6 +22,7 @@ from vlm_probe.vocabulary import (
     undertrained,
     vocabulary_geometry,
 )
+from vlm_probe.zoo.catalog import is_fetched
 
 GENERATOR = torch.Generator().manual_seed(4)
 TABLE = torch.randn(911, 17, generator=GENERATOR) * torch.linspace(0.2, 2, 17) + 0.3
@@ -70,15 +75,45 @@ def test_planted_undertrained_rows_are_found_and_padding_is_not():
     keep = torch.arange(len(table)) < 2104
     planted = set(range(2003, 2104))
     known = list(planted)[:20]
-    by_distance = undertrained(table, reference=known, keep=keep)
-    by_norm = undertrained(table, keep=keep)
-    for found in (by_distance, by_norm):
-        assert set(found["token_id"]) == set(range(2104))
-        unknown = found[~found["token_id"].isin(known)]
-        assert roc_auc_score(unknown["token_id"].isin(planted), -unknown["indicator"]) > 0.95
-        assert found["share"].iloc[0] == 0
-    assert "cosine distance" in by_distance.attrs["indicator"]
-    assert by_norm.attrs["indicator"] == "norm"
+    found = undertrained(table, known, keep=keep)
+    assert set(found["token_id"]) == set(range(2104))
+    assert sorted(found.loc[found["reference"].to_numpy(), "token_id"]) == sorted(known)
+    unknown = found[~found["reference"]]
+    assert roc_auc_score(np.isin(unknown["token_id"], list(planted)), -unknown["indicator"]) > 0.95
+    assert found["share"].iloc[0] == 0
+
+
+def test_rows_that_nothing_ever_shrank_are_found_though_they_are_the_longest():
+    """As in the replicas: by the norm, every one of them would pass for the best trained."""
+    strongest, drift = torch.linalg.qr(torch.randn(31, 2, generator=GENERATOR)).Q.T
+    trained = 0.3 * torch.randn(997, 31, generator=GENERATOR)
+    trained = trained + 2 * torch.outer(torch.randn(997, generator=GENERATOR), strongest)
+    left = 0.6 * torch.randn(101, 31, generator=GENERATOR) + 4 * drift
+    found = undertrained(torch.cat([trained, left]), list(range(997, 1047)))
+    unknown = found.loc[~found["reference"]]
+    never = unknown["token_id"].to_numpy() >= 997
+    assert roc_auc_score(never, -unknown["norm"]) < 0.05
+    assert roc_auc_score(never, -unknown["indicator"]) > 0.95
+
+
+def test_without_a_row_known_to_be_untrained_nothing_is_told():
+    with pytest.raises(VlmProbeError) as error:
+        undertrained(TABLE, [])
+    assert str(error.value) == (
+        "no id is known to be untrained, so that nothing tells under-trained rows: give reference ids, such as tokens "
+        "whose names say that they are unused (known_unused) or that the training text never has"
+    )
+
+
+def test_half_of_a_replicas_never_seen_rows_finds_the_other_half(replica):
+    unused = known_unused(replica)
+    assert len(unused) == 313
+    assert not set(unused) & set(replica.tokenizer("is there a red star at the top left?")["input_ids"])
+    found = undertrained(unembedding(replica), unused[::2], keep=used_rows(replica))
+    asked = found[~found["reference"]]
+    never = np.isin(asked["token_id"], unused)
+    assert roc_auc_score(never, -asked["indicator"]) > 0.95
+    assert roc_auc_score(never, -asked["norm"]) < 0.1
 
 
 def test_a_model_says_what_it_was_asked_to_repeat():
@@ -90,15 +125,32 @@ def test_a_model_says_what_it_was_asked_to_repeat():
     with torch.no_grad():
         model.hf.lm_head.weight.zero_()
         model.hf.lm_head.weight[17] = 100 * torch.ones(42)
-    sure = repeats(model, [5, 17]).set_index("token_id")["probability"]
+    sure: Any = repeats(model, [5, 17]).set_index("token_id")["probability"]
     assert sure[17] == pytest.approx(1, abs=0.01) or sure[5] < 0.5
+
+
+WORDS = (" house", " computer", " the", " tree", " blue", " running", " city", " music", " water", " science", " seven")
+
+
+@pytest.mark.parametrize("name", ["gemma3-270m", "smollm2-135m"])
+def test_ordinary_words_can_be_said_and_unused_tokens_cannot(name, monkeypatch):
+    """The space that a token carries is its own: none is left before it, nor a quotation mark after which none fits."""
+    monkeypatch.delenv("VLM_PROBE_CACHE", raising=False)
+    if not is_fetched(name):
+        pytest.skip(f"{name} is not in the cache (vlm-probe fetch real-small)")
+    model = vlm_probe.load(name, device="cpu")
+    ids = [model.tokenizer(word, add_special_tokens=False)["input_ids"][-1] for word in WORDS]
+    assert repeats(model, ids)["probability"].to_numpy().min() > 0.9
+    unused = known_unused(model)
+    if unused:  # SmolLM2 has none
+        assert repeats(model, unused[5:25])["probability"].to_numpy().max() < 0.01
 
 
 def test_the_matrices_of_a_model(replica):
     table = vocabulary_geometry(replica)
     assert table["matrix"].tolist() == ["embedding"]  # tied
     assert vocabulary_geometry(tiny_vlm("clip", "llama"))["matrix"].tolist() == ["embedding", "unembedding"]
-    assert known_unused(replica) == []
+    assert known_unused(tiny_vlm("clip", "llama")) == []
 
 
 def test_leakage_adds_up_and_ends_at_the_model(replica):
@@ -120,7 +172,7 @@ def test_leakage_adds_up_and_ends_at_the_model(replica):
         answer = replica.tokenizer(one.answer, add_special_tokens=False)["input_ids"][0]
         assert last["rank"] == int((p > p[answer]).sum())
         assert last["log_probability"] == pytest.approx(float(p[answer].log()), abs=1e-4)
-    by_layer = table.groupby("layer")["unused_mass"].mean()
+    by_layer: Any = table.groupby("layer")["unused_mass"].mean()
     assert by_layer.iloc[0] > by_layer.iloc[-1]
 
 
@@ -134,7 +186,7 @@ def test_mass_on_further_sets_is_that_of_their_tokens(replica):
     for place in ("", "image_"):
         whole = table[f"{place}even_mass"] + table[f"{place}odd_mass"]
         np.testing.assert_allclose(whole, table[f"{place}unused_mass"], atol=1e-6)
-    assert (table["image_even_mass"] > 0).all()
+    assert (table["image_even_mass"] > 0).to_numpy().all()
     for name, ids in (("unused", [5]), ("none", []), ("far", [704])):
         with pytest.raises(VlmProbeError, match=f"^set '{name}' of {len(ids)} tokens: a name other than"):
             leakage(replica, items, used, sets={name: ids})
@@ -160,4 +212,4 @@ def test_what_has_no_geometry():
     with pytest.raises(VlmProbeError, match="^911 of 911 rows have NaN or infinite values$"):
         geometry(TABLE * float("nan"))
     with pytest.raises(VlmProbeError, match="^reference ids must be between 0 and 910$"):
-        undertrained(TABLE, reference=[911])
+        undertrained(TABLE, [911])

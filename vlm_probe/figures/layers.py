@@ -150,8 +150,8 @@ def dimension_by_stage(table: pd.DataFrame, measure: str = "effective_rank", ax:
 _LEAKS = {
     "unused_mass": "probability on tokens never used",
     "image_unused_mass": "probability on tokens never used,\nat image positions",
-    "undertrained_mass": "probability of the least trained rows",
-    "image_undertrained_mass": "probability of the least trained rows,\nat image positions",
+    "untrained_mass": "probability of rows known to be untrained",
+    "image_untrained_mass": "probability of rows known to be untrained,\nat image positions",
     "entropy": "entropy (nats)",
     "rank": "rank of the right answer",
     "log_probability": "log-probability of the answer (nats)",

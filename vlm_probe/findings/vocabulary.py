@@ -4,20 +4,23 @@ smaller one would do, and whether its size itself matters (models trained alike 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from vlm_probe.embedding import used_rows
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence import Evidence, evidence_table
 from vlm_probe.evidence.comparison import compare
+from vlm_probe.evidence.evidence import NAN
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.anatomy import config, embedding, unembedding
-from vlm_probe.items.item import Item
+from vlm_probe.items import Item
 from vlm_probe.running.evaluation import evaluate
+from vlm_probe.settings import SEED
 from vlm_probe.vocabulary import (
     budget,
     geometry,
@@ -30,7 +33,6 @@ from vlm_probe.vocabulary import (
     undertrained,
     usage,
 )
-from vlm_probe.vocabulary.geometry import row_norms
 
 SHARES = (1.0, 0.75, 0.5, 0.25)
 """Parts of the used ids that are kept when the vocabulary shrinks."""
@@ -51,8 +53,9 @@ class Counted:
     """Tokens of every text."""
     geometry: dict[str, float | int]
     spectrum: pd.DataFrame
-    norms: pd.DataFrame
-    """One row an id that counts: norm, and used (whether the text has it)."""
+    trained: pd.DataFrame | None
+    """Rows the text uses and rows known to be untrained: token_id, indicator (`undertrained`), used; None where no id
+    is known to be untrained."""
     leakage: pd.DataFrame | None
     """None for a language model alone, as the next two."""
     shrinking: pd.DataFrame | None
@@ -90,13 +93,13 @@ def count_vocabulary(
     table = embedding(model)
     keep = used_rows(model).cpu()
     shape, spectrum = geometry(table, keep=keep, counts=counts)
-    at = keep.nonzero().flatten()
-    norms = pd.DataFrame({"norm": row_norms(table).cpu()[at].numpy(), "used": [counts[i] > 0 for i in at.tolist()]})
     done(1)
+    unused = known_unused(model)
+    trained = _trained(model, counts, unused)
     leaks = shrunk = said = None
     if model.vision_config is not None:
         used = needed_ids(model, items)
-        leaks = leakage(model, items, used, sets={"undertrained": _suspects(model)})
+        leaks = leakage(model, items, used, sets=_sets(sorted(set(unused) - set(used)), used))
         done(1)
         shrunk = shrink(model, items, [round(len(used) * share) for share in SHARES], order=used)
         shrunk = shrunk.assign(model=model.name)
@@ -112,28 +115,56 @@ def count_vocabulary(
         np.asarray([len(one) for one in ids]),
         shape,
         spectrum.assign(model=model.name),
-        norms,
+        trained,
         leaks,
         shrunk,
         said,
     )
 
 
-SUSPECT_SHARE = 0.02
-"""The part of a vocabulary that counts as under-trained: what Land and Bartolo (2024) verify."""
+def _trained(model: HookedVLM, used: Mapping[int, int], unused: Sequence[int], seed: int = SEED) -> pd.DataFrame | None:
+    """Rows that the text uses beside rows known to be untrained, which the indicator was not told of; None without.
+
+    Half of the known ones are the indicator's reference, the other half are judged by it. Columns token_id, indicator,
+    used.
+    """
+    if len(unused) < 2:
+        return None
+    shuffled = np.random.default_rng(seed).permutation(np.asarray(unused))
+    told, held_out = np.array_split(shuffled, 2)
+    found = undertrained(unembedding(model), told.tolist(), keep=used_rows(model))
+    ids = found["token_id"].to_numpy()
+    is_held_out, is_used = np.isin(ids, held_out), np.isin(ids, [i for i, count in used.items() if count > 0])
+    asked = found.assign(used=is_used).loc[is_held_out | is_used]
+    return asked.filter(["token_id", "indicator", "used"]).reset_index(drop=True)
 
 
-def _suspects(model: HookedVLM) -> list[int]:
-    """The rows of the unembedding that look least trained."""
-    table = unembedding(model)
-    found = undertrained(table, reference=known_unused(model), keep=used_rows(model))
-    return found.loc[found["share"] < SUSPECT_SHARE, "token_id"].tolist()
+def _sets(unused: Sequence[int], used: Sequence[int], seed: int = SEED) -> dict[str, list[int]]:
+    """As many rows known to be untrained as rows that are used, both drawn at random; none where none is known."""
+    n = min(len(unused), len(used))
+    rng = np.random.default_rng(seed)
+    drawn = {"untrained": rng.permutation(np.asarray(unused, dtype=int))[:n], "trained": rng.permutation(used)[:n]}
+    return {name: ids.tolist() for name, ids in drawn.items()} if n else {}
 
 
 def vocabulary_share(one: Counted) -> float:
     """The part of a model's parameters that is embedding and unembedding."""
     counts = dict(zip(one.budget["part"].tolist(), one.budget["parameters"].tolist(), strict=True))
     return (counts.get("embedding", 0) + counts.get("unembedding", 0)) / sum(counts.values())
+
+
+def _trained_row(one: Counted) -> Evidence:
+    claim = f"{one.model}: rows that the text uses can be told from untrained ones (share of pairs; control 0.5)"
+    if one.trained is None or not one.trained["used"].to_numpy().any():
+        return Evidence("V3", claim, 0, NAN, NAN, NAN, NAN, NAN, "undecided (no id is known to be untrained)")
+    indicator, used = one.trained["indicator"].to_numpy(dtype=float), one.trained["used"].to_numpy(dtype=bool)
+
+    def ordered(kept: np.ndarray) -> float:
+        ranks = rankdata(indicator[kept])
+        n = int(used[kept].sum())
+        return float((ranks[used[kept]].sum() - n * (n + 1) / 2) / (n * (len(kept) - n)))
+
+    return Evidence.jackknifed("V3", claim, ordered, lambda kept: 0.5, np.arange(len(indicator)))
 
 
 def vocabulary_verdicts(one: Counted) -> pd.DataFrame:
@@ -149,17 +180,7 @@ def vocabulary_verdicts(one: Counted) -> pd.DataFrame:
     rows.append(
         Evidence.counted("V2", f"{name}: the text uses more than half of the vocabulary", share, 0.5, vocabulary)
     )
-    norm, used = one.norms["norm"].to_numpy(dtype=float), one.norms["used"].to_numpy(dtype=bool)
-    if used.any() and not used.all():
-        rows.append(
-            Evidence.jackknifed(
-                "V3",
-                f"{name}: rows that the text uses are longer than rows it never uses (mean norm)",
-                lambda kept: float(norm[kept][used[kept]].mean()),
-                lambda kept: float(norm[kept][~used[kept]].mean()),
-                np.arange(len(norm)),
-            )
-        )
+    rows.append(_trained_row(one))
     if one.leakage is not None:
         last = one.leakage.query("layer == layer.max()")
         images = last["image"].to_numpy()
@@ -172,11 +193,15 @@ def vocabulary_verdicts(one: Counted) -> pd.DataFrame:
                 images,
             )
         )
-        # Over layers: at the output an image position predicts what nobody trained it to predict.
-        masses = one.leakage.pivot(index="id", columns="layer", values="image_undertrained_mass").loc[last["id"]]
-        claim = f"{name}: image positions give the least trained rows more than a uniform output (mean of layers)"
-        mean = masses.to_numpy(dtype=float).mean(1)
-        rows.append(Evidence.paired("V4", claim, mean, last["undertrained_share"].to_numpy(), images))
+        if "untrained_share" in last:
+            # Over layers: at the output an image position predicts what nobody trained it to predict.
+            means = [
+                one.leakage.pivot(index="id", columns="layer", values=f"image_{kind}_mass").loc[last["id"]]
+                for kind in ("untrained", "trained")
+            ]
+            claim = f"{name}: image positions give untrained rows more than as many used ones (mean of layers)"
+            values = [masses.to_numpy(dtype=float).mean(1) for masses in means]
+            rows.append(Evidence.paired("V4", claim, values[0], values[1], images))
     if one.shrinking is not None:
         whole, trimmed = one.shrinking.iloc[0], one.shrinking.iloc[1]
         claim = f"{name}: with the used tokens alone it answers worse (share right; {int(trimmed['rows'])} rows)"

@@ -116,10 +116,11 @@ class LanguageStage:
     def parameters(self) -> Iterable[nn.Parameter]:
         return self.module.parameters()
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+    def pack(self, step: int) -> Packed:
+        """What this step reads."""
         rng = random.Random(f"{self.name}/questions/{self.seed}/{step}")
         scenes = [sample_scene(s, "any") for s in scene_seeds(self.name, self.seed, step, self.batch)]
-        packed = self.packer.pack(
+        return self.packer.pack(
             scenes,
             rng,
             patches=None,
@@ -128,7 +129,9 @@ class LanguageStage:
             learn_all=True,
             asides=True,
         )
-        return answer_loss(self.module, packed, None)
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        return answer_loss(self.module, self.pack(step), None)
 
     def after_step(self, step: int) -> None:
         pass
@@ -187,12 +190,16 @@ class FusionStage:
         questions = QUESTIONS_PER_SCENE if asking else 0
         return self.packer.pack(scenes, rng, patches=PATCHES, describe=True, questions=questions, learn_all=False)
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+    def pack(self, step: int) -> tuple[list[Scene], Packed]:
+        """The scenes this step sees, and what it reads about them."""
         rng = random.Random(f"{self.name}/questions/{self.seed}/{step}")
         asking = self.name == "questions" or (self.name == "joint" and step >= self.caption_share * self.steps)
         n = self.batch if asking else 2 * self.batch
         scenes = [sample_scene(s) for s in scene_seeds(self.name, self.seed, step, n)]
-        packed = self._pack(scenes, rng, asking=asking)
+        return scenes, self._pack(scenes, rng, asking=asking)
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        scenes, packed = self.pack(step)
         with torch.autocast(self.device, dtype=torch.bfloat16):
             features = self.connector(self.features(scenes))
         return answer_loss(self.language, packed, features)

@@ -77,6 +77,24 @@ def train(
     return Trained(cell, packer, encoder.encoder, connector, language.module)
 
 
+def never_seen(cell: Cell) -> list[int]:
+    """Ids of a cell's vocabulary that no step of its training ever reads: its steps packed once more, without a model.
+
+    They are known to be untrained, which on real models only tokens with telling names are (`<unused7>`).
+    """
+    packer = Packer(build_tokenizer(cell.vocabulary))
+    language = LanguageStage(cell, packer)
+    seen: set[int] = set()
+    for step in range(language.steps):
+        seen.update(language.pack(step).input_ids.unique().tolist())
+    connector = Connector(1, 1)
+    for name in FUSION_STAGES:
+        stage = FusionStage(name, cell, packer, nn.Identity(), connector, language.module)
+        for step in range(stage.steps):
+            seen.update(stage.pack(step)[1].input_ids.unique().tolist())
+    return sorted(set(range(cell.vocabulary)) - seen)
+
+
 def assemble(trained: Trained) -> LlavaForConditionalGeneration:
     """The parts as one Hugging Face LLaVA model, half precision."""
     vision: Any = trained.encoder.config

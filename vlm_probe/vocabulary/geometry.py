@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from vlm_probe.embedding.nearest import nearest_rows, used_rows
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.anatomy import embedding, is_tied, unembedding
+from vlm_probe.zoo.replicas import never_seen, shipped
 
 BLOCK = 8192
 """Rows taken at a time; sums are in float64."""
@@ -131,75 +133,107 @@ def geometry(
 
 
 def known_unused(model: HookedVLM) -> list[int]:
-    """Ids whose names say that nothing was ever trained on them: "<unused7>", "<reserved_3>", "[unused1]"."""
+    """Ids on which nothing was ever trained, as far as that is known.
+
+    Those whose names say so ("<unused7>", "<reserved_3>", "[unused1]"), and for shipped replicas those that their
+    training text never had.
+    """
     if model.tokenizer is None:
         return []
+    name = str(model.name)
+    cell = name.removeprefix("replica/")
+    if name.startswith("replica/") and cell in ("default", *shipped()):
+        return never_seen(cell)
     marks = ("<unused", "<reserved", "[unused", "<|reserved", "<|unused")
     return sorted(i for token, i in model.tokenizer.get_vocab().items() if token.lower().startswith(marks))
 
 
 def undertrained(
-    table: Float[Tensor, "row feature"],
-    *,
-    reference: Sequence[int] = (),
-    keep: Bool[Tensor, " row"] | None = None,
+    table: Float[Tensor, "row feature"], reference: Sequence[int], *, keep: Bool[Tensor, " row"] | None = None
 ) -> pd.DataFrame:
     """Tokens that look as if they had hardly been trained (Land and Bartolo 2024, arXiv:2405.05417, section 2.2).
+
+    The indicator is the cosine distance of a row to the mean of rows known to be untrained, after the first principal
+    component of all rows has been taken out. Without such rows there is none: the norm alone points the wrong way where
+    nothing ever shrank the rows that were not used.
 
     Parameters
     ----------
     table: the unembedding (tied: the embedding).
-    reference: ids known to be untrained (`known_unused`). With them the indicator is the cosine distance to their mean,
-        after the first principal component of all rows has been taken out; without, the row's norm.
+    reference: ids known to be untrained: `known_unused`, or ids that the training text never has.
     keep: rows that count: `used_rows(model)` leaves padding out.
 
     Returns
     -------
-    One row an id that counts, most suspicious first: token_id, indicator (smaller is more suspicious), norm,
-    share (of rows that are more suspicious); `attrs["indicator"]` says which it is.
+    One row an id that counts, most suspicious first: token_id, indicator (smaller is more suspicious), norm, reference
+    (whether it is one of those given), share (of rows that are more suspicious).
 
     Deviation: the paper verifies the lowest 2 % by prompting; `repeats` does that for any ids.
 
-    Raises VlmProbeError for reference ids outside the table.
+    Raises VlmProbeError without reference ids, and for such outside the table.
     """
+    known = [int(i) for i in reference]
+    if not known:
+        raise VlmProbeError(
+            "no id is known to be untrained, so that nothing tells under-trained rows: give reference ids, such as "
+            "tokens whose names say that they are unused (known_unused) or that the training text never has"
+        )
+    if not 0 <= min(known) <= max(known) < len(table):
+        raise VlmProbeError(f"reference ids must be between 0 and {len(table) - 1}")
     used = torch.ones(len(table), dtype=torch.bool) if keep is None else keep.cpu()
     ids = used.nonzero().flatten()
-    norms = row_norms(table).cpu()
-    known = [int(i) for i in reference]
-    if known and not 0 <= min(known) <= max(known) < len(table):
-        raise VlmProbeError(f"reference ids must be between 0 and {len(table) - 1}")
-    if known:
-        _, covariance, _ = _moments(table, used)
-        first = torch.linalg.eigh(covariance).eigenvectors[:, -1].float()
+    _, covariance, _ = _moments(table, used)
+    first = torch.linalg.eigh(covariance).eigenvectors[:, -1].float()
 
-        def without(rows: Tensor) -> Tensor:
-            rows = rows.detach().float().cpu()
-            return rows - torch.outer(rows @ first, first)
+    def without(rows: Tensor) -> Tensor:
+        rows = rows.detach().float().cpu()
+        return rows - torch.outer(rows @ first, first)
 
-        target = without(table[known]).mean(0)
-        target = target / target.norm().clamp(min=1e-12)
-        parts = [without(part) for part in table.split(BLOCK)]
-        cosine = torch.cat([part @ target / part.norm(dim=1).clamp(min=1e-12) for part in parts])
-        indicator, name = 1 - cosine, "cosine distance to the mean of known-unused rows"
-    else:
-        indicator, name = norms, "norm"
-    found = pd.DataFrame({"token_id": ids.numpy(), "indicator": indicator[ids].numpy(), "norm": norms[ids].numpy()})
+    target = without(table[known]).mean(0)
+    target = target / target.norm().clamp(min=1e-12)
+    parts = [without(part) for part in table.split(BLOCK)]
+    cosine = torch.cat([part @ target / part.norm(dim=1).clamp(min=1e-12) for part in parts])
+    found = pd.DataFrame(
+        {
+            "token_id": ids.numpy(),
+            "indicator": (1 - cosine)[ids].numpy(),
+            "norm": row_norms(table).cpu()[ids].numpy(),
+            "reference": np.isin(ids.numpy(), known),
+        }
+    )
     found = found.sort_values("indicator", kind="stable", ignore_index=True)
     found["share"] = np.arange(len(found)) / len(found)
-    found.attrs = {"title": "under-trained tokens", "indicator": name, "reference": len(known)}
+    found.attrs = {"title": "under-trained tokens", "units": "cosine distance", "reference": len(known)}
     return found
 
 
-REPEAT = ("{t} {t} {t} {t} ", "Repeat this word: {t}. The word again: ", 'The word "{t}" is written "')
-"""Prompts after which a model that knows a token says it (as Land and Bartolo's, section 2.3)."""
+@dataclass(frozen=True)
+class Repetition:
+    """A prompt that asks for a token again: an opening, the token between two texts, so many times."""
+
+    opening: str
+    between: tuple[str, ...]
+    """What stands before each mention of the token, in turn."""
+    times: int
+    """Mentions before the one that is asked for."""
+
+
+REPETITIONS = (
+    Repetition("This machine gives back exactly what it is given:", ("\nGiven: «", "»\nBack: «"), 41),
+    Repetition("The same piece of text, over and over again:\n", ("",), 50),
+    Repetition("", ("",), 4),
+)
+"""Prompts after which a model that knows a token says it: examples of repeating, and the bare token (the kinds of Land
+and Bartolo's section 2.3, in words of our own; their third, which asks what a phrase means, wants a chat model). The
+token stands where its own space, if it has one, is the only one."""
 
 
 @torch.no_grad()
-def repeats(model: HookedVLM, ids: Sequence[int], *, batch_size: int = 64) -> pd.DataFrame:
+def repeats(model: HookedVLM, ids: Sequence[int], *, batch_size: int = 16) -> pd.DataFrame:
     """Whether the model can say each token when it is asked to repeat it.
 
-    Returns token_id, token, probability (the highest over the prompts of `REPEAT`, of the token itself; what cannot be
-    repeated at all stays below 0.01 in the paper).
+    Returns token_id, token, probability (the highest over `REPETITIONS`, of the token itself; its authors' code takes
+    what stays below 0.001 for surely unsayable, and what is above 0.1 for sayable).
 
     Raises VlmProbeError without a tokenizer.
     """
@@ -208,17 +242,24 @@ def repeats(model: HookedVLM, ids: Sequence[int], *, batch_size: int = 64) -> pd
         raise VlmProbeError(f"{model.name} has no tokenizer, so nothing can be repeated")
     best = torch.zeros(len(ids))
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    for prompt in REPEAT:
+
+    def cut(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+    for prompt in REPETITIONS:
         # Pieces are cut alone and the token put between them: no text has to spell it.
-        pieces = [tokenizer(p, add_special_tokens=False)["input_ids"] if p else [] for p in prompt.split("{t}")]
+        try:
+            opening, between = cut(prompt.opening), [cut(text) for text in prompt.between]
+        except VlmProbeError:  # a trimmed vocabulary that does not hold the words
+            continue
         for first in range(0, len(ids), batch_size):
             part = list(ids[first : first + batch_size])
             rows = []
             for token in part:
-                row = list(start)
-                for number, piece in enumerate(pieces):
-                    row += [token] * (number > 0) + piece
-                rows.append(row)
+                row = [*start, *opening]
+                for mention in range(prompt.times):
+                    row += [*between[mention % len(between)], token]
+                rows.append(row + between[prompt.times % len(between)])
             out = model(torch.tensor(rows, device=model.device), logits_to_keep=1).logits[:, -1].float().softmax(-1)
             said = out[torch.arange(len(part)), torch.as_tensor(part)].cpu()
             best[first : first + len(part)] = torch.maximum(best[first : first + len(part)], said)

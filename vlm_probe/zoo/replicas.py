@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from vlm_probe.errors import VlmProbeError, nearest
+from vlm_probe.zoo.cells import CELLS
 
 DEFAULT = "small-clip"
 """What `replica/default` stands for."""
@@ -22,3 +24,13 @@ def folder_of(cell: str) -> Path:
     if cell != "default" and cell not in shipped():
         raise VlmProbeError(f"no replica {cell!r}; nearest are {nearest(cell, ['default', *shipped()])}")
     return folder
+
+
+def never_seen(cell: str) -> list[int]:
+    """Ids that no step of a shipped replica's training ever read (`training.replica.never_seen` finds them anew).
+
+    They hang on the vocabulary alone: cells of one vocabulary read the same text.
+    """
+    vocabulary = CELLS[DEFAULT if cell == "default" else cell].vocabulary
+    runs = json.loads((_WEIGHTS / "never_seen.json").read_text())[str(vocabulary)]
+    return [i for first, last in runs for i in range(first, last + 1)]
