@@ -6,8 +6,8 @@ import pytest
 from scipy.stats import binomtest
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.evidence import compare, holm, mcnemar, paired_bootstrap, sign_flips
 from vlm_probe.evidence.comparison import UNCONFIRMED
-from vlm_probe.findings import compare, holm, mcnemar, paired_bootstrap
 from vlm_probe.items.scores import ANSWER_COLUMNS
 
 
@@ -141,3 +141,41 @@ def test_what_cannot_be_compared():
         compare(pd.concat([a, b]), "a", "b")
     with pytest.raises(VlmProbeError, match=r"^no answers of 'c'; there are a, b$"):
         compare(pd.concat([a, b]), "a", "c")
+
+
+def test_sign_flips_by_hand():
+    """Of eight signs two (all as they are, all turned) reach as far; clusters turn whole."""
+    assert sign_flips(np.array([1.0, 2.0, 3.0]), np.arange(3)) == 2 / 8
+    assert sign_flips(np.array([1.0, 2.0, -3.0]), np.arange(3)) == 1.0
+    assert sign_flips(np.array([1.0, 1.0, 1.0, 1.0]), np.array([0, 0, 1, 1])) == 2 / 4
+    assert sign_flips(np.zeros(5), np.arange(5)) == 1.0
+    # Of more clusters than can be listed, a sample that holds the observed signs.
+    assert sign_flips(np.ones(40), np.arange(40)) == pytest.approx(1 / 10_000)
+
+
+def test_sign_flips_keep_their_level():
+    rng = np.random.default_rng(5)
+    scores = rng.choice([0.0, 0.3, 0.6, 1.0], (400, 2, 23))
+    p = [sign_flips(b - a, np.arange(23), draws=500) for a, b in scores]
+    assert 0.02 <= np.mean(np.asarray(p) < 0.05) <= 0.08
+
+
+def softly(n: int, worse: int) -> pd.DataFrame:
+    """Model a scores 0.6 on everything; b 0.3 on some, and 1 on the rest."""
+    score = np.where(np.arange(n) < worse, 0.3, 1.0) + 0.001 * np.random.default_rng(8).random(n)
+    a = answers("a", [True] * n, ["vqav2"] * n).assign(score=0.6)
+    return pd.concat([a, answers("b", list(score >= 0.5), ["vqav2"] * n).assign(score=score)])
+
+
+def test_soft_scores_are_tested_as_they_are_compared():
+    """b is better on most items and worse on a few: McNemar, of right and wrong, would say the opposite."""
+    table = compare(softly(100, 15), "a", "b").iloc[0]
+    assert (table["only_a"], table["only_b"], table["test"]) == (15, 0, "sign flips")
+    assert mcnemar(np.ones(15, dtype=bool), np.zeros(15, dtype=bool)) < 0.001
+    assert table["difference"] > 0
+    assert table["p"] < 0.001
+    assert table["verdict"] == "supported"
+    # Where what is won and lost is as much, nothing is decided, whatever McNemar's p.
+    even = compare(softly(100, 57), "a", "b").iloc[0]
+    assert even["only_a"] == 57
+    assert str(even["verdict"]).startswith("undecided")

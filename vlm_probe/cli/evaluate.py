@@ -117,4 +117,4 @@ def _show_result(result: Evaluation) -> None:
             p=table["p_holm"].fillna(table["p"]),
             verdict=table["verdict"].str.split(" (", regex=False).str[0],
         )
-        show(shown, f"is {b} better than {a}? (95 % intervals; p by McNemar, after Holm over the families)")
+        show(shown, f"is {b} better than {a}? (95 % intervals; p after Holm over the families)")

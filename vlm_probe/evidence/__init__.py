@@ -10,7 +10,7 @@ from vlm_probe.evidence.intervals import (
     summarize,
     wilson,
 )
-from vlm_probe.evidence.paired import holm, mcnemar
+from vlm_probe.evidence.paired import holm, mcnemar, sign_flips
 
 __all__ = [
     "Evidence",
@@ -22,6 +22,7 @@ __all__ = [
     "mcnemar",
     "over_seeds",
     "paired_bootstrap",
+    "sign_flips",
     "summarize",
     "verdict",
     "wilson",

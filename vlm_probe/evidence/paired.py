@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import binomtest
 
+from vlm_probe.settings import SEED
+
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     """Two-sided exact p-value that two models are right equally often (McNemar 1947).
@@ -19,6 +21,26 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     if only_first + only_second == 0:
         return 1.0
     return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
+
+
+def sign_flips(differences: np.ndarray, clusters: np.ndarray, *, seed: int = SEED, draws: int = 10_000) -> float:
+    """Two-sided p-value that paired differences are as likely one way as the other (Fisher 1935), by whole clusters.
+
+    Exact for up to 13 clusters (all 2^13 signs), else of random signs, the observed ones among them.
+
+    >>> sign_flips(np.array([0.3, 0.2, 0.4]), np.arange(3))
+    0.25
+    """
+    _, index = np.unique(clusters, return_inverse=True)
+    totals = np.bincount(index, weights=np.asarray(differences, dtype=float))
+    n = len(totals)
+    if 2**n <= draws:
+        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    else:
+        signs = np.random.default_rng(seed).choice([-1, 1], (draws, n))
+        signs[0] = 1
+    reached = np.abs(signs @ totals) >= abs(totals.sum()) * (1 - 1e-12)
+    return float(reached.mean())
 
 
 def holm(p: list[float]) -> list[float]:
