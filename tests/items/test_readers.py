@@ -166,6 +166,19 @@ def test_a_missing_image_is_named(tmp_path, images):
     assert skipped == [missing]
 
 
+def item_line(**changes) -> str:
+    whole = {
+        "id": "1",
+        "family": "own",
+        "kind": "color",
+        "group": "1",
+        "image": "1.png",
+        "question": "?",
+        "answer": "blue",
+    }
+    return json.dumps({**whole, **changes}) + "\n"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -187,6 +200,20 @@ def test_a_missing_image_is_named(tmp_path, images):
         ),
         ("vqav2.json", '[{"questions": 1}]', r"^.*vqav2.json holds a list, expected a JSON object$"),
         ("gqa.json", '{"1": {"imageId": "1", "question": "?", "answer": "x", "types": "y"}}', r"entry 1: a value of"),
+        ("items.jsonl", item_line(answers="red"), r"line 1: answers must be a list of texts, got 'red'"),
+        ("items.jsonl", item_line(parts="red, left"), r"line 1: parts must be a list of texts, got 'red, left'"),
+        ("items.jsonl", item_line(distractors=[1, 2]), r"line 1: distractors must be a list of texts, got \[1, 2\]"),
+        (
+            "items.jsonl",
+            item_line(boxes=[[3, 5, 40, 41]]),
+            r"line 1: a box must be in shares of the image",
+        ),
+        (
+            "items.jsonl",
+            item_line(boxes=[[0.1, 0.2]]),
+            r"line 1: a box must be left, top, right, bottom, got",
+        ),
+        ("items.jsonl", item_line(kind="choice"), r"line 1: the right answer to a choice must be a letter, got 'blue'"),
         ("items.parquet", "text", r"^cannot read .*items.parquet: "),
         ("gone.parquet", None, r"^cannot read .*gone.parquet: No such file or directory$"),
         ("count.txt", "000.jpg\tonly two\n", r"line 1: expected image, question and answer between tabs, got 2 fields"),
@@ -349,3 +376,10 @@ def test_logged_samples_that_are_none(tmp_path):
         read_lmms_samples(write(tmp_path / "x.json", "{}"))
     with pytest.raises(VlmProbeError, match="line 1: no target"):
         read_lmms_samples(write(tmp_path / "b_samples_gqa.jsonl", logged(0, None, "red")))
+
+
+@pytest.mark.parametrize("said", [[["-3.2", "False"], ["-0.1", "True"]], [["-3.2", "False"]], [[[-3.2, False]]]])
+def test_likelihoods_are_no_answers(tmp_path, said):
+    path = write(tmp_path / "1_samples_scienceqa.jsonl", logged(0, "A", said))
+    with pytest.raises(VlmProbeError, match=r"line 1: likelihoods of given answers were logged, not an answer"):
+        read_lmms_samples(path)

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.layout import UnitBox
 
 Parse = Callable[[], Any]
 
@@ -43,6 +44,30 @@ def need_texts(row: Any, *names: str) -> list[str]:
         if not isinstance(value, str):
             raise BadEntryError(f"{name} must be text, got {value!r:.60}")
     return values
+
+
+def texts_in(row: dict[str, Any], name: str) -> tuple[str, ...]:
+    """A field that may be missing, and is a list of texts where it is there: one text is no list of its letters."""
+    values = row.get(name)
+    if values is None:
+        return ()
+    if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
+        raise BadEntryError(f"{name} must be a list of texts, got {values!r:.60}")
+    return tuple(values)
+
+
+def boxes_in(row: dict[str, Any], name: str) -> tuple[UnitBox, ...]:
+    """A field that may be missing, and is a list of boxes where it is there: left, top, right, bottom, 0 to 1."""
+    found = []
+    for value in row.get(name) or ():
+        numbers = isinstance(value, list | tuple) and len(value) == 4
+        if not numbers or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
+            raise BadEntryError(f"a box must be left, top, right, bottom, got {value!r:.60}")
+        box = UnitBox(*value)
+        if not (0 <= box.left < box.right <= 1 and 0 <= box.top < box.bottom <= 1):
+            raise BadEntryError(f"a box must be in shares of the image, 0 to 1, got {value!r:.60}")
+        found.append(box)
+    return tuple(found)
 
 
 def yes_no(text: Any) -> str:

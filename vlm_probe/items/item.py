@@ -12,6 +12,8 @@ import pandas as pd
 from PIL import Image
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.items.entries import BadEntryError, boxes_in, texts_in
+from vlm_probe.items.normalize import choice_letter
 from vlm_probe.layout import UnitBox
 
 
@@ -137,7 +139,13 @@ def _png_name(image: str) -> str:
 
 
 def item_from_row(row: dict[str, Any], images: Path | None) -> Item:
-    """An item from a row of `items.parquet` or `items.jsonl` (what `export_items` wrote)."""
+    """An item from a row of `items.parquet` or `items.jsonl` (what `export_items` wrote).
+
+    Raises BadEntryError for lists that are none, boxes that are not in shares of the image, and a multiple choice whose
+    answer is no letter.
+    """
+    if row["kind"] == "choice" and not choice_letter(str(row["answer"])):
+        raise BadEntryError(f"the right answer to a choice must be a letter, got {row['answer']!r:.60}")
     seed = row.get("image_seed")
     return Item(
         id=str(row["id"]),
@@ -147,10 +155,10 @@ def item_from_row(row: dict[str, Any], images: Path | None) -> Item:
         image=str(row["image"]),
         question=str(row["question"]),
         answer=str(row["answer"]),
-        answers=tuple(map(str, row.get("answers") or ())),
-        parts=tuple(map(str, row.get("parts") or ())),
-        distractors=tuple(map(str, row.get("distractors") or ())),
-        boxes=tuple(UnitBox(b[0], b[1], b[2], b[3]) for b in (row.get("boxes") or ())),
+        answers=texts_in(row, "answers"),
+        parts=texts_in(row, "parts"),
+        distractors=texts_in(row, "distractors"),
+        boxes=boxes_in(row, "boxes"),
         image_seed=None if seed is None or pd.isna(seed) else int(seed),
         source=None if images is None else images / str(row["image"]),
     )

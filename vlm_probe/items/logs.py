@@ -68,6 +68,8 @@ def _answer(row: Any, model: str, task: str, number: int) -> dict[str, Any]:
     """One row of the table."""
     need(row, "target")
     said = row["filtered_resps"] if row.get("filtered_resps") is not None else row.get("resps")
+    if _likelihoods(said):
+        raise BadEntryError("likelihoods of given answers were logged, not an answer: the task does not generate one")
     while isinstance(said, list) and said:
         said = said[0]
     if not isinstance(said, str):
@@ -79,6 +81,15 @@ def _answer(row: Any, model: str, task: str, number: int) -> dict[str, Any]:
         if not isinstance(score, int | float):
             raise BadEntryError("neither the annotators' answers nor exact_match was logged")
     return answer_row(model, item, said, score=score)
+
+
+def _likelihoods(said: Any) -> bool:
+    """Whether some of what was logged is a log-likelihood and whether greedy decoding would give the answer."""
+    if not isinstance(said, list):
+        return False
+    if len(said) == 2 and str(said[1]) in ("True", "False") and not isinstance(said[0], list):
+        return True
+    return any(_likelihoods(one) for one in said)
 
 
 def _about(row: dict[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def yes_or_no(text: str) -> str:
     """ "yes" or "no" as POPE's evaluation reads it (Li et al. 2023, arXiv:2305.10355), or "".
 
     The first sentence decides: "no" where it says no or not, "yes" where it says yes. Deviation:
-    POPE takes every other answer for a yes; here it is neither, and wrong.
+    POPE takes every other answer for a yes; here it is neither, and wrong. POPE's script also looks for the very words
+    "No", "no" and "not" between spaces, so that "NO", "No!" and "Not at all" are yes to it; here they are no.
 
     >>> yes_or_no("Yes, there is a cat. No dog, though."), yes_or_no("It is not."), yes_or_no("a cat")
     ('yes', 'no', '')

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from vlm_probe.items.entries import Parse, json_lines, need_texts, parquet_of
 from vlm_probe.items.item import Item, item_from_row
 from vlm_probe.items.readers.reader import Entry, Reader
+
+
+def _plain(value: Any) -> Any:
+    """Parquet's arrays, and arrays in arrays, as lists."""
+    return [_plain(one) for one in value] if isinstance(value, np.ndarray) else value
 
 
 def read(path: Path, images: Path | None) -> Iterator[Entry]:
@@ -22,8 +30,8 @@ def read(path: Path, images: Path | None) -> Iterator[Entry]:
     if path.suffix == ".parquet":
         table = parquet_of(path)
         for number, row in enumerate(table.to_dict("records"), start=1):
-            plain = {str(k): v.tolist() if hasattr(v, "tolist") else v for k, v in row.items()}
-            yield number, lambda plain=plain: item(lambda: plain)
+            named = {str(key): _plain(value) for key, value in row.items()}
+            yield number, lambda named=named: item(lambda: named)
     else:
         for number, parse in json_lines(path):
             yield number, lambda parse=parse: item(parse)
