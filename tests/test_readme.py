@@ -8,7 +8,10 @@ import pandas as pd
 import pytest
 
 from vlm_probe.findings import grid_differences, grid_effects
+from vlm_probe.items import Item
+from vlm_probe.scenes import NOVEL_KINDS, Scene, scene_items
 from vlm_probe.studies.grid import grid_scores
+from vlm_probe.training.card import ITEMS_SEED
 from vlm_probe.zoo.replicas import shipped
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -73,3 +76,13 @@ def test_what_it_says_of_the_grid_is_what_the_scores_say():
     text = " ".join(README.split()).replace("`", "")
     for sentence in said:
         assert sentence in text, sentence
+
+
+def test_how_many_questions_ask_about_the_novel_kind():
+    def about_a_novel_kind(item: Item) -> bool:
+        assert isinstance(item.source, Scene)
+        asked = [(o.color, o.shape) for o in item.source.objects if o.box in item.boxes]
+        return bool(NOVEL_KINDS.intersection(asked)) or any(f"{c} {s}" in item.question for c, s in NOVEL_KINDS)
+
+    items = list(scene_items(1200, split="novel", seed=ITEMS_SEED))
+    assert f"({sum(map(about_a_novel_kind, items))} of those questions ask about the novel kind itself)" in README

@@ -118,6 +118,8 @@ def mutual_neighbors(x: Tensor | np.ndarray, y: Tensor | np.ndarray, *, k: int =
     """Share of each item's `k` nearest neighbours (cosine) that both representations agree on
     (Huh et al. 2024, arXiv:2405.07987, mutual nearest neighbours). Chance is k over the other items.
 
+    Deviation: both are centred first, since of features that share a large mean all cosines are alike.
+
     Raises as `cka` does, and for `k` that leaves no other item.
     """
     first, second = _pair(x, y)

@@ -1,8 +1,8 @@
 """What one change does among the replicas, all else equal, over the seeds they were trained from.
 
 `compare` says how two trained models differ on items; this says what training again would give. Two
-cells trained from one seed share their data and everything that the change leaves alone (an encoder,
-a language model), so that seeds are paired.
+cells trained from one seed share their scenes and everything that the change leaves alone (an encoder; a
+language model too, unless the vocabulary changes), so that seeds are paired.
 """
 
 from __future__ import annotations
