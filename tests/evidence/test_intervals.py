@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vlm_probe.evidence import bootstrap_mean, jackknife, summarize, verdict
+from vlm_probe.evidence import bootstrap_mean, clustered_mean, jackknife, paired_bootstrap, summarize, verdict
+from vlm_probe.evidence.intervals import FEWEST_CLUSTERS
 
 
 def test_bootstrap_covers_the_truth():
@@ -58,3 +59,50 @@ def test_the_jackknife_leaves_whole_clusters_out():
     jackknife(lambda kept: seen.append(set(clusters[kept])) or float(len(kept)), clusters, blocks=50)
     assert len(seen) == 6
     assert all(len(names) == 4 for names in seen[1:])
+
+
+def test_a_clustered_mean_by_hand():
+    """Clusters of two, one, one, ...: totals 4, 1, 0, 0, 2, 1 over counts 2, 1, 1, 1, 1, 1; mean 8/7."""
+    values, clusters = np.array([3.0, 1.0, 1.0, 0.0, 0.0, 2.0, 1.0]), np.array([5, 5, 1, 2, 3, 4, 0])
+    mean, low, high = clustered_mean(values, clusters)
+    residuals = np.array([4 - 16 / 7, 1 - 8 / 7, 0 - 8 / 7, 0 - 8 / 7, 2 - 8 / 7, 1 - 8 / 7])
+    error = np.sqrt(6 / 5 * (residuals**2).sum()) / 7
+    assert mean == pytest.approx(8 / 7)
+    assert high - mean == pytest.approx(2.570582 * error, rel=1e-6)  # Student's t, five degrees of freedom
+    assert mean - low == pytest.approx(high - mean)
+    alone = clustered_mean(values, np.arange(7))
+    assert alone[2] - alone[0] == pytest.approx(2.446912 * values.std(ddof=1) / np.sqrt(7), rel=1e-6)
+    assert np.isnan(clustered_mean(values[:5], np.arange(5))[1:]).all()
+
+
+DIFFERENCES = {
+    "normal": lambda rng, n: rng.normal(size=n),
+    "right and wrong": lambda rng, n: (rng.random(n) < 0.5) * 1.0 - (rng.random(n) < 0.5),
+    "shares": lambda rng, n: rng.beta(0.5, 2, n) - rng.beta(0.5, 2, n),
+}
+
+
+@pytest.mark.parametrize("clusters", [FEWEST_CLUSTERS, 10, 20])
+@pytest.mark.parametrize("kind", list(DIFFERENCES))
+def test_with_nothing_there_few_clusters_decide_no_more_often_than_they_may(kind, clusters):
+    """2,000 runs of paired differences whose two sides are drawn alike, items of one image moving together."""
+    rng = np.random.default_rng(clusters)
+    decided = {"t": 0, "bootstrap": 0}
+    runs = 2000
+    for run in range(runs):
+        owners = np.repeat(np.arange(clusters), rng.integers(1, 4, clusters))
+        values = DIFFERENCES[kind](rng, clusters)[owners]
+        _, low, high = clustered_mean(values, owners)
+        decided["t"] += not low <= 0 <= high
+        if run < 300:
+            _, low, high = paired_bootstrap(values, owners, draws=400)
+            decided["bootstrap"] += not low <= 0 <= high
+    assert decided["t"] / runs <= 0.07
+    if clusters == FEWEST_CLUSTERS and kind == "normal":
+        assert decided["bootstrap"] / 300 > 0.1, "which is why it is not used for verdicts"
+
+
+def test_a_planted_difference_is_found():
+    rng = np.random.default_rng(1)
+    found = [clustered_mean(0.3 + rng.normal(0, 0.3, 20), np.arange(20))[1] > 0 for _ in range(200)]
+    assert np.mean(found) > 0.95

@@ -39,7 +39,7 @@ def evaluate(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the answers and tables.")] = Path("evaluation"),
     n: Annotated[int, typer.Option(min=1, help="Generated items of every family.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of the generated items, and of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the generated items, and of sign flips.")] = 0,
     format: Annotated[str | None, typer.Option(help="The question file's format, where it is not recognised.")] = None,
     suffix: Annotated[str, typer.Option(help="Appended to every question, after a line break.")] = "",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer at most.")] = 16,

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pandas as pd
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence.evidence import Evidence
-from vlm_probe.evidence.intervals import paired_bootstrap
 from vlm_probe.evidence.paired import holm, mcnemar, sign_flips
 from vlm_probe.settings import ALPHA, SEED
 
@@ -40,14 +37,14 @@ def compare(answers: pd.DataFrame, first: str, second: str, *, seed: int = SEED)
     answers: as `evaluate` returns it, of several models.
 
     Returns one row a family, and "all" where there are several: n (items), clusters (images or pairs), a and b (mean
-    scores), difference (b - a) with low and high (95 %, paired bootstrap over clusters), only_a and only_b (items that
+    scores), difference (b - a) with low and high (95 %, Student's t over clusters), only_a and only_b (items that
     one alone has right), test and p, p_holm (corrected over the families; "all" is not one of them), verdict on "second
     is better": what the interval says, where the test says so too (p_holm, for "all" p, below 0.05).
 
     The test is McNemar's where every answer is right or wrong. Where scores lie between, it is sign flips of the same
-    differences over clusters: McNemar's, of what counts as right, can say the opposite of the means. An interval by
-    bootstrap alone is too narrow where few items decide: of two models that differ in four of 200, all one way, it
-    excludes 0, and McNemar's p is 0.125.
+    differences over clusters: McNemar's, of what counts as right, can say the opposite of the means. The
+    interval alone does not do where few items decide: of two models that differ in four of 200, all one way, it can
+    exclude 0, and McNemar's p is 0.125.
 
     Raises VlmProbeError for a model that is not in the table, or no common item.
     """
@@ -67,7 +64,6 @@ def compare(answers: pd.DataFrame, first: str, second: str, *, seed: int = SEED)
             part["score_b"].to_numpy(dtype=float),
             part["score_a"].to_numpy(dtype=float),
             clusters,
-            interval=partial(paired_bootstrap, seed=seed),
         )
         soft = not part[["score_a", "score_b"]].isin([0.0, 1.0]).to_numpy().all()
         gaps = part["score_b"].to_numpy(dtype=float) - part["score_a"].to_numpy(dtype=float)

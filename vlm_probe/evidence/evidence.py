@@ -8,11 +8,9 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 import pandas as pd
 
-from vlm_probe.evidence.intervals import jackknife, over_seeds, paired_bootstrap
+from vlm_probe.evidence.intervals import clustered_mean, jackknife, over_seeds
 
 NAN = float("nan")
-Interval = Callable[[np.ndarray, np.ndarray], tuple[float, float, float]]
-"""Per-item differences and their clusters -> (mean, low, high)."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +35,14 @@ class Evidence:
         value: np.ndarray,
         control: np.ndarray | float,
         clusters: np.ndarray,
-        *,
-        interval: Interval = paired_bootstrap,
     ) -> Evidence:
-        """Of two values an item, by a paired bootstrap over clusters. Items without either (NaN) are left out."""
+        """Of two values an item, by Student's t over clusters. Items without either (NaN) are left out."""
         against = np.broadcast_to(np.asarray(control, dtype=float), value.shape)
         both = ~np.isnan(value - against)
         value, against, clusters = value[both].astype(float), against[both], clusters[both]
         if len(value) == 0:
             return cls(hypothesis, claim, 0, NAN, NAN, NAN, NAN, NAN, verdict(NAN, NAN, NAN))
-        found = interval(value - against, clusters)
+        found = clustered_mean(value - against, clusters)
         return cls(hypothesis, claim, len(value), float(value.mean()), float(against.mean()), *found, verdict(*found))
 
     @classmethod

@@ -54,6 +54,26 @@ def paired_bootstrap(
     return mean, float(low), float(high)
 
 
+def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float, float]:
+    """Mean over items with a 95 % interval by Student's t over clusters (linearised ratio; Cochran 1977, section 6.4).
+
+    values: [item] float; clusters: [item], what is not independent (items of one image). Returns (mean, low, high); NaN
+    for the ends of fewer than `FEWEST_CLUSTERS`.
+
+    For paired differences, where `paired_bootstrap` is too narrow when there are few clusters: with nothing there it
+    excludes 0 in 15 % of runs of six clusters and 10 % of ten, this in 5 to 7 % (`tests/evidence/test_intervals.py`).
+    """
+    _, index = np.unique(clusters, return_inverse=True)
+    total = np.bincount(index, weights=np.asarray(values, dtype=float))
+    count = np.bincount(index)
+    mean, n = float(total.sum() / count.sum()), len(total)
+    if n < FEWEST_CLUSTERS:
+        return mean, float("nan"), float("nan")
+    error = float(np.sqrt(n / (n - 1) * ((total - mean * count) ** 2).sum()) / count.sum())
+    reach = float(student_t.ppf(1 - TAIL, n - 1)) * error
+    return mean, mean - reach, mean + reach
+
+
 def jackknife(
     statistic: Callable[[np.ndarray], float], clusters: np.ndarray, *, blocks: int = 20, seed: int = SEED
 ) -> tuple[float, float, float]:

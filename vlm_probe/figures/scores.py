@@ -72,7 +72,7 @@ def difference_by_family(comparison: pd.DataFrame, ax: Axes | None = None) -> Ax
         )
         first, second = comparison.attrs["first"], comparison.attrs["second"]
         ax.set_xlabel(f"score of {second}\nminus {first}", parse_math=False)
-        titled(ax, f"{second} against {first}", "same items; paired bootstrap, 95 %")
+        titled(ax, f"{second} against {first}", "same items; 95 % by Student's t over images")
         legend_below(ax)
     return ax
 

@@ -24,7 +24,7 @@ from vlm_probe.attention import (
     sinks,
     union_coverage,
 )
-from vlm_probe.evidence import Evidence, bootstrap_mean, evidence_table, summarize
+from vlm_probe.evidence import Evidence, evidence_table, summarize
 from vlm_probe.findings.finding import Cases, CasesOf, FigureOf, Finding, Results, Section, TableOf
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.targets import target_token
@@ -91,14 +91,14 @@ class Looking:
                 by_item["in_shuffled_box"],
             ),
         ]
+        images = boxed["image"].to_numpy()
         rows = [
             Evidence.paired(
                 "S1",
                 claim,
                 value.to_numpy(dtype=float),
                 control.to_numpy(dtype=float),
-                np.arange(len(value)),
-                interval=lambda differences, _: bootstrap_mean(differences),
+                images,
             )
             for claim, value, control in pairs
         ]
@@ -297,8 +297,8 @@ FINDING = Finding(
     steps_per_item=2,
     results=results,
     note=(
-        "Differences are paired over items, with 95 % bootstrap intervals; the control is the same measure with the "
-        "boxes of other items."
+        "Differences are paired over items, with 95 % intervals by Student's t over images; the control is the same "
+        "measure with the boxes of other items."
     ),
     sections=(
         Section(
@@ -368,8 +368,9 @@ FINDING = Finding(
         "Items: {n} generated scenes, split “heldout”, seed {seed}; one question each, types in turn; greedy decoding, "
         "exact match after lower-casing. Every scene shows two coloured shapes together that never stand together in "
         "an image the replicas were trained on; each was seen with others, and text named them all.",
-        "Accuracy: 95 % Wilson intervals. All other intervals: percentile bootstrap over items, 2,000 draws. Best "
-        "blind guess: the most frequent answer to the same question text over 6,000 training items.",
+        "Accuracy: 95 % Wilson intervals. Differences: Student's t over images. Other intervals: percentile bootstrap "
+        "over items, 2,000 draws. Best blind guess: the most frequent answer to the same question text over 6,000 "
+        "training items.",
         "Attention: exact softmax rows of the last prompt position, mean over heads. Sinks: positions that receive "
         "more than five times an even share from all later positions (Xiao et al. 2024, arXiv:2309.17453; deviation: "
         "found by the attention they receive, not assumed to come first).",
