@@ -59,6 +59,11 @@ def command(capsys, monkeypatch):
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
 
     from vlm_probe.cli import main
+    from vlm_probe.cli.terminal import console, err
+
+    # Consoles keep the width they were made under, which a worker of xdist sets.
+    for one in (console, err):
+        monkeypatch.setattr(one, "_width", None)
 
     def run(*argv: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["vlm-probe", *map(str, argv)])
