@@ -10,6 +10,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from vlm_probe.checkpoints import describe
+from vlm_probe.checkpoints.checkpoint import check_quantization
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.families import LANGUAGE, families_of
@@ -53,8 +54,9 @@ def load(
         folder = locate(name)
         device = find_device(device)
         number = find_dtype(dtype, device)
+        check_quantization(quantization, device)
         checkpoint = describe(name, folder, revision, languages=LANGUAGE)
-        # Said before any weight is read, where a family has no row.
+        # Said before the model is built, where a family has no row.
         vision, language = families_of(checkpoint.config)
         hf = checkpoint.build(device, number, quantization)
         processor = checkpoint.image_processor if vision is not None else None

@@ -23,6 +23,16 @@ QUANTIZATION: dict[str, dict[str, Any]] = {
 """Name -> bitsandbytes's settings."""
 
 
+def check_quantization(quantization: str | None, device: torch.device) -> None:
+    """VlmProbeError for an unknown quantization, and one without a CUDA device; asked before anything is read."""
+    if quantization is None:
+        return
+    if quantization not in QUANTIZATION:
+        raise VlmProbeError(f"quantization must be one of {', '.join(QUANTIZATION)}, got {quantization!r}")
+    if device.type != "cuda":
+        raise VlmProbeError(f"quantization {quantization!r} needs a CUDA device, got {device}")
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What a model is made of, whatever the layout on disk: every layout's reader gives one of these."""
@@ -34,7 +44,8 @@ class Checkpoint:
     source: str | Path | None
     """Where transformers reads the weights itself; None where `weights` gives them."""
     weights: Callable[[], dict[str, Tensor]] | None
-    """All weights under Hugging Face names, read when called; None where transformers reads `source`."""
+    """All weights under Hugging Face names; None where transformers reads `source`. Read when called, but for the
+    original layout, whose configuration hangs on them."""
     tokenizer: Any
     image_processor: Any
     prompt: str | None
@@ -49,15 +60,11 @@ class Checkpoint:
     def build(self, device: torch.device, dtype: torch.dtype, quantization: str | None = None) -> Any:
         """The Hugging Face model with its weights, in evaluation mode.
 
-        Raises VlmProbeError for weights that are missing, misshapen or unreadable, an unknown quantization, and one
-        without a CUDA device.
+        quantization: one that `check_quantization` lets pass. Raises VlmProbeError for weights that are missing,
+        misshapen or unreadable.
         """
         kwargs: dict[str, Any] = {"config": self.config, "dtype": dtype}
         if quantization is not None:
-            if quantization not in QUANTIZATION:
-                raise VlmProbeError(f"quantization must be one of {', '.join(QUANTIZATION)}, got {quantization!r}")
-            if device.type != "cuda":
-                raise VlmProbeError(f"quantization {quantization!r} needs a CUDA device, got {device}")
             settings = BitsAndBytesConfig(**QUANTIZATION[quantization])
             kwargs |= {"quantization_config": settings, "device_map": {"": device}}
         if self.weights is None:

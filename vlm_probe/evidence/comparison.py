@@ -58,15 +58,9 @@ def compare(answers: pd.DataFrame, first: str, second: str, *, seed: int = SEED)
     for family, part in [*groups, *([("all", both)] if len(groups) > 1 else [])]:
         right_a, right_b = part["correct_a"].to_numpy(dtype=bool), part["correct_b"].to_numpy(dtype=bool)
         clusters = _clusters(part)
-        found = Evidence.paired(
-            family,
-            f"{second} answers more questions than {first}",
-            part["score_b"].to_numpy(dtype=float),
-            part["score_a"].to_numpy(dtype=float),
-            clusters,
-        )
-        soft = not part[["score_a", "score_b"]].isin([0.0, 1.0]).to_numpy().all()
-        gaps = part["score_b"].to_numpy(dtype=float) - part["score_a"].to_numpy(dtype=float)
+        a, b = (part[f"score_{side}"].to_numpy(dtype=float) for side in "ab")
+        found = Evidence.paired(family, f"{second} answers more questions than {first}", b, a, clusters)
+        soft = not np.isin([a, b], [0.0, 1.0]).all()
         rows.append(
             {
                 "family": family,
@@ -80,7 +74,7 @@ def compare(answers: pd.DataFrame, first: str, second: str, *, seed: int = SEED)
                 "only_a": int((right_a & ~right_b).sum()),
                 "only_b": int((right_b & ~right_a).sum()),
                 "test": "sign flips" if soft else "McNemar",
-                "p": sign_flips(gaps, clusters, seed=seed) if soft else mcnemar(right_a, right_b),
+                "p": sign_flips(b - a, clusters, seed=seed) if soft else mcnemar(right_a, right_b),
                 "verdict": found.verdict,
             }
         )

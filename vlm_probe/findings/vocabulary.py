@@ -16,6 +16,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence import Evidence, evidence_table
 from vlm_probe.evidence.comparison import compare
 from vlm_probe.evidence.evidence import NAN
+from vlm_probe.evidence.intervals import FEWEST_CLUSTERS
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.anatomy import config, embedding, unembedding
 from vlm_probe.items import Item
@@ -122,15 +123,15 @@ def count_vocabulary(
     )
 
 
-def _trained(model: HookedVLM, used: Mapping[int, int], unused: Sequence[int], seed: int = SEED) -> pd.DataFrame | None:
+def _trained(model: HookedVLM, used: Mapping[int, int], unused: Sequence[int]) -> pd.DataFrame | None:
     """Rows that the text uses beside rows known to be untrained, which the indicator was not told of; None without.
 
     Half of the known ones are the indicator's reference, the other half are judged by it. Columns token_id, indicator,
     used.
     """
-    if len(unused) < 2:
+    if len(unused) < 2 * FEWEST_CLUSTERS:
         return None
-    shuffled = np.random.default_rng(seed).permutation(np.asarray(unused))
+    shuffled = np.random.default_rng(SEED).permutation(np.asarray(unused))
     told, held_out = np.array_split(shuffled, 2)
     found = undertrained(unembedding(model), told.tolist(), keep=used_rows(model))
     ids = found["token_id"].to_numpy()
@@ -139,10 +140,10 @@ def _trained(model: HookedVLM, used: Mapping[int, int], unused: Sequence[int], s
     return asked.filter(["token_id", "indicator", "used"]).reset_index(drop=True)
 
 
-def _sets(unused: Sequence[int], used: Sequence[int], seed: int = SEED) -> dict[str, list[int]]:
+def _sets(unused: Sequence[int], used: Sequence[int]) -> dict[str, list[int]]:
     """As many rows known to be untrained as rows that are used, both drawn at random; none where none is known."""
     n = min(len(unused), len(used))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     drawn = {"untrained": rng.permutation(np.asarray(unused, dtype=int))[:n], "trained": rng.permutation(used)[:n]}
     return {name: ids.tolist() for name, ids in drawn.items()} if n else {}
 
@@ -155,8 +156,12 @@ def vocabulary_share(one: Counted) -> float:
 
 def _trained_row(one: Counted) -> Evidence:
     claim = f"{one.model}: rows that the text uses can be told from untrained ones (share of pairs; control 0.5)"
-    if one.trained is None or not one.trained["used"].to_numpy().any():
-        return Evidence("V3", claim, 0, NAN, NAN, NAN, NAN, NAN, "undecided (no id is known to be untrained)")
+    nothing = (0, NAN, NAN, NAN, NAN, NAN)
+    if one.trained is None:
+        return Evidence("V3", claim, *nothing, "undecided (too few ids are known to be untrained)")
+    counts = one.trained["used"].to_numpy()
+    if min(counts.sum(), (~counts).sum()) < FEWEST_CLUSTERS:
+        return Evidence("V3", claim, *nothing, "undecided (too few rows)")
     indicator, used = one.trained["indicator"].to_numpy(dtype=float), one.trained["used"].to_numpy(dtype=bool)
 
     def ordered(kept: np.ndarray) -> float:

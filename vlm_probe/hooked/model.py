@@ -62,8 +62,7 @@ class HookedVLM(GlobHooks):
         attention implementation "vlm_probe".
     embed_scale: "all" multiplies image rows by sqrt(d_model) as Gemma does with text rows, "text"
         leaves them; None takes the family's default ("all" for gemma and gemma2, else "text").
-    tokenizer: for `prepare` with text; optional.
-    preparer: for `prepare` with images; optional.
+    tokenizer, preparer: for `prepare` with text and with images; optional.
     name, revision: where the weights came from, for provenance.
     prompt: template with {bos}, {images} and {question}; None takes the family's.
 
@@ -104,8 +103,7 @@ class HookedVLM(GlobHooks):
         # Names are given before the Hugging Face model becomes a child, which keeps its own.
         self.setup()
         if vision is None:
-            # Without layers, and not declared: a language model alone has nothing there to hook.
-            self.vision, self.connector = vision_points(0), Points(())
+            self.vision, self.connector = vision_points(0), Points(())  # not declared: there is nothing to hook
         self.hf, self.text_config, self.vision_config = hf, text, sight
         self.name, self.revision = name, revision
         asked = "{bos}{question}" if vision is None else language.prompt
@@ -137,7 +135,11 @@ class HookedVLM(GlobHooks):
     tokenizer = _of_inputs("tokenizer", "The tokenizer, None where there is none.")
     preparer = _of_inputs("images", "What makes pixel tensors of pictures, None where there is no image processor.")
     prompt = _of_inputs("prompt", "The template of prompts, with {bos}, {images} and {question}.")
-    image_token_id = _of_inputs("image_token_id", "The placeholder's token id; -1 without an encoder.")
+
+    @property
+    def image_token_id(self) -> int:
+        """The placeholder's token id; -1 without an encoder."""
+        return self.inputs.image_token_id
 
     @property
     def layers(self) -> dict[str, int]:

@@ -143,13 +143,16 @@ class Preparer:
             )
         return self.patches, self.images
 
+    def _check_words(self) -> None:
+        if self.tokenizer is None:
+            raise VlmProbeError(f"{self.name} has no tokenizer, so a question cannot be prepared; use prepare_tensors")
+
     def encode(self, question: str, counts: list[int], *, answer: str = "") -> tuple[list[int], list[int], str]:
         """A prompt's ids with images of so many positions, where the question is in them, and the prompt's text.
 
         Raises VlmProbeError without a tokenizer, and for a question that is empty or spells a special token.
         """
-        if self.tokenizer is None:
-            raise VlmProbeError(f"{self.name} has no tokenizer, so a question cannot be prepared; use prepare_tensors")
+        self._check_words()
         prompt = encode_prompt(
             self.tokenizer, self.prompt, question, images=len(counts), image_token_id=self.image_token_id, answer=answer
         )
@@ -217,8 +220,7 @@ class Preparer:
         Raises VlmProbeError as `see` and `encode` do, for images and questions that do not pair up, and for images
         of one batch that come out of the processor in different sizes.
         """
-        if self.tokenizer is None:
-            raise VlmProbeError(f"{self.name} has no tokenizer, so a question cannot be prepared; use prepare_tensors")
+        self._check_words()
         questions, given = _paired(image, question)
         if any(given):
             self._sight()  # said before a picture is opened

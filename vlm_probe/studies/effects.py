@@ -81,7 +81,7 @@ def grid_effects(differences: pd.DataFrame) -> pd.DataFrame:
         a, b = group["a"].to_numpy(dtype=float), group["b"].to_numpy(dtype=float)
         about = {name: group[name].iloc[0] for name in (*_PAIR, "n")}
         claim = f"{about['second']} answers more questions than {about['first']}"
-        found = Evidence.over_seeds("V6", claim, b, a, resolution=1 / about["n"])
+        found = Evidence.over_seeds(str(about["factor"]), claim, b, a, resolution=1 / about["n"])
         rows.append(
             {
                 **about,

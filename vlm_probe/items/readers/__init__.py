@@ -35,9 +35,12 @@ def guess_format(path: Path) -> str:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    """The files of the one benchmark that comes as a folder."""
-    (files,) = (reader.files for reader in FORMATS.values() if reader.files is not None)
-    return files(folder)
+    """The files in a folder, of a benchmark that comes as one; VlmProbeError where it holds none."""
+    found = [reader.files(folder) for reader in FORMATS.values() if reader.files is not None]
+    files = next(filter(None, found), None)
+    if files is None:
+        raise VlmProbeError(f"{folder} is a folder without a file of MME (existence.txt, count.txt, ...)")
+    return files
 
 
 def read_items(

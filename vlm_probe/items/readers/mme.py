@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from vlm_probe.errors import VlmProbeError
 from vlm_probe.items.entries import BadEntryError, lines_of, yes_no
 from vlm_probe.items.item import Item
 from vlm_probe.items.metrics import MME_CATEGORIES, group_accuracy, mme_scores
@@ -48,12 +47,9 @@ def read(path: Path, images: Path | None) -> Iterator[Entry]:
 
 
 def category_files(folder: Path) -> list[Path]:
-    """The categories' files in a folder, as MME's evaluation tool has them in Your_Results."""
+    """The categories' files in a folder, as MME's evaluation tool has them in Your_Results; none in another folder."""
     there = [folder / f"{category}.txt" for part in MME_CATEGORIES.values() for category in part]
-    files = [file for file in there if file.is_file()]
-    if not files:
-        raise VlmProbeError(f"{folder} is a folder without a file of MME (existence.txt, count.txt, ...)")
-    return files
+    return [file for file in there if file.is_file()]
 
 
 def metrics(answers: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, float]:

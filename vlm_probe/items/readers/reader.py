@@ -32,7 +32,7 @@ class Reader:
     """The benchmark's own metrics, of all rows of a table of answers and of those in whole pairs; None: the mean
     score, as "accuracy"."""
     files: Callable[[Path], list[Path]] | None = None
-    """The files of a benchmark that comes as a folder; VlmProbeError where there is none."""
+    """The files of a benchmark that comes as a folder; none in a folder of another."""
 
 
 def image_in(images: Path | None, name: str) -> Path | None:
