@@ -61,6 +61,24 @@ def test_brackets_in_an_answer_are_printed_as_they_are(command, picture, tmp_pat
     assert command("inspect", picture, "Nothing?").out.startswith("(an empty answer)\n")
 
 
+def test_an_answer_format_is_appended_to_the_question(command, refused, picture, tmp_path, monkeypatch):
+    from vlm_probe.report import inspection
+
+    asked = []
+
+    def found(model, image, question, *, out, max_new_tokens, progress):
+        asked.append(question)
+        top = pd.DataFrame({"token": ["a"], "probability": [0.25]})
+        return inspection.Inspection("7", [1], top, out / "inspect.html")
+
+    monkeypatch.setattr(inspection, "inspect", found)
+    monkeypatch.setattr("vlm_probe.opening.load", lambda *a, **k: None)
+    assert command("inspect", picture, QUESTION, "--suffix", "Be short.", "--out", tmp_path).code == 0
+    assert asked == [f"{QUESTION}\nBe short."]
+    said = refused("inspect", picture, QUESTION, "--suffix", "benchmark")
+    assert said == "a question of one's own is of no benchmark; give the suffix itself"
+
+
 def test_a_folder_that_cannot_be_written(refused, picture, in_the_way):
     said = refused("inspect", picture, QUESTION, "--out", in_the_way)
     assert said.startswith("cannot write ")

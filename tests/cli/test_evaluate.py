@@ -1,5 +1,7 @@
 """`vlm-probe evaluate`, as its users run it: on exported items, answers given elsewhere, and what it cannot take."""
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -114,3 +116,45 @@ def test_what_cannot_be_evaluated(refused, tmp_path, options, message):
 
 def test_a_folder_that_cannot_be_written(refused, in_the_way):
     assert refused("evaluate", "--n", 1, "--out", in_the_way).startswith(f"cannot write to {in_the_way}")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "appended"),
+    [
+        (
+            "benchmark",
+            {
+                "pope": "\nAnswer the question using a single word or phrase.",
+                "mmvp": "\nAnswer with the option's letter from the given choices directly.",
+                "mmvet": "",
+                "own": "",
+            },
+        ),
+        ("Be short.", dict.fromkeys(("pope", "mmvp", "mmvet", "own"), "\nBe short.")),
+        (None, dict.fromkeys(("pope", "mmvp", "mmvet", "own"), "")),
+    ],
+)
+def test_every_benchmark_is_asked_in_its_own_format(command, tmp_path, monkeypatch, suffix, appended):
+    from vlm_probe.running import evaluation
+
+    asked = []
+
+    def ask(model, images, questions, **options):
+        asked.extend(questions)
+        return ask_all(model, images, questions, **options)
+
+    ask_all = evaluation.ask_all
+    monkeypatch.setattr(evaluation, "ask_all", ask)
+    lines = [
+        {"id": f, "family": f, "kind": "k", "group": f, "image": "1.png", "question": f"{f}?", "answer": "no"}
+        for f in appended
+    ]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scene_image(sample_scene(3), 64).save(tmp_path / "1.png")
+    options = [] if suffix is None else ["--suffix", suffix]
+    files = ["--items", tmp_path / "items.jsonl", "--images", tmp_path]
+    ended = command("evaluate", *files, *options, "--max-new-tokens", 2, "--out", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    assert [one.question for one in asked] == [f"{family}?{text}" for family, text in appended.items()]
+    kept = pd.read_parquet(tmp_path / "out" / "answers.parquet")
+    assert kept["question"].tolist() == [f"{family}?" for family in appended], "the question is the item's own"

@@ -129,7 +129,7 @@ def item(answer: str, **changes) -> Item:
 
 
 def test_scores_by_hand():
-    assert score_answer(item("red"), "It is red")[1] == 0
+    assert score_answer(item("red"), "It is red") == ("red", 1.0)
     assert score_answer(item("three"), "3") == ("3", 1.0)
     assert score_answer(item("yes"), "Yes, a red one.") == ("yes", 1.0)
     assert score_answer(item("(b)", kind="choice"), "b") == ("b", 1.0)
@@ -149,29 +149,12 @@ def test_scores_by_hand():
 
 def test_nothing_equals_nothing():
     """An answer that normalises to nothing is not therefore right."""
+    assert score_answer(item("!", family="gqa"), "?")[1] == 0
+    assert score_answer(item("A"), "The answer is A.") == ("a", 1.0)
     assert score_answer(item("A"), "")[1] == 0
     assert score_answer(item("a"), "The")[1] == 0
     assert score_answer(item("A"), "a.")[1] == 1
     assert score_answer(item("closed", kind="choice"), "open")[1] == 0
-
-
-@pytest.mark.parametrize(
-    ("family", "truth", "text", "score"),
-    [
-        # MME looks at the first four characters, POPE at the first sentence, GQA wants the word.
-        ("mme", "yes", "Yes, this is not a drawing", 1),
-        ("pope", "yes", "Yes, this is not a drawing", 0),
-        ("mme", "no", "There is not", 0),
-        ("pope", "no", "There is not", 1),
-        ("mme", "no", "N", 1),
-        ("mme", "no", "A yes", 0),
-        ("gqa", "no", "I am not sure.", 0),
-        ("gqa", "no", "No.", 1),
-        ("mmvp", "no", "No, there is none", 1),
-    ],
-)
-def test_each_benchmark_reads_yes_and_no_its_way(family, truth, text, score):
-    assert score_answer(item(truth, family=family), text)[1] == score
 
 
 def test_a_pair_of_which_one_is_missing_counts_for_nothing():

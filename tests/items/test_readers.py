@@ -10,9 +10,8 @@ from tiny import SHARED
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.items.item import export_items
-from vlm_probe.items.logs import read_lmms_samples
 from vlm_probe.items.readers import FORMATS, guess_format, read_items
-from vlm_probe.items.scores import metric_table
+from vlm_probe.items.scores import score_answer
 
 POPE = SHARED / "benchmarks" / "pope_coco_adversarial.jsonl"
 
@@ -214,6 +213,12 @@ def item_line(**changes) -> str:
             r"line 1: a box must be left, top, right, bottom, got",
         ),
         ("items.jsonl", item_line(kind="choice"), r"line 1: the right answer to a choice must be a letter, got 'blue'"),
+        (
+            "items.jsonl",
+            item_line(kind="choice", answer="(a)", also=["red"]),
+            r"line 1: the right answer to a choice must be a letter, got 'red'",
+        ),
+        ("items.jsonl", item_line(also="navy"), r"line 1: also must be a list of texts, got 'navy'"),
         ("items.parquet", "text", r"^cannot read .*items.parquet: "),
         ("gone.parquet", None, r"^cannot read .*gone.parquet: No such file or directory$"),
         ("count.txt", "000.jpg\tonly two\n", r"line 1: expected image, question and answer between tabs, got 2 fields"),
@@ -270,116 +275,17 @@ def test_categories_of_mme_with_images_of_one_name_stay_apart(tmp_path):
     ] * 2
 
 
-def logged(doc_id: int, target, said, **doc) -> str:
-    return json.dumps({"doc_id": doc_id, "target": target, "filtered_resps": said, "doc": doc}) + "\n"
-
-
-def test_samples_logged_by_lmms_eval(tmp_path):
-    folder = tmp_path / "llava__gemma"
-    folder.mkdir()
-    path = write(
-        folder / "20240102_samples_pope.jsonl",
-        logged(0, "yes", ["Yes"], question_id="7", question="Is there a dog?", image_source="COCO_1", category="random")
-        + logged(1, "no", [["Yes."]], question_id="8", question="Is there a cat?", image_source="COCO_1"),
-    )
-    answers, skipped = read_lmms_samples(path)
-    assert not skipped
-    assert answers["model"].unique().tolist() == ["llava__gemma"]
-    assert answers[["family", "truth", "normalized", "correct"]].to_numpy().tolist() == [
-        ["pope", "yes", "yes", True],
-        ["pope", "no", "yes", False],
+def test_several_right_answers_of_an_item_file(tmp_path, images):
+    line = item_line(image="1.jpg", also=["navy blue", "azure"])
+    (item,), _ = read_items(write(tmp_path / "items.jsonl", line), images)
+    assert (item.answer, item.also) == ("blue", ("navy blue", "azure"))
+    assert [score_answer(item, text) for text in ("Blue.", "navy blue", "It is azure.", "navy")] == [
+        ("blue", 1),
+        ("navy blue", 1),
+        ("azure", 1),
+        ("navy", 0),
     ]
-    assert answers["p_answer"].isna().to_numpy().all()
-
-    vqa = write(
-        folder / "x_samples_vqav2_val_lite.jsonl",
-        logged(0, "dog", "dogs", question="What?", answers=[{"answer": "dogs"}] * 4 + [{"answer": "dog"}] * 6),
-    )
-    assert read_lmms_samples(vqa, model="m")[0]["score"].tolist() == [pytest.approx((4 * 1 + 6) / 10)]
-
-    # Newer versions drop `doc`, and log lists as text.
-    ten = ["nokia"] * 10
-    text = write(folder / "x_samples_textvqa_val.jsonl", logged(0, str(ten), "Nokia")).read_text()
-    assert read_lmms_samples(folder / "x_samples_textvqa_val.jsonl")[0]["score"].tolist() == [1], text
-    # Two spellings of one answer are no two annotators.
-    two = write(folder / "x_samples_ocrbench.jsonl", logged(0, "['nokia', 'nokia 6']", "Nokia"))
-    assert read_lmms_samples(two)[0]["score"].tolist() == [1]
-    rows = [
-        {"doc_id": i, "target": t, "filtered_resps": "Yes", "mme_perception_score": about}
-        for i, (t, about) in enumerate(
-            [
-                ("Yes", {"question_id": "count/1.png", "category": "count", "score": 1.0}),
-                ("No", {"question_id": "count/1.png", "category": "count", "score": 0.0}),
-            ]
-        )
-    ]
-    bare = write(folder / "x_samples_mme.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    metrics = metric_table(read_lmms_samples(bare)[0]).set_index("metric")
-    assert metrics.loc["accuracy_plus", ["value", "n"]].tolist() == [0, 1]
-    assert "perception" not in metrics.index, "of ten categories one was logged"
-    rows = [
-        {"doc_id": i, "target": t, "filtered_resps": s, "mmvp_accuracy": {"index": i, "pair_index": i // 2}}
-        for i, (t, s) in enumerate([("A", "A. Open"), ("B", "(b)"), ("A", ""), ("B", "The answer is B.")])
-    ]
-    pairs = write(folder / "x_samples_mmvp.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    answers, _ = read_lmms_samples(pairs)
-    assert answers["correct"].tolist() == [True, True, False, True]
-    assert metric_table(answers).set_index("metric").loc["pair_accuracy", "value"] == 0.5
-    vet = write(folder / "x_samples_mmvet.jsonl", logged(0, "x=-1<AND>x=-5", "The roots are x=-1 or x=-5"))
-    assert read_lmms_samples(vet)[0]["score"].tolist() == [1]
-    soft = json.dumps({"doc_id": 0, "target": "dog", "filtered_resps": "dogs", "exact_match": 0.3}) + "\n"
-    assert read_lmms_samples(write(folder / "x_samples_vqav2_val.jsonl", soft))[0]["score"].tolist() == [0.3]
-
-    old = write(
-        tmp_path / "mme.json",
-        json.dumps(
-            {
-                "logs": [
-                    {
-                        "doc_id": i,
-                        "target": t,
-                        "resps": [["Yes"]],
-                        "doc": {"question_id": "count/1.png", "category": "count"},
-                    }
-                    for i, t in enumerate(("Yes", "No"))
-                ]
-            }
-        ),
-    )
-    answers, _ = read_lmms_samples(old, model="m")
-    assert len(answers["group"].unique()) == 1
-    assert answers["correct"].tolist() == [True, False]
-
-
-def test_logged_samples_that_are_none(tmp_path):
-    path = write(tmp_path / "a_samples_gqa.jsonl", logged(0, "red", "red") + logged(1, "red", None))
-    with pytest.raises(VlmProbeError, match=r"samples_gqa.jsonl, line 2: no logged answer \(filtered_resps or resps\)"):
-        read_lmms_samples(path)
-    answers, skipped = read_lmms_samples(path, skip_bad=True)
-    assert (len(answers), len(skipped)) == (1, 1)
-    empty = write(tmp_path / "c_samples_gqa.jsonl", logged(0, "red", "") + logged(1, "red", "red"))
-    answers, skipped = read_lmms_samples(empty)
-    assert (answers["correct"].tolist(), skipped) == ([False, True], []), "an empty answer is an answer"
-    for name, why in (
-        ("mme", "no category and no question_id"),
-        ("mmvp", "no pair_index, so that pairs cannot be told"),
-        ("vqav2_val", "neither the annotators' answers nor exact_match was logged"),
-    ):
-        line = json.dumps({"doc_id": 0, "target": "yes", "filtered_resps": "yes"})
-        with pytest.raises(VlmProbeError, match=f"line 1: {why}"):
-            read_lmms_samples(write(tmp_path / f"d_samples_{name}.jsonl", line))
-    answers, _ = read_lmms_samples(write(tmp_path / "d_samples_mmerealworld.jsonl", logged(0, "A", "(a)")))
-    assert answers["correct"].to_numpy().all()
-    with pytest.raises(VlmProbeError, match="holds a list, expected a JSON object"):
-        read_lmms_samples(write(tmp_path / "x.json", "[]"))
-    with pytest.raises(VlmProbeError, match="has no list of logs"):
-        read_lmms_samples(write(tmp_path / "x.json", "{}"))
-    with pytest.raises(VlmProbeError, match="line 1: no target"):
-        read_lmms_samples(write(tmp_path / "b_samples_gqa.jsonl", logged(0, None, "red")))
-
-
-@pytest.mark.parametrize("said", [[["-3.2", "False"], ["-0.1", "True"]], [["-3.2", "False"]], [[[-3.2, False]]]])
-def test_likelihoods_are_no_answers(tmp_path, said):
-    path = write(tmp_path / "1_samples_scienceqa.jsonl", logged(0, "A", said))
-    with pytest.raises(VlmProbeError, match=r"line 1: likelihoods of given answers were logged, not an answer"):
-        read_lmms_samples(path)
+    folder = export_items([item], tmp_path / "out")
+    for name in ("items.parquet", "items.jsonl"):
+        (again,), _ = read_items(folder / name)
+        assert again.also == item.also, name

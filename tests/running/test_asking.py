@@ -89,6 +89,17 @@ def test_yes_probability_counts_every_spelling(replica):
     assert found.text == replica.answer(scene_image(scene, replica.image_size), question)
 
 
+def test_the_generated_tokens_are_kept():
+    model, images = tiny_vlm(), pictures(3)
+    lengths = set()
+    for one, answered in zip(QUESTIONS, ask_all(model, images, QUESTIONS, max_new_tokens=5), strict=True):
+        inputs = model.prepare(images[one.image], one.question)
+        assert list(answered.ids) == model.answer_tokens(inputs, max_new_tokens=5)[0]
+        assert model.tokenizer.decode(answered.ids, skip_special_tokens=True).strip() == answered.text
+        lengths.add(len(answered.ids))
+    assert max(lengths) <= 5
+
+
 def test_each_image_is_encoded_once():
     model, images = tiny_vlm(), pictures(2)
     seen = []

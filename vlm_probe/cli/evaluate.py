@@ -41,7 +41,12 @@ def evaluate(
     n: Annotated[int, typer.Option(min=1, help="Generated items of every family.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the generated items, and of sign flips.")] = 0,
     format: Annotated[str | None, typer.Option(help="The question file's format, where it is not recognised.")] = None,
-    suffix: Annotated[str, typer.Option(help="Appended to every question, after a line break.")] = "",
+    suffix: Annotated[
+        str,
+        typer.Option(
+            help="Appended to every question, after a line break; benchmark for each benchmark's own answer format."
+        ),
+    ] = "",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer at most.")] = 16,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out malformed lines and missing images.")] = False,
     device: Device = None,
@@ -72,7 +77,7 @@ def evaluate(
                 loaded,
                 read,
                 parts=out / "parts",
-                suffix=suffix and f"\n{suffix}",
+                suffix=suffix,
                 max_new_tokens=max_new_tokens,
                 skip_bad=skip_bad,
                 progress=advance,

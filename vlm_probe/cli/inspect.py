@@ -16,6 +16,7 @@ def inspect(
     image: Annotated[str, typer.Argument(help="An image file.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
     model: Model = "replica/default",
+    suffix: Annotated[str, typer.Option(help="Appended to the question, after a line break.")] = "",
     out: Annotated[Path, typer.Option(help="Folder for inspect.html.")] = Path("inspect"),
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the answer at most.")] = 16,
     device: Device = None,
@@ -24,11 +25,13 @@ def inspect(
 ) -> None:
     """Answer a question about an image and show, on one HTML page, what the answer rests on."""
     from vlm_probe.inputs.images import open_image
+    from vlm_probe.items import suffix_of
 
     # What is wrong with the request is said before minutes of loading.
     open_image(image)
     if not question.strip():
         raise VlmProbeError("the question is empty; ask something about the image")
+    question += suffix_of(None, suffix)
     loaded = load_model(model, device, dtype, embed_scale)
     from vlm_probe.report import inspection
 

@@ -3,8 +3,8 @@
 from vlm_probe.items.item import Item, export_items, item_table
 from vlm_probe.items.logs import read_lmms_samples
 from vlm_probe.items.metrics import group_accuracy, vqa_accuracy, yes_no_metrics
-from vlm_probe.items.normalize import normalize_answer, yes_or_no
-from vlm_probe.items.readers import read_items
+from vlm_probe.items.normalize import normalize_answer, plain_answer, yes_or_no
+from vlm_probe.items.readers import read_items, suffix_of
 from vlm_probe.items.scores import accuracy_table, metric_table, score_answer
 
 __all__ = [
@@ -15,9 +15,11 @@ __all__ = [
     "item_table",
     "metric_table",
     "normalize_answer",
+    "plain_answer",
     "read_items",
     "read_lmms_samples",
     "score_answer",
+    "suffix_of",
     "vqa_accuracy",
     "yes_no_metrics",
     "yes_or_no",

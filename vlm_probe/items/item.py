@@ -44,6 +44,8 @@ class Item:
     """The right answer."""
     answers: tuple[str, ...] = ()
     """What every annotator said (VQAv2: ten answers); empty where there is one right answer."""
+    also: tuple[str, ...] = ()
+    """Other answers that are as right: any of them counts. `answer` is the one whose probability is taken."""
     parts: tuple[str, ...] = ()
     """What a full answer must name (MM-Vet), each part's alternatives joined by "<OR>"; empty: the whole answer."""
     distractors: tuple[str, ...] = ()
@@ -75,6 +77,7 @@ _COLUMNS = (
     "question",
     "answer",
     "answers",
+    "also",
     "parts",
     "distractors",
     "boxes",
@@ -87,6 +90,7 @@ def item_table(items: Iterable[Item]) -> pd.DataFrame:
         {
             **{name: getattr(item, name) for name in _COLUMNS},
             "answers": list(item.answers),
+            "also": list(item.also),
             "parts": list(item.parts),
             "distractors": list(item.distractors),
             "boxes": [list(map(float, box)) for box in item.boxes],
@@ -144,8 +148,10 @@ def item_from_row(row: dict[str, Any], images: Path | None) -> Item:
     Raises BadEntryError for lists that are none, boxes that are not in shares of the image, and a multiple choice whose
     answer is no letter.
     """
-    if row["kind"] == "choice" and not choice_letter(str(row["answer"])):
-        raise BadEntryError(f"the right answer to a choice must be a letter, got {row['answer']!r:.60}")
+    also = texts_in(row, "also")
+    for right in (str(row["answer"]), *also) if row["kind"] == "choice" else ():
+        if not choice_letter(right):
+            raise BadEntryError(f"the right answer to a choice must be a letter, got {right!r:.60}")
     seed = row.get("image_seed")
     return Item(
         id=str(row["id"]),
@@ -156,6 +162,7 @@ def item_from_row(row: dict[str, Any], images: Path | None) -> Item:
         question=str(row["question"]),
         answer=str(row["answer"]),
         answers=texts_in(row, "answers"),
+        also=also,
         parts=texts_in(row, "parts"),
         distractors=texts_in(row, "distractors"),
         boxes=boxes_in(row, "boxes"),

@@ -19,7 +19,7 @@ from vlm_probe.items.readers.mmvet import answer_parts
 from vlm_probe.items.scores import ANSWER_COLUMNS, answer_row
 
 ANNOTATORS = 10
-"""A target with so many texts is what VQA's annotators said; of any other list, the first text is the target."""
+"""So many texts are what VQA's annotators said; of any other list each text is a right answer."""
 _LETTER = re.compile(r"\(?[A-Za-z]\)?\.?")
 
 
@@ -123,10 +123,11 @@ def _item(row: dict[str, Any], task: str, number: int) -> Item:
     image = str(about.get("image_source") or about.get("image_id") or about.get("imageId") or "")
     kind = str(about.get("category") or about.get("answer_type") or "question")
     name = group = f"{task}-{own}-{row.get('doc_id', number)}"
-    answer, parts = targets[0], ()
-    said = tuple(str(a.get("answer", a)) if isinstance(a, dict) else str(a) for a in about.get("answers") or ())
+    answers = about["answers"] if isinstance(about.get("answers"), list) else []  # one text is no list of its letters
+    said = tuple(str(a.get("answer", a)) if isinstance(a, dict) else str(a) for a in answers)
+    parts: tuple[str, ...] = ()
     if family in ("pope", "mme"):
-        answer = yes_no(answer)
+        targets = [yes_no(one) for one in targets]
     if family == "mme":
         need(about, "category", "question_id")
         image, group = own, f"{task}-{kind}-{own}"
@@ -138,11 +139,26 @@ def _item(row: dict[str, Any], task: str, number: int) -> Item:
             raise BadEntryError("no pair_index, so that pairs cannot be told")
         group = f"{task}-pair-{pair}"
     elif family == "mmvet":
-        answer, parts = answer_parts(answer)
-    elif family == task and len(targets) == ANNOTATORS and not said:
-        said = tuple(targets)
-    if family == "mmvp" or (family == task and _LETTER.fullmatch(answer.strip())):
+        answer, parts = answer_parts(targets[0])
+        targets = [answer]
+    elif family == task:
+        # Of another number, a task's own "answers" may be anything, choices too: then the target alone is heard.
+        said = next((texts for texts in (said, tuple(targets)) if len(texts) == ANNOTATORS), ())
+    if family == "mmvp" or (family == task and _LETTER.fullmatch(targets[0].strip())):
         kind = "choice"
-        if not choice_letter(answer):
-            raise BadEntryError(f"the target must be a letter, got {answer!r}")
-    return Item(name, family, kind, group, image, str(about.get("question", "")), answer, said, parts)
+        for one in targets:
+            if not choice_letter(one):
+                raise BadEntryError(f"the target must be a letter, got {one!r}")
+    answer, *others = dict.fromkeys(targets)
+    return Item(
+        name,
+        family,
+        kind,
+        group,
+        image,
+        str(about.get("question", "")),
+        answer,
+        answers=said,
+        also=() if said else tuple(others),
+        parts=parts,
+    )

@@ -1,4 +1,4 @@
-"""Answers as benchmarks compare them: VQA's official normalisation, and yes or no in free text."""
+"""Answers as benchmarks compare them: VQA's official normalisation, yes or no, letters and words in free text."""
 
 from __future__ import annotations
 
@@ -29,6 +29,15 @@ _LETTERS = (
     re.compile(r"\b(?:answer|option|choice)\b\W*(?:is\b\W*)?([a-z])(?:[).:,]|\W*$)"),
 )
 _TOKEN = re.compile(r"(?<!\w)-?\d+(?:[.,]\d+)*|\w+")
+_FRAME = re.compile(
+    # "The answer is", "Correct answer:", and then perhaps "it is", "they're", "there are"; something must follow.
+    r"(?=\w)(?:(?:the\s+)?(?:(?:correct|right|final|short)\s+)?answer\s*(?:is\b\s*:?|:)\s*)?"
+    r"(?:(?:(?:it|this|that|there)(?:\s+is|['\u2019]s)|(?:they|these|those|there)(?:\s+are|['\u2019]re))\s+)?(?=\S)",
+    re.IGNORECASE,
+)
+# Where taking the marks away joins no two words or numbers.
+_BOLD = re.compile(r"(?<![\w.,-])\*\*([^*]+)\*\*(?!\w|[.,]\d)")
+_PAIRED = {'"': '"', "'": "'", "*": "*", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
 _YES_NO = re.compile(r"\b(yes|no|not)\b")
 
 
@@ -72,17 +81,6 @@ def yes_or_no(text: str) -> str:
     return "yes" if found else ""
 
 
-def yes_or_no_first(text: str) -> str:
-    """ "yes" or "no" as MME's evaluation reads it (Fu et al. 2023, arXiv:2306.13394; its `calculation.py`), or "".
-
-    The answer itself, or one of the two within its first four characters, yes before no.
-    """
-    said = text.lower().strip().replace(".", "")
-    if said in ("y", "n"):
-        return {"y": "yes", "n": "no"}[said]
-    return next((word for word in ("yes", "no") if word in said[:4]), "")
-
-
 def choice_letter(text: str) -> str:
     """The letter that a multiple-choice answer gives, in lower case, or "".
 
@@ -96,7 +94,41 @@ def choice_letter(text: str) -> str:
     return next((match.group(1) for match in found if match), "")
 
 
+def plain_answer(text: str) -> str:
+    """What a short sentence answers: the text without the frame that it begins with, marks around it and a last period.
+
+    A frame is "the answer is" or "answer:" (the, correct, right, final and short may stand before "answer"), or "it
+    is", "this is", "that is", "there is", "they are", "these are", "those are", "there are" (also contracted), or one
+    of the first and then one of the second, in any case. What is left is all that followed, so that "not blue" and
+    "blue and red" stay what they are; a text that is a frame and nothing else stays too. Marks are quotation marks,
+    backticks and asterisks, in pairs. The rule is our own: no benchmark's evaluation does this.
+
+    >>> [plain_answer(text) for text in ("The answer is blue.", "It's not blue.", "**Answer:** -3", "It is")]
+    ['blue', 'not blue', '-3', 'It is']
+    """
+    said = _bare(_BOLD.sub(r"\1", text))
+    frame = _FRAME.match(said)
+    return _bare(said[frame.end() :] if frame else said) or text.strip()
+
+
+def _bare(text: str) -> str:
+    """A text without spaces at its ends, last periods, and pairs of marks around all of it."""
+    while True:
+        text = text.strip().rstrip(".").rstrip()
+        if len(text) < 2 or _PAIRED.get(text[0]) != text[-1]:
+            return text
+        text = text[1:-1]
+
+
+def word_spans(text: str, *, articles: bool = False) -> list[tuple[str, int]]:
+    """Words and numbers of a text in lower case, and where each begins in it (counted in characters).
+
+    Marks are left out, and articles unless asked for. A number keeps its sign, number words are digits.
+    """
+    found = ((match.group().lower().replace(",", ""), match.start()) for match in _TOKEN.finditer(text))
+    return [(_DIGITS.get(word, word), start) for word, start in found if articles or word not in _ARTICLES]
+
+
 def words_of(text: str) -> list[str]:
-    """Words and numbers of a text, without marks and articles; a number keeps its sign, number words are digits."""
-    tokens = [str(token).replace(",", "") for token in _TOKEN.findall(text.lower())]
-    return [str(_DIGITS.get(token, token)) for token in tokens if token not in _ARTICLES]
+    """Words and numbers of a text as `word_spans` has them, without articles."""
+    return [word for word, _ in word_spans(text)]

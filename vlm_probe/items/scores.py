@@ -1,15 +1,17 @@
-"""Answers to items, and how many of them are right."""
+"""Answers to items, and how many of them are right; each family's own rule and metrics are its reader's."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pandas as pd
 
 from vlm_probe.evidence.intervals import wilson
 from vlm_probe.items.item import Item
-from vlm_probe.items.metrics import vqa_accuracy, whole_pairs
-from vlm_probe.items.normalize import choice_letter, normalize_answer, words_of, yes_or_no, yes_or_no_first
-from vlm_probe.items.readers import FORMATS
+from vlm_probe.items.metrics import whole_pairs
+from vlm_probe.items.readers import BY_FAMILY
 from vlm_probe.items.readers.reader import mean_score
+from vlm_probe.items.rules import by_form
 
 
 def accuracy_table(answers: pd.DataFrame) -> pd.DataFrame:
@@ -32,34 +34,13 @@ def accuracy_table(answers: pd.DataFrame) -> pd.DataFrame:
 def score_answer(item: Item, text: str) -> tuple[str, float]:
     """An answer as it is compared, and its score in [0, 1].
 
-    Yes/no questions: 1 if the answer is right as MME reads it (family "mme") or as POPE does (others,
-    but not GQA and plain scenes, which ask for the very word). Multiple choice: 1 for the right letter. Items with
-    annotators: VQA's soft accuracy. Items in parts: the share of parts that the answer names (MM-Vet
-    has GPT-4 judge; here a part counts where its words stand in the answer). All else: 1 if the
-    normalised answers are equal.
+    The family's own rule (`Reader.score` of its reader) decides, and `rules.by_form` for families without one. Of
+    several right answers (`Item.also`) the one counts by which the score is highest.
     """
-    if item.kind == "choice":
-        letter = choice_letter(text)
-        return letter, float(letter != "" and letter == choice_letter(item.answer))
-    if item.answer in ("yes", "no") and not item.answers and item.family not in ("gqa", "scenes"):
-        said = yes_or_no_first(text) if item.family == "mme" else yes_or_no(text)
-        return said, float(said == item.answer)
-    given = normalize_answer(text)
-    if item.answers:
-        return given, vqa_accuracy(text, item.answers)
-    if item.parts:
-        words = words_of(text)
-        named = [any(_stand_in(words_of(a), words) for a in part.split("<OR>")) for part in item.parts]
-        return given, sum(named) / len(named)
-    wanted = normalize_answer(item.answer)
-    if not wanted:  # "A": an article, and nothing else
-        return given, float(text.strip(" .").lower() == item.answer.strip(" .").lower())
-    return given, float(given == wanted)
-
-
-def _stand_in(wanted: list[str], words: list[str]) -> bool:
-    n = len(wanted)
-    return n > 0 and any(words[i : i + n] == wanted for i in range(len(words) - n + 1))
+    reader = BY_FAMILY.get(item.family)
+    rule = by_form if reader is None or reader.score is None else reader.score
+    found = [rule(replace(item, answer=right, also=()), text) for right in (item.answer, *item.also)]
+    return max(found, key=lambda one: one[1])
 
 
 ANSWER_COLUMNS = (
@@ -124,15 +105,16 @@ def answer_row(
 def metric_table(answers: pd.DataFrame) -> pd.DataFrame:
     """Every family's metrics, per model: columns model, family, metric, value, n.
 
-    answers: as `evaluate` makes it, of one model or of several. "accuracy" is VQA's soft accuracy for
-    vqav2, the share of answer parts for mmvet, and else the share right (see `score_answer`). n: items,
-    or whole pairs for pair_accuracy and accuracy_plus.
+    answers: as `evaluate` makes it, of one model or of several. "accuracy" is the mean score (see `score_answer`: soft
+    accuracies and shares of parts among them) where a family has no metrics of its own. n: items, or whole pairs for
+    pair_accuracy and accuracy_plus.
     """
     rows = []
     for keys, group in answers.groupby(["model", "family"], sort=False):
         model, family = keys if isinstance(keys, tuple) else (keys, "")
         pairs = whole_pairs(group)
-        own = FORMATS[family].metrics if family in FORMATS else None
+        reader = BY_FAMILY.get(str(family))
+        own = None if reader is None else reader.metrics
         for metric, value in (mean_score(group) if own is None else own(group, pairs)).items():
             n = pairs["group"].nunique() if metric in ("pair_accuracy", "accuracy_plus") else len(group)
             rows.append((model, family, metric, value, n))

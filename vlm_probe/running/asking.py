@@ -43,6 +43,8 @@ class Answered:
     """Probability of a first token "yes" over that of "yes" or "no", in any spelling."""
     entropy: float
     """Of the first token's distribution, in nats."""
+    ids: tuple[int, ...] = ()
+    """The generated tokens, without the end of the answer."""
 
 
 @dataclass
@@ -166,7 +168,7 @@ def _finish(model: Runs, cache: Any, prefix: int, rows: list[_Row], max_new_toke
 
     tokens = _decode(model, cache, first, mask, max_new_tokens)
     texts = [model.inputs.tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]
-    columns = (texts, p_answer.tolist(), p_yes.tolist(), entropy.tolist())
+    columns = (texts, p_answer.tolist(), p_yes.tolist(), entropy.tolist(), map(tuple, tokens))
     return [Answered(*values) for values in zip(*columns, strict=True)]
 
 

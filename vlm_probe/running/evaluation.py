@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +11,13 @@ import pandas as pd
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence.comparison import compare
-from vlm_probe.files import alone, make_folder, replacing
+from vlm_probe.files import make_folder, replacing
 from vlm_probe.items.item import Item
+from vlm_probe.items.readers import suffix_of
 from vlm_probe.items.scores import ANSWER_COLUMNS, answer_row, metric_table
 from vlm_probe.running.asking import Asked, ask_all
 from vlm_probe.running.protocol import Runs
+from vlm_probe.running.resuming import resumed, run_settings
 
 
 @dataclass
@@ -63,7 +62,7 @@ IMAGES_AT_ONCE = 16
 """Images of one chunk: what a killed run loses at most, and what is encoded together."""
 
 
-def _chunks(items: Sequence[Item]) -> list[list[Item]]:
+def chunks(items: Sequence[Item]) -> list[list[Item]]:
     """Items by image, `IMAGES_AT_ONCE` images to a chunk, in order of first mention."""
     by_image: dict[str, list[Item]] = {}
     for item in items:
@@ -71,51 +70,6 @@ def _chunks(items: Sequence[Item]) -> list[list[Item]]:
     groups = list(by_image.values())
     starts = range(0, len(groups), IMAGES_AT_ONCE)
     return [[item for group in groups[s : s + IMAGES_AT_ONCE] for item in group] for s in starts]
-
-
-def _source(item: Item) -> str:
-    """What the item's image is drawn from: a scene, or a file as it is now."""
-    if isinstance(item.source, Path) and item.source.exists():
-        about = item.source.stat()
-        return f"{item.source.resolve()} {about.st_size} {about.st_mtime_ns}"
-    return repr(item.source)
-
-
-def _settings(model: Runs, items: Sequence[Item], suffix: str, max_new_tokens: int, skip_bad: bool) -> dict[str, Any]:
-    """What must agree for a run to go on where an earlier one stopped."""
-    text = "\n".join(f"{item} {_source(item)}" for item in items)  # an item shows all but its source
-    hooked = [name for name, point in model.hook_dict.items() if point.fwd_hooks]
-    return {
-        "model": model.name,
-        "revision": model.revision,
-        "weights": model.weights_digest(),
-        "hooks": hooked,
-        "dtype": str(model.dtype),
-        "scale": model.embed_scale,
-        "suffix": suffix,
-        "max_new_tokens": max_new_tokens,
-        "skip_bad": skip_bad,
-        "number of items": len(items),
-        "items": hashlib.sha256(text.encode()).hexdigest(),
-    }
-
-
-def _resume(folder: Path, settings: dict[str, Any]) -> None:
-    """Take up a folder of parts, or start one; VlmProbeError where it was made for something else."""
-    file = folder / "settings.json"
-    if not file.exists():
-        with replacing(file) as partial:
-            partial.write_text(json.dumps(settings, indent=1))
-        return
-    try:
-        before = json.loads(file.read_text())
-    except ValueError as error:
-        raise VlmProbeError(f"{file} cannot be read ({error}); delete {folder} and begin anew") from error
-    changed = [name for name in settings if before.get(name) != settings[name]]
-    if changed:
-        raise VlmProbeError(
-            f"{folder} holds answers of a run with another {' and '.join(changed)}; give another --out, or delete it"
-        )
 
 
 def _answer_chunk(
@@ -132,7 +86,7 @@ def _answer_chunk(
                 pictures[item.image] = None
     index = {name: i for i, name in enumerate(n for n, picture in pictures.items() if picture is not None)}
     kept = [item for item in chunk if item.image in index]
-    asked = [Asked(index[item.image], item.question + suffix, item.answer) for item in kept]
+    asked = [Asked(index[item.image], item.question + suffix_of(item, suffix), item.answer) for item in kept]
     images = [pictures[name] for name in index]
     answers = ask_all(model, images, asked, max_new_tokens=max_new_tokens)
     return [
@@ -159,7 +113,8 @@ def evaluate(
     ----------
     parts: a folder for finished chunks; a killed run goes on from there, to the identical table. Of
         two runs at once, one waits for the other.
-    suffix: appended to every question ("\\nAnswer the question using a single word or phrase.").
+    suffix: appended to every question after a line break ("Answer the question using a single word or phrase."), or
+        "benchmark" for the answer format of each item's family (`items.suffix_of`).
     skip_bad: leave out items whose image is missing or unreadable, instead of raising.
     progress: called with the number of items just done.
 
@@ -181,13 +136,8 @@ def evaluate(
         raise VlmProbeError("there is no item to ask")
     if parts is None:
         return _evaluate(model, items, None, suffix, max_new_tokens, skip_bad, progress)
-    # A name may be a path or a Hub id: a digest keeps two that look alike apart.
-    name = str(model.name)
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    folder = parts / f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)[-60:]}-{digest}"
-    make_folder(folder)
-    with alone(folder / "lock"):
-        _resume(folder, _settings(model, items, suffix, max_new_tokens, skip_bad))
+    settings = run_settings(model, items, suffix=suffix, max_new_tokens=max_new_tokens, skip_bad=skip_bad)
+    with resumed(parts, str(model.name), settings) as folder:
         return _evaluate(model, items, folder, suffix, max_new_tokens, skip_bad, progress)
 
 
@@ -202,7 +152,7 @@ def _evaluate(
 ) -> pd.DataFrame:
     """As `evaluate`, in a folder of parts that is this run's alone."""
     tables: list[pd.DataFrame] = []
-    for number, chunk in enumerate(_chunks(items)):
+    for number, chunk in enumerate(chunks(items)):
         file = None if parts is None else parts / f"{number:06d}.parquet"
         if file is not None and file.exists():
             table = pd.read_parquet(file)

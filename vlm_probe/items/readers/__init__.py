@@ -20,6 +20,30 @@ _found: list[Reader] = [
 ]
 FORMATS: dict[str, Reader] = {reader.name: reader for reader in sorted(_found, key=lambda reader: reader.name)}
 """Format -> its reader: every module of this folder but `reader` holds a `READER`."""
+BY_FAMILY: dict[str, Reader] = {reader.family or reader.name: reader for reader in FORMATS.values()}
+"""Family of items -> the reader that says how its answers are scored and asked for."""
+
+BENCHMARK = "benchmark"
+"""The suffix that stands for each benchmark's own answer format."""
+
+
+def suffix_of(item: Item | None, suffix: str) -> str:
+    """What is appended to an item's question: nothing, or a line break and an answer format.
+
+    suffix: "" for none, `BENCHMARK` for that of the item's family ("" where it has none), or the text itself, with a
+    line break before it or without.
+
+    Raises VlmProbeError for `BENCHMARK` where there is no item, but a question of one's own (None).
+
+    >>> suffix_of(None, "Be short.")
+    '\\nBe short.'
+    """
+    if suffix == BENCHMARK:
+        if item is None:
+            raise VlmProbeError("a question of one's own is of no benchmark; give the suffix itself")
+        suffix = BY_FAMILY[item.family].suffix if item.family in BY_FAMILY else ""
+    text = suffix.lstrip("\n")
+    return text and f"\n{text}"
 
 
 def guess_format(path: Path) -> str:

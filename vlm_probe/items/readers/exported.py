@@ -11,6 +11,7 @@ import numpy as np
 from vlm_probe.items.entries import Parse, json_lines, need_texts, parquet_of
 from vlm_probe.items.item import Item, item_from_row
 from vlm_probe.items.readers.reader import Entry, Reader
+from vlm_probe.items.rules import plain
 
 
 def _plain(value: Any) -> Any:
@@ -38,5 +39,10 @@ def read(path: Path, images: Path | None) -> Iterator[Entry]:
 
 
 READER = Reader(
-    "items", read, lambda path, head: path.suffix == ".parquet" or (path.suffix == ".jsonl" and '"family"' in head)
+    "items",
+    read,
+    lambda path, head: path.suffix == ".parquet" or (path.suffix == ".jsonl" and '"family"' in head),
+    family="scenes",
+    # Questions of no benchmark ask for the very word, yes and no included.
+    score=plain,
 )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vlm_probe.items.entries import json_object, need, need_texts
 from vlm_probe.items.item import Item
-from vlm_probe.items.readers.reader import Entry, Reader, image_in
+from vlm_probe.items.readers.reader import SHORT, Entry, Reader, image_in
+
+_NO_MARKS = str.maketrans("", "", string.punctuation)
 
 
 def read(path: Path, images: Path | None) -> Iterator[Entry]:
@@ -25,4 +28,17 @@ def read(path: Path, images: Path | None) -> Iterator[Entry]:
         yield number, lambda key=key, row=row: item(key, row)
 
 
-READER = Reader("gqa", read, lambda path, head: '"imageId"' in head, entry="entry")
+def score(item: Item, text: str) -> tuple[str, float]:
+    """1 where the answer is the right one, letter for letter, but for case, punctuation and spaces.
+
+    GQA's evaluation compares the strings as they are (its `eval.py`: `predicted == gold`); as most report it, and as
+    here, case and ASCII punctuation are dropped first (lmms-eval's gqa: exact_match with ignore_case and
+    ignore_punctuation, of a stripped answer; LLaVA lowers and drops a last period). So "two" is not "2", "a red" is not
+    "red", and yes and no are words like any other. Deviation: runs of spaces are one space, so that a mark between
+    spaces leaves no trace.
+    """
+    said, wanted = (" ".join(one.lower().translate(_NO_MARKS).split()) for one in (text, item.answer))
+    return said, float(said == wanted != "")
+
+
+READER = Reader("gqa", read, lambda path, head: '"imageId"' in head, entry="entry", score=score, suffix=SHORT)

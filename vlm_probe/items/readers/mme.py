@@ -10,7 +10,8 @@ import pandas as pd
 from vlm_probe.items.entries import BadEntryError, lines_of, yes_no
 from vlm_probe.items.item import Item
 from vlm_probe.items.metrics import MME_CATEGORIES, group_accuracy, mme_scores
-from vlm_probe.items.readers.reader import Entry, Reader, image_in, mean_score
+from vlm_probe.items.readers.reader import SHORT, Entry, Reader, image_in, mean_score
+from vlm_probe.items.rules import YES_NO, by_form
 
 
 def read(path: Path, images: Path | None) -> Iterator[Entry]:
@@ -57,6 +58,32 @@ def metrics(answers: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, float]:
     return mean_score(answers) | {"accuracy_plus": group_accuracy(pairs)} | mme_scores(answers)
 
 
+def yes_or_no_first(text: str) -> str:
+    """ "yes" or "no" as MME's evaluation reads it (its `calculation.py`), or "".
+
+    The answer itself, or one of the two within its first four characters, yes before no.
+    """
+    said = text.lower().strip().replace(".", "")
+    if said in ("y", "n"):
+        return {"y": "yes", "n": "no"}[said]
+    return next((word for word in YES_NO if word in said[:4]), "")
+
+
+def score(item: Item, text: str) -> tuple[str, float]:
+    """1 for the right one of yes and no (`yes_or_no_first`); items of the family that ask otherwise, by their form."""
+    if item.answer not in YES_NO:
+        return by_form(item, text)
+    said = yes_or_no_first(text)
+    return said, float(said == item.answer)
+
+
 READER = Reader(
-    "mme", read, lambda path, head: path.suffix == ".txt" and "\t" in head, metrics=metrics, files=category_files
+    "mme",
+    read,
+    lambda path, head: path.suffix == ".txt" and "\t" in head,
+    metrics=metrics,
+    score=score,
+    # Deviation: LLaVA and lmms-eval put it in the place of MME's own "Please answer yes or no.", which stays here.
+    suffix=SHORT,
+    files=category_files,
 )

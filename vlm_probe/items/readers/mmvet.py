@@ -9,6 +9,7 @@ from typing import Any
 from vlm_probe.items.entries import json_object, need, need_texts
 from vlm_probe.items.item import Item
 from vlm_probe.items.readers.reader import Entry, Reader, image_in
+from vlm_probe.items.rules import YES_NO, by_form, in_parts
 
 
 def answer_parts(answer: str) -> tuple[str, tuple[str, ...]]:
@@ -33,4 +34,14 @@ def read(path: Path, images: Path | None) -> Iterator[Entry]:
         yield number, lambda key=key, row=row: item(key, row)
 
 
-READER = Reader("mmvet", read, lambda path, head: '"imagename"' in head, entry="entry")
+def score(item: Item, text: str) -> tuple[str, float]:
+    """The share of the answer's parts that the text names; where the right answer is yes or no alone, see `yes_no`.
+
+    Deviation: MM-Vet has GPT-4 judge, with shares of its own. Here a part counts where its words stand in the answer:
+    one that is named to be denied counts too.
+    """
+    return in_parts(item, text) if item.parts and item.answer not in YES_NO else by_form(item, text)
+
+
+# It wants free answers: LLaVA appends nothing.
+READER = Reader("mmvet", read, lambda path, head: '"imagename"' in head, entry="entry", score=score)

@@ -16,6 +16,7 @@ from vlm_probe.items.item import Item
 from vlm_probe.items.metrics import group_accuracy
 from vlm_probe.items.normalize import choice_letter
 from vlm_probe.items.readers.reader import Entry, Reader, image_in, mean_score
+from vlm_probe.items.rules import by_form, letter
 
 
 def read(path: Path, images: Path | None) -> Iterator[Entry]:
@@ -56,4 +57,19 @@ def metrics(answers: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, float]:
     return mean_score(answers) | {"pair_accuracy": group_accuracy(pairs)}
 
 
-READER = Reader("mmvp", read, lambda path, head: path.suffix == ".csv" and "Options" in head, metrics=metrics)
+def score(item: Item, text: str) -> tuple[str, float]:
+    """1 for the letter of the right choice (`choice_letter`); generated twins have none and are scored by their form.
+
+    Deviation: MMVP has GPT-4 judge. lmms-eval reads a letter, as here, but takes an article ("A man") for one.
+    """
+    return letter(item, text) if item.kind == "choice" else by_form(item, text)
+
+
+READER = Reader(
+    "mmvp",
+    read,
+    lambda path, head: path.suffix == ".csv" and "Options" in head,
+    metrics=metrics,
+    score=score,
+    suffix="Answer with the option's letter from the given choices directly.",
+)

@@ -10,7 +10,9 @@ import pandas as pd
 from vlm_probe.items.entries import Parse, json_lines, need, need_texts, yes_no
 from vlm_probe.items.item import Item
 from vlm_probe.items.metrics import yes_no_metrics
-from vlm_probe.items.readers.reader import Entry, Reader, image_in, mean_score
+from vlm_probe.items.readers.reader import SHORT, Entry, Reader, image_in, mean_score
+from vlm_probe.items.rules import YES_NO, by_form
+from vlm_probe.items.rules import yes_no as said_in_a_sentence
 
 
 def read(path: Path, images: Path | None) -> Iterator[Entry]:
@@ -30,9 +32,22 @@ def read(path: Path, images: Path | None) -> Iterator[Entry]:
 
 def metrics(answers: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, float]:
     """POPE's own, where all truths are yes or no."""
-    if set(answers["truth"]) <= {"yes", "no"}:
+    if set(answers["truth"]) <= set(YES_NO):
         return yes_no_metrics(answers["normalized"].tolist(), answers["truth"].tolist())
     return mean_score(answers)
 
 
-READER = Reader("pope", read, lambda path, head: path.suffix != ".parquet" and '"label"' in head, metrics=metrics)
+def score(item: Item, text: str) -> tuple[str, float]:
+    """1 for the right one of yes and no, as POPE's evaluation reads a sentence (`yes_or_no` says where we deviate);
+    items of the family that ask otherwise, by their form."""
+    return said_in_a_sentence(item, text) if item.answer in YES_NO else by_form(item, text)
+
+
+READER = Reader(
+    "pope",
+    read,
+    lambda path, head: path.suffix != ".parquet" and '"label"' in head,
+    metrics=metrics,
+    score=score,
+    suffix=SHORT,
+)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from vlm_probe.items.item import Item
+from vlm_probe.items.rules import Rule
 
 Entry = tuple[int, Callable[[], Item]]
 """The number of a line or entry, and what makes its item (or raises `BadEntryError`)."""
@@ -31,8 +32,18 @@ class Reader:
     metrics: Callable[[pd.DataFrame, pd.DataFrame], dict[str, float]] | None = None
     """The benchmark's own metrics, of all rows of a table of answers and of those in whole pairs; None: the mean
     score, as "accuracy"."""
+    score: Rule | None = None
+    """The benchmark's own rule for an answer, with its source and where we deviate; None: `rules.by_form`."""
+    suffix: str = ""
+    """The benchmark's answer format as LLaVA and lmms-eval append it to a question, after a line break; "": none."""
+    family: str = ""
+    """The family of items whose rule, metrics and suffix these are, where it is not `name`."""
     files: Callable[[Path], list[Path]] | None = None
     """The files of a benchmark that comes as a folder; none in a folder of another."""
+
+
+SHORT = "Answer the question using a single word or phrase."
+"""LLaVA's answer format for short answers (Liu et al. 2023, arXiv:2310.03744; its docs/Evaluation.md)."""
 
 
 def image_in(images: Path | None, name: str) -> Path | None:

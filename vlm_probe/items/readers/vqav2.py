@@ -9,7 +9,8 @@ from typing import Any
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.items.entries import BadEntryError, json_object, listed, need, need_texts
 from vlm_probe.items.item import Item
-from vlm_probe.items.readers.reader import Entry, Reader, image_in
+from vlm_probe.items.readers.reader import SHORT, Entry, Reader, image_in
+from vlm_probe.items.rules import annotated
 
 
 def read(path: Path, images: Path | None) -> Iterator[Entry]:
@@ -39,4 +40,4 @@ def read(path: Path, images: Path | None) -> Iterator[Entry]:
         yield number, lambda row=row: item(row)
 
 
-READER = Reader("vqav2", read, lambda path, head: '"questions"' in head, entry="entry")
+READER = Reader("vqav2", read, lambda path, head: '"questions"' in head, entry="entry", score=annotated, suffix=SHORT)
