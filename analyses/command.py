@@ -1,19 +1,21 @@
-"""What the analyses share: their options, loading with a bar, and how they end."""
+"""What the analyses share: their options, measuring findings behind a bar, and how they end."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-import pandas as pd
 from rich.progress import Progress
 
 import vlm_probe
-from vlm_probe import VlmProbeError
-from vlm_probe.findings import scope_of
+from vlm_probe import VlmProbeError, findings
+from vlm_probe.figures import save
+from vlm_probe.findings import Run, generated_items, scope_of, steps
+from vlm_probe.findings.listing import evidence_listing
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.report import chapters, draw
 from vlm_probe.zoo.replicas import shipped
 
 
@@ -22,7 +24,7 @@ def options(about: str, models: Iterable[str], *, n: int) -> argparse.ArgumentPa
     default = [name for name in models if name.removeprefix("replica/") in shipped()]
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--models", nargs="+", default=default)
-    parser.add_argument("--n", type=int, default=n, help="generated items (of every family)")
+    parser.add_argument("--n", type=int, default=n, help="generated scenes, and as many twins")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device")
     parser.add_argument("--out", type=Path, default=Path("figures"))
@@ -37,11 +39,42 @@ def each_model(arguments: argparse.Namespace, steps: int) -> Iterator[tuple[Hook
             yield vlm_probe.load(name, device=arguments.device), lambda done, t=task: bar.advance(t, done)
 
 
-def print_verdicts(verdicts: pd.DataFrame) -> None:
-    """A table of verdicts on the terminal."""
-    print(f"\n{verdicts.attrs['title']}")
-    # Three digits of each: a difference of a millionth is no zero.
-    print(verdicts.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
+def measure_and_draw(arguments: argparse.Namespace, ids: Sequence[str], prefix: str) -> Run:
+    """Measure findings on the models and generated items that the options name, and show what they come to.
+
+    Writes every figure as <out>/<prefix>_<figure>.png and .svg and the evidence as <out>/<prefix>.csv, prints the
+    verdicts and what could not be measured.
+    """
+    items = generated_items(arguments.n, seed=arguments.seed)
+    with Progress(transient=True) as bar:
+        task = bar.add_task("measuring", total=steps(ids, arguments.models, items))
+        found = findings.run(
+            ids,
+            arguments.models,
+            items,
+            seed=arguments.seed,
+            load=lambda name: vlm_probe.load(name, device=arguments.device),
+            progress=lambda n: bar.advance(task, n),
+        )
+    for chapter in chapters(found):
+        for name, figure in draw(chapter).items():
+            print(*save(figure, arguments.out, f"{prefix}_{name}"), sep="\n")
+    found.evidence.to_csv(arguments.out / f"{prefix}.csv", index=False)
+    print_verdicts(found)
+    for one in found.skipped:
+        print(f"not measured: {one}")
+    disclaim(arguments.models)
+    return found
+
+
+def print_verdicts(found: Run) -> None:
+    """Every finding's verdicts on the terminal."""
+    evidence = found.evidence
+    for finding in found.findings:
+        rows = evidence.loc[evidence["finding"] == finding.id]
+        if len(rows):
+            print(f"\n{finding.id}. {finding.question}")
+            print(evidence_listing(rows).to_string(index=False))
 
 
 def run(main: Callable[[], None]) -> None:

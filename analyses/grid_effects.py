@@ -6,7 +6,8 @@
 The replicas' counterpart of published_results.py: the same changes, every cell trained alike and
 scored on the same items, over the seeds that were trained (no model is run here). Writes
 figures/grid_scores, grid_effects and grid_size_by_type (.png and .svg) and figures/grid_effects.csv;
-with --split novel, the same names with _novel.
+with --split novel, the same names with _novel. And of findings X1 to X3, whether one change does more
+where another was made: figures/x1_interactions to x3_interactions, figures/grid_interactions.csv.
 """
 
 from __future__ import annotations
@@ -19,10 +20,16 @@ import pandas as pd
 from command import disclaim, run
 
 from vlm_probe import VlmProbeError
-from vlm_probe.figures import effect_over_seeds, save, scores_by_seed, styled
-from vlm_probe.findings import grid_differences, grid_effects
+from vlm_probe.figures import effect_over_seeds, interactions, save, scores_by_seed, styled
+from vlm_probe.findings import Run, find
+from vlm_probe.findings.finding import FigureOf
+from vlm_probe.findings.x1_size_pretraining import size_by_pretraining
+from vlm_probe.findings.x2_encoder_size import encoder_by_size
+from vlm_probe.findings.x3_vocabulary_size import vocabulary_by_size
+from vlm_probe.studies import collect_scores, grid_differences, grid_effects, grid_scores
 from vlm_probe.studies.effects import GRID_FACTORS
-from vlm_probe.studies.grid import collect_scores, grid_scores
+
+CROSSED = {"X1": size_by_pretraining, "X2": encoder_by_size, "X3": vocabulary_by_size}
 
 
 def main() -> None:
@@ -68,11 +75,26 @@ def main() -> None:
         ax = effect_over_seeds(_rows(differences, **pair), by_type, by="kind", title=title)
         print(*save(ax, arguments.out, f"grid_size_by_type{ending}"), sep="\n")
     effects.to_csv(arguments.out / f"grid_effects{ending}.csv", index=False)
-    columns = ["factor", "first", "second", "seeds", "a", "b", "difference", "low", "high", "verdict"]
+    columns = ["factor", "first", "second", "seeds", "a", "b", "difference", "low", "high", "p_holm", "verdict"]
     shown = _rows(effects, **overall)
     print(f"\n{effects.attrs['title']}: {arguments.split} scenes, {shown['n'].max()} items")
     print(effects.attrs["method"])
-    print(shown.filter(columns).round(3).to_string(index=False))
+    print(shown.filter([*columns, "reason"]).round(3).to_string(index=False))
+
+    result = Run(find(list(CROSSED)), [], [], 0, {id: measure(scores) for id, measure in CROSSED.items()})
+    evidence = result.evidence.query("models == 'replicas'")
+    evidence.to_csv(arguments.out / "grid_interactions.csv", index=False)
+    numbers = ["claim", "clusters", "unit", "value", "control", "difference", "low", "high", "p_corrected"]
+    for finding in result.findings:
+        drawn = finding.sections[0].blocks[0]
+        assert isinstance(drawn, FigureOf)
+        ax = interactions(result.shown(finding).tables[drawn.table], **drawn.given)
+        print(*save(ax, arguments.out, drawn.name), sep="\n")
+        print(f"\n{finding.id}: {finding.question}")
+        for row in evidence.query("finding == @finding.id").to_dict("records"):
+            reason = f" ({row['reason']})" if row["reason"] else ""
+            print(f"  {row['sentence']}: {row['verdict']}{reason}")
+        print(evidence.query("finding == @finding.id").filter(numbers).round(3).to_string(index=False))
     disclaim(["replica/"])
 
 

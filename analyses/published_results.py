@@ -2,8 +2,9 @@
 
     python analyses/published_results.py
 
-Writes figures/published_results.png and .svg and figures/published_effects.csv, and prints which
-numbers were not at hand. Each published number is one run: there is no interval to draw.
+Writes figures/published_results.png and .svg, figures/published_effects.csv and, of the interactions that findings
+X1 to X3 read, figures/published_interactions.csv, and prints which numbers were not at hand. Each published number is
+one run: there is no interval to draw and nothing to decide.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from command import run
 
+from vlm_probe import findings
 from vlm_probe.figures import published_effect, save, styled
-from vlm_probe.findings import FACTORS, published_effects
+from vlm_probe.studies import FACTORS, published_effects
 
 
 def main() -> None:
@@ -40,6 +42,13 @@ def main() -> None:
         print(known.filter(columns).round(2).to_string(index=False))
         for missing, gone in rows.query("missing != ''").groupby("missing", sort=False):
             print(f"  not at hand: {missing} ({', '.join(gone['benchmark'])})")
+    result = findings.run(["X1", "X2", "X3"], [])
+    evidence = result.evidence.query("models == 'the paper'")
+    evidence.to_csv(arguments.out / "published_interactions.csv", index=False)
+    for finding in result.findings:
+        print(f"\n{finding.id}: {finding.question}\n{result.shown(finding).summary[0]}")
+        for row in evidence.query("finding == @finding.id").to_dict("records"):
+            print(f"  {row['sentence']}: {row['value']:+.1f}, {row['control']:+.1f} ({row['difference']:+.1f} apart)")
 
 
 if __name__ == "__main__":

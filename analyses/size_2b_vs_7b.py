@@ -1,4 +1,4 @@
-"""Does the larger language model help, and when? Two models or more on the same items.
+"""Does one checkpoint answer more than another, and of what? Two models or more on the same items.
 
     python analyses/size_2b_vs_7b.py
     python analyses/size_2b_vs_7b.py --models Intel/llava-gemma-2b Intel/llava-gemma-7b --n 500
@@ -6,7 +6,10 @@
 
 Every model is compared with the first. Writes figures/size_<model>.png and .svg (differences per
 question family) and figures/size.csv, and prints the verdicts. Answers are kept in <out>/size_answers:
-a killed run goes on. What size does to the replicas over all seeds is in grid_effects.py.
+a killed run goes on.
+
+The verdicts are about two checkpoints and these items. Training either of them again changes items by more
+than that, so that whether *size* does it is decided over training seeds: grid_effects.py, and finding X1.
 """
 
 from __future__ import annotations
@@ -16,14 +19,20 @@ from pathlib import Path
 from command import disclaim, each_model, options, run
 
 from vlm_probe.figures import difference_by_family, save
-from vlm_probe.findings import evaluate
 from vlm_probe.items.gathering import gather_items
-from vlm_probe.running.evaluation import write_evaluation
+from vlm_probe.running.evaluation import evaluate, write_evaluation
 from vlm_probe.scenes import family_items
+
+ABOUT = (
+    "Each verdict is about two checkpoints and these items. Whether size does it is decided over training seeds: "
+    "analyses/grid_effects.py (and with connector pretraining, finding X1)."
+)
 
 
 def main() -> None:
-    parser = options("Does the larger language model help?", ("replica/small-clip", "replica/large-clip"), n=200)
+    parser = options(
+        "Does one checkpoint answer more than another?", ("replica/small-clip", "replica/large-clip"), n=200
+    )
     parser.add_argument("--items", nargs="+", default=["scenes"], help="scenes, or benchmarks' question files")
     parser.add_argument("--images", nargs="+", type=Path, default=[], help="their folders of images: one, or one each")
     arguments = parser.parse_args()
@@ -43,10 +52,11 @@ def main() -> None:
     for comparison in result.comparisons:
         name = comparison.attrs["second"].replace("/", "-")
         print(*save(difference_by_family(comparison), arguments.out, f"size_{name}"), sep="\n")
-        columns = ["family", "n", "a", "b", "difference", "low", "high", "p_holm", "verdict"]
-        print(f"\n{comparison.attrs['title']}")
+        columns = ["family", "n", "a", "b", "difference", "low", "high", "p_holm", "verdict", "reason"]
+        print(f"\n{comparison.attrs['title']}, on the same items")
         print(comparison.filter(columns).round(3).to_string(index=False))
     result.metrics.to_csv(arguments.out / "size.csv", index=False)
+    print(f"\n{ABOUT}")
     disclaim(arguments.models)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from vlm_probe.scenes import sample_scene, scene_image
@@ -85,7 +86,14 @@ def test_size_compares_models(tmp_path):
     done = run("analyses/size_2b_vs_7b.py", *models, "--n", "6", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert {p.name for p in tmp_path.glob("*.png")} == {"size_replica-small-dino.png"}
-    assert "replica/small-dino against replica/small-clip" in done.stdout
+    assert "replica/small-dino against replica/small-clip, on the same items" in done.stdout
+    # Two checkpoints of one seed say nothing of what they were made of.
+    about = "Each verdict is about two checkpoints and these items. Whether size does it is decided over training seeds"
+    assert about in done.stdout
+    comparison = pd.read_csv(tmp_path / "size_answers" / "comparison.csv")
+    words = {"supported", "contradicted", "undecided"}
+    assert set(comparison["verdict"]) <= words
+    assert not np.isnan(comparison["p_holm"].to_numpy(dtype=float)).any(), "of all families together too"
     assert "nothing here is a statement about the 2B or the 7B" in done.stdout
 
 
@@ -95,16 +103,32 @@ def test_published_results_draws_and_says_what_is_missing(tmp_path):
     assert (tmp_path / "published_results.svg").exists()
     assert "size: 18 of 40 pairs published" in done.stdout
     assert "not at hand: gemma-7b-it, CLIP, connector pretrained (textvqa)" in done.stdout
+    assert "what the 7B adds with connector pretraining, beside what it adds without: -2.0, +3.4 (-5.3 apart)" in (
+        done.stdout
+    )
+    assert pd.read_csv(tmp_path / "published_interactions.csv")["finding"].tolist() == ["X1"] * 9
+    assert "what it adds to the 7B is not. Each number is one run." in done.stdout
+    assert "The paper's models do not cross vocabulary and size: its table says nothing of it." in done.stdout
 
 
 def test_grid_effects_draws_and_prints_every_pair(tmp_path):
     done = run("analyses/grid_effects.py", "--split", "novel", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     names = {f"grid_{what}_novel" for what in ("scores", "effects", "size_by_type")}
-    assert {p.name for p in tmp_path.iterdir()} == {"grid_effects_novel.csv"} | {
+    names |= {f"x{number}_interactions" for number in (1, 2, 3)}
+    assert {p.name for p in tmp_path.iterdir()} == {"grid_effects_novel.csv", "grid_interactions.csv"} | {
         f"{n}.{s}" for n in names for s in ("png", "svg")
     }
     assert "small-clip-v320 small-clip-v20480" in done.stdout
+    effects = pd.read_csv(tmp_path / "grid_effects_novel.csv")
+    few = effects["seeds"] < 5
+    assert set(effects.loc[few, "verdict"]) == {"undecided"}
+    assert set(effects.loc[few, "reason"]) == {f"{n} training seeds, 5 would do" for n in effects.loc[few, "seeds"]}
+    claims = pd.read_csv(tmp_path / "grid_interactions.csv")
+    assert claims["finding"].value_counts().to_dict() == {"X1": 4, "X2": 4, "X3": 2}
+    assert set(claims["unit"]) == {"training seeds"}
+    for sentence in claims["sentence"]:
+        assert sentence in done.stdout
     assert "nothing here is a statement about the 2B or the 7B" in done.stdout
     done = run("analyses/grid_effects.py", "--runs", str(tmp_path), "--out", str(tmp_path))
     assert (done.returncode, done.stderr) == (1, f"error: no finished cell in {tmp_path}\n")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vlm_probe.inputs.preparing import ModelInputs
     from vlm_probe.layout import ImageTransform, PixelBox, TokenLayout, UnitBox
     from vlm_probe.opening import load
+    from vlm_probe.running.evaluation import evaluate
     from vlm_probe.trace import Trace
 
 _HOMES = {
@@ -24,6 +25,7 @@ _HOMES = {
     "TokenLayout": "vlm_probe.layout",
     "Trace": "vlm_probe.trace",
     "UnitBox": "vlm_probe.layout",
+    "evaluate": "vlm_probe.running.evaluation",
     "load": "vlm_probe.opening",
 }
 
@@ -58,6 +60,7 @@ __all__ = [
     "Trace",
     "UnitBox",
     "VlmProbeError",
+    "evaluate",
     "load",
 ]
 

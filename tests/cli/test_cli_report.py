@@ -1,10 +1,8 @@
-"""`vlm-probe report`: the page, the shares right on the terminal, and folders that are left alone."""
-
-import json
+"""`vlm-probe report`: the page, the verdicts on the terminal, and folders that are left alone."""
 
 import pytest
 
-SHORT = ("report", "--items", 12)
+SHORT = ("report", "--items", 12, "--finding", "S1")
 
 
 def test_the_default_replica(command, tmp_path):
@@ -13,15 +11,8 @@ def test_the_default_replica(command, tmp_path):
     assert ended.code == 0
     assert ended.out.strip().endswith(str(out / "index.html"))
     assert (out / "index.html").is_file()
-    assert ended.out.startswith("share right, 95 % intervals ")
-    header, *_ = [line.replace("┃", "").split() for line in ended.out.splitlines() if "┃" in line]
-    assert header == ["kind", "n", "replica/default", "chance", "blind", "guess"]
-    rows = {line.split()[1]: line.split("│") for line in ended.out.splitlines() if line.startswith("│")}
-    assert rows["all"][2].strip() == "12"
-    overall = next(row for row in json.loads((out / "results.json").read_text())["accuracy"] if row["kind"] == "all")
-    assert rows["all"][3].strip() == f"{overall['accuracy']:.2f} ({overall['low']:.2f}–{overall['high']:.2f})"
-    assert rows["all"][4].strip() == f"{overall['chance']:.3f}"
-    assert rows["all"][5].strip() == f"{overall['blind']:.3f}"
+    assert ended.out.startswith("S1. Does the language model look at the right place?")
+    assert "nothing here is a statement about the 2B or the 7B" in ended.out
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(refused, tmp_path):
@@ -40,6 +31,10 @@ def test_a_folder_with_other_things_in_it_is_left_alone(refused, tmp_path):
 def test_an_unknown_model(refused, tmp_path, name, message):
     assert refused(*SHORT, "--model", name, "--out", tmp_path / "out").startswith(message)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_finding(refused, tmp_path):
+    assert refused("report", "--finding", "Z9", "--out", tmp_path / "out").startswith("no finding 'Z9'; nearest are ")
 
 
 def test_a_folder_that_cannot_be_written(refused, in_the_way):

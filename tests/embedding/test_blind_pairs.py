@@ -6,6 +6,7 @@ import torch
 
 from vlm_probe import load
 from vlm_probe.embedding import blind_pairs, disagreeing_pairs, image_embeddings, images_in
+from vlm_probe.embedding.blind_pairs import twin_percentiles
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.report import write_pairs
 from vlm_probe.scenes import Scene, family_items, scene_image
@@ -102,6 +103,44 @@ def test_bad_pictures(folder, tmp_path, replica):
 def test_what_makes_no_pairs(one, other, message):
     with pytest.raises(VlmProbeError) as caught:
         disagreeing_pairs(one, other)
+    assert str(caught.value) == message
+
+
+def test_planted_twins_stand_where_they_were_put():
+    x = cloud(62, 29)
+    for i in range(0, 62, 2):
+        x[i + 1] = x[i] + 0.1 * cloud(1, 29)[0]
+    x[1], x[3] = -x[0], x[2] + 2 * cloud(1, 29)[0]
+    found = twin_percentiles(x)
+    assert found[0] < 0.02
+    assert (found[2:] > 0.99).all()
+    assert found[0] < found[1] < found[2]
+
+
+def test_percentiles_by_hand(monkeypatch):
+    x = cloud(10, 7)
+    unit = x - x.mean(0)
+    cosine = torch.nn.functional.cosine_similarity(unit[:, None], unit[None], dim=-1)
+    others = [cosine[i, j] for i in range(10) for j in range(i) if i // 2 != j // 2]
+    expected = [np.mean([float(one < cosine[2 * k, 2 * k + 1]) for one in others]) for k in range(5)]
+    np.testing.assert_allclose(twin_percentiles(x).numpy(), expected, atol=1e-6)
+    wide = cloud(202, 7)
+    whole = twin_percentiles(wide)
+    monkeypatch.setitem(twin_percentiles.__globals__, "_SAMPLE", 9001)
+    np.testing.assert_allclose(twin_percentiles(wide).numpy(), whole.numpy(), atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (cloud(7, 5), "7 images are no two pairs of twins or more: nothing can be compared"),
+        (cloud(2, 5), "2 images are no two pairs of twins or more: nothing can be compared"),
+        (cloud(4, 5) * float("nan"), "the embeddings of images [0, 1, 2, 3] are not finite"),
+    ],
+)
+def test_what_are_no_twins(x, message):
+    with pytest.raises(VlmProbeError) as caught:
+        twin_percentiles(x)
     assert str(caught.value) == message
 
 

@@ -7,7 +7,6 @@ from scipy.stats import binomtest
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence import compare, holm, mcnemar, paired_bootstrap, sign_flips
-from vlm_probe.evidence.comparison import UNCONFIRMED
 from vlm_probe.items.scores import ANSWER_COLUMNS
 
 
@@ -79,11 +78,18 @@ def test_a_comparison_by_hand():
     assert table.loc["all", "difference"] == pytest.approx(1 / 7)
     assert table.loc["pope", "p"] == 0.5
     assert table.loc["gqa", "p"] == 1.0
-    assert table["p_holm"].tolist()[:2] == [1.0, 1.0]
-    assert np.isnan(table.loc["all", "p_holm"])
+    # McNemar's, of the items that one alone has right: none and two, one and none, one and two; corrected together.
+    assert table["p"].tolist() == [0.5, 1.0, 1.0]
+    assert table["p_holm"].tolist() == [1.0, 1.0, 1.0]
+    assert table["test"].tolist() == ["McNemar"] * 3
     # Of four items and of three there is no interval; of seven there is.
     assert table["low"].isna().tolist() == table["high"].isna().tolist() == [True, True, False]
-    assert table["verdict"].tolist() == ["undecided (too few)"] * 2 + ["undecided (interval includes 0)"]
+    assert table["verdict"].tolist() == ["undecided"] * 3
+    assert table["reason"].tolist() == [
+        "4 images or pairs, 6 would do",
+        "3 images or pairs, 6 would do",
+        "the interval includes 0",
+    ]
     assert table.loc["all", "low"] <= table.loc["all", "difference"] <= table.loc["all", "high"]
     backwards = compare(pd.concat([a, b]), "b", "a").set_index("family")
     assert backwards.loc["all", "difference"] == pytest.approx(-1 / 7)
@@ -99,9 +105,12 @@ def test_a_clear_difference_is_called_and_noise_is_not():
     family = ["pope"] * 300
     table = pd.concat([answers("weak", list(weak), family), answers("strong", list(strong), family)])
     assert compare(table, "weak", "strong")["verdict"].tolist() == ["supported"]
-    assert compare(table, "strong", "weak")["verdict"].tolist() == ["not supported"]
+    # The opposite is not the same as nothing.
+    assert compare(table, "strong", "weak")["verdict"].tolist() == ["contradicted"]
     same = pd.concat([answers("weak", list(weak), family), answers("other", list(other), family)])
-    assert compare(same, "weak", "other")["verdict"].tolist() == ["undecided (interval includes 0)"]
+    assert compare(same, "weak", "other")[["verdict", "reason"]].to_numpy().tolist() == [
+        ["undecided", "the interval includes 0"]
+    ]
 
 
 def beside_a_perfect_one(right: list[bool], family: list[str]) -> pd.DataFrame:
@@ -109,13 +118,17 @@ def beside_a_perfect_one(right: list[bool], family: list[str]) -> pd.DataFrame:
     return pd.concat([answers("a", right, family), answers("b", [True] * len(right), family)])
 
 
+UNCONFIRMED = "the interval excludes 0, the corrected test does not"
+
+
 def test_an_interval_that_the_test_does_not_confirm_decides_nothing():
     right = [False] * 4 + [True] * 196
     table = compare(beside_a_perfect_one(right, ["pope"] * 200), "a", "b")
     assert table["low"].item() > 0
     assert table["p"].item() == 0.125
-    assert table["verdict"].item() == UNCONFIRMED
-    # Six of 200 are enough for one family; for this and five more that do not differ, they are not.
+    assert (table["verdict"].item(), table["reason"].item()) == ("undecided", UNCONFIRMED)
+    # Six of 200 are enough for one family; for this and five more that do not differ, they are not, and nor are they
+    # for all together, which is a seventh test.
     right = [False] * 6 + [True] * 194
     one = beside_a_perfect_one(right, ["pope"] * 200)
     assert compare(one, "a", "b")["verdict"].tolist() == ["supported"]
@@ -124,8 +137,10 @@ def test_an_interval_that_the_test_does_not_confirm_decides_nothing():
     family = ["pope"] * 200 + others
     six = compare(beside_a_perfect_one(right, family), "a", "b")
     six = six.set_index("family")
-    assert six.loc["pope", "p_holm"] == pytest.approx(6 * 2 / 2**6)
-    assert (six.loc["pope", "verdict"], six.loc["all", "verdict"]) == (UNCONFIRMED, "supported")
+    assert six.loc[["pope", "all"], "p"].tolist() == [2 / 2**6] * 2
+    assert six.loc[["pope", "all"], "p_holm"].tolist() == pytest.approx([7 * 2 / 2**6] * 2)
+    assert six.loc[["pope", "all"], "verdict"].tolist() == ["undecided"] * 2
+    assert six.loc[["pope", "all"], "reason"].tolist() == [UNCONFIRMED] * 2
 
 
 def test_items_of_unknown_images_are_drawn_one_by_one():
@@ -149,8 +164,11 @@ def test_sign_flips_by_hand():
     assert sign_flips(np.array([1.0, 2.0, -3.0]), np.arange(3)) == 1.0
     assert sign_flips(np.array([1.0, 1.0, 1.0, 1.0]), np.array([0, 0, 1, 1])) == 2 / 4
     assert sign_flips(np.zeros(5), np.arange(5)) == 1.0
-    # Of more clusters than can be listed, a sample that holds the observed signs.
-    assert sign_flips(np.ones(40), np.arange(40)) == pytest.approx(1 / 10_000)
+    # Where all differ by as much it is a sign test, however many there are.
+    assert sign_flips(np.ones(40), np.arange(40)) == pytest.approx(2 / 2**40)
+    assert sign_flips(np.array([1.0] * 6 + [-1.0]), np.arange(7)) == pytest.approx(2 * (1 + 7) / 2**7)
+    # Else of more clusters than can be listed, a sample that holds the observed signs.
+    assert sign_flips(1 + np.arange(40) / 41, np.arange(40)) == pytest.approx(1 / 10_000)
 
 
 def test_sign_flips_keep_their_level():
@@ -178,4 +196,19 @@ def test_soft_scores_are_tested_as_they_are_compared():
     # Where what is won and lost is as much, nothing is decided, whatever McNemar's p.
     even = compare(softly(100, 57), "a", "b").iloc[0]
     assert even["only_a"] == 57
-    assert str(even["verdict"]).startswith("undecided")
+    assert (even["verdict"], even["reason"]) == ("undecided", "the interval includes 0")
+
+
+def test_right_and_wrong_of_several_items_an_image_are_tested_by_images():
+    """Ten images of three questions: where b alone is right, it is so of the whole image."""
+    better = np.repeat(np.arange(10) < 4, 3)
+    images = np.repeat([f"image {i}" for i in range(10)], 3)
+    a, b = (answers(name, right.tolist(), ["pope"] * 30) for name, right in (("a", ~better), ("b", np.ones(30, bool))))
+    by_image = compare(pd.concat([one.assign(image=images) for one in (a, b)]), "a", "b").iloc[0]
+    assert (by_image["n"], by_image["clusters"], by_image["test"]) == (30, 10, "sign flips")
+    assert by_image["p"] == 2 / 2**4
+    assert (by_image["only_a"], by_image["only_b"]) == (0, 12)
+    alone = compare(pd.concat([a, b]), "a", "b").iloc[0]
+    assert (alone["clusters"], alone["test"]) == (30, "McNemar")
+    assert alone["p"] == mcnemar(~better, np.ones(30, dtype=bool)) == 2 / 2**12
+    assert (by_image["verdict"], alone["verdict"]) == ("undecided", "supported")

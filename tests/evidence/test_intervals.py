@@ -1,10 +1,10 @@
-"""Intervals and verdicts."""
+"""Intervals."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from vlm_probe.evidence import bootstrap_mean, clustered_mean, jackknife, paired_bootstrap, summarize, verdict
+from vlm_probe.evidence import bootstrap_mean, clustered_mean, jackknife, paired_bootstrap, summarize
 from vlm_probe.evidence.intervals import FEWEST_CLUSTERS
 
 
@@ -27,20 +27,6 @@ def test_missing_values_are_left_out_and_counted():
     assert np.isnan(bootstrap_mean(np.array([np.nan]))[0])
 
 
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ((0.2, 0.1, 0.3), "supported"),
-        ((-0.2, -0.3, -0.1), "not supported"),
-        ((0.1, -0.1, 0.3), "undecided (interval includes 0)"),
-        ((float("nan"),) * 3, "undecided (no items)"),
-        ((1.0, float("nan"), float("nan")), "undecided (too few)"),
-    ],
-)
-def test_verdicts(values, said):
-    assert verdict(*values) == said
-
-
 def test_the_jackknife_of_a_mean_covers_it_as_students_t_does():
     rng = np.random.default_rng(1)
     inside = 0
@@ -58,7 +44,7 @@ def test_the_jackknife_leaves_whole_clusters_out():
     clusters = np.asarray(list("aabbbcddde"))
     jackknife(lambda kept: seen.append(set(clusters[kept])) or float(len(kept)), clusters, blocks=50)
     assert len(seen) == 6
-    assert all(len(names) == 4 for names in seen[1:])
+    assert sorted(len(names) for names in seen) == [4] * 5 + [5], "every one left out once, and all of them"
 
 
 def test_a_clustered_mean_by_hand():

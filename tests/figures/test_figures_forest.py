@@ -132,50 +132,58 @@ COMPARISON = pd.DataFrame(
         "difference": [0.1, -0.2, 0.3, -0.05],
         "low": [0.02, -0.5, np.nan, -0.09],
         "high": [0.15, 0.1, np.nan, -0.01],
+        # Of an interval without 0 whose test does not confirm it, too: only the table says so.
+        "verdict": ["supported", "undecided", "undecided", "undecided"],
     }
 )
 COMPARISON.attrs = {"first": "a/small", "second": "b/large"}
 
 
-def test_difference_by_family_colours_by_what_the_interval_says():
+def test_difference_by_family_colours_by_the_verdict():
     _, ax = plt.subplots()
     assert figures.difference_by_family(COMPARISON, ax) is ax
-    assert dots(ax, PALETTE[0]) == [(0.1, 0.0), (-0.05, 3.0)]
-    assert dots(ax, CONTROL) == [(-0.2, 1.0), (0.3, 2.0)]
-    assert intervals(ax, PALETTE[0]) == [(0.02, 0.15, 0.0), (-0.09, -0.01, 3.0)]
-    assert intervals(ax, CONTROL) == [(-0.5, 0.1, 1.0)]
+    assert dots(ax, PALETTE[0]) == [(0.1, 0.0)]
+    assert dots(ax, CONTROL) == [(-0.2, 1.0), (0.3, 2.0), (-0.05, 3.0)]
+    assert intervals(ax, PALETTE[0]) == [(0.02, 0.15, 0.0)]
+    assert intervals(ax, CONTROL) == [(-0.5, 0.1, 1.0), (-0.09, -0.01, 3.0)]
     assert rows(ax) == ["gqa (n=20)", "pope (n=21)", "mmvp (n=2)", "mme (n=7)"]
     assert ax.get_xlabel() == "score of b/large\nminus a/small"
     assert [np.asarray(line.get_xdata())[0] for line in ax.lines] == [0]
-    assert legend(ax) == ["interval without 0", "interval includes 0", "too few for an interval"]
-    hollow = [c for c in ax.collections if c.get_label() == "too few for an interval"]
-    assert same_color(face(hollow[0]), "white")
+    assert legend(ax) == ["b/large scores more", "undecided"]
+    hollow = [c for c in ax.collections if isinstance(c, PathCollection) and same_color(face(c), "white")]
+    assert [tuple(map(float, at)) for c in hollow for at in np.asarray(c.get_offsets())] == [(0.3, 2.0)]
+    assert any("two checkpoints on the same items" in text.get_text().replace("\n", " ") for text in ax.texts)
+
+
+def test_difference_by_family_says_whom_every_verdict_favours():
+    table = COMPARISON.assign(verdict=["contradicted", "equivalent", "descriptive", "supported"])
+    table.attrs = COMPARISON.attrs
+    ax = figures.difference_by_family(table)
+    assert legend(ax) == ["a/small scores more", "no difference that matters", "not tested", "b/large scores more"]
+    assert [dots(ax, color)[0][1] for color in PALETTE[:3]] == [3.0, 0.0, 1.0]
+    assert dots(ax, CONTROL) == [(0.3, 2.0)]
 
 
 POINTING = pd.DataFrame(
     {
-        "model": ["a", "a", "a", "b", "b", "b"],
-        "measure": ["points_shuffled", "points", "points_other"] * 2,
-        "mean": [0.1, 0.6, 0.2, 0.15, 0.5, 0.3],
-        "low": [0.01, 0.59, 0.1, 0.1, 0.4, 0.29],
-        "high": [0.3, 0.61, 0.5, 0.2, 0.9, 0.31],
-        "n": [36, 36, 30] * 2,
+        "model": ["a", "a", "b", "b"],
+        "measure": ["points_other", "points_asked"] * 2,
+        "mean": [0.2, 0.6, 0.3, 0.5],
+        "low": [0.1, 0.59, 0.29, 0.4],
+        "high": [0.5, 0.61, 0.31, 0.9],
+        "n": [30, 36] * 2,
     }
 )
 
 
-def test_pointing_game_has_the_asked_box_first():
+def test_pointing_game_has_the_asked_object_first():
     _, ax = plt.subplots()
     assert figures.pointing_game(POINTING, ax) is ax
-    order = ["points", "points_other", "points_shuffled"]
+    order = ["points_asked", "points_other"]
     for model, color in (("a", PALETTE[0]), ("b", PALETTE[1])):
         drawn_at(ax, color, POINTING[POINTING["model"] == model].set_index("measure").loc[order], "mean")
-    assert rows(ax) == [
-        "the box asked about\n(n=36)",
-        "another object of the scene\n(n=30)",
-        "a box of another item\n(n=36)",
-    ]
-    assert "share of items" in ax.get_xlabel()
+    assert rows(ax) == ["an object asked about\n(n=36)", "another of its scene\n(n=30)"]
+    assert "share of objects" in ax.get_xlabel()
     assert legend(ax) == ["a", "b"]
 
 
@@ -199,31 +207,33 @@ def test_scores_by_seed_has_a_colour_a_seed():
     drawn_at(ax, PALETTE[1], SCORES.iloc[[0]])
     assert rows(ax) == ["small", "large"]
     assert ax.get_xlabel() == "accuracy (share right) on held-out scenes"
-    assert any("n = 120" in text.get_text() for text in ax.texts)
+    (about,) = [" ".join(text.get_text().split()) for text in ax.texts]
+    assert about == "n = 120 questions; 95 % intervals over questions, not over trainings"
     assert legend(ax) == ["seed 0", "seed 1"]
 
 
 DIFFERENCES = pd.DataFrame(
     {
-        "first": ["s", "s", "s", "t"],
-        "second": ["l", "l", "l", "m"],
+        "first": ["s", "s", "s", "t", "u", "u"],
+        "second": ["l", "l", "l", "m", "n", "n"],
         "kind": "all",
-        "seed": [0, 1, 2, 0],
-        "difference": [0.1, 0.2, 0.4, -0.1],
+        "seed": [0, 1, 2, 0, 0, 1],
+        "difference": [0.1, 0.2, 0.4, -0.1, 0.3, 0.31],
     }
 )
 EFFECTS = pd.DataFrame(
     {
-        "first": ["s", "t"],
-        "second": ["l", "m"],
+        "first": ["s", "t", "u"],
+        "second": ["l", "m", "n"],
         "split": "novel",
         "kind": "all",
-        "n": [120, 60],
-        "seeds": [3, 1],
-        # Neither the mean of the seeds nor an interval about it: only the table says so.
-        "difference": [0.25, -0.1],
-        "low": [-0.3, np.nan],
-        "high": [0.26, np.nan],
+        "n": [120, 60, 60],
+        "seeds": [3, 1, 2],
+        # Neither the mean of the seeds, nor an interval about it, nor what that would decide: only the table says so.
+        "difference": [0.25, -0.1, 0.35],
+        "low": [-0.3, np.nan, 0.34],
+        "high": [0.26, np.nan, 0.36],
+        "verdict": ["supported", "undecided", "undecided"],
     }
 )
 
@@ -231,14 +241,20 @@ EFFECTS = pd.DataFrame(
 def test_effect_over_seeds_draws_seeds_and_what_the_table_says_of_them():
     ax = figures.effect_over_seeds(DIFFERENCES, EFFECTS)
     black = "#000000"
-    assert [x for x, _ in dots(ax, PALETTE[0])] == [0.1, -0.1]
-    assert [x for x, _ in dots(ax, PALETTE[1])] == [0.2]
+    assert [x for x, _ in dots(ax, PALETTE[0])] == [0.1, -0.1, 0.3]
+    assert [x for x, _ in dots(ax, PALETTE[1])] == [0.2, 0.31]
     assert [x for x, _ in dots(ax, PALETTE[2])] == [0.4]
-    assert [x for x, _ in dots(ax, black)] == [0.25]  # of one seed there is no mean
-    assert [(low, high) for low, high, _ in intervals(ax)] == [(-0.3, 0.26)]
-    assert rows(ax) == ["s to l", "t to m"]
-    assert ax.get_xlabel() == "change in share right of 60 or 120 questions about scenes with novel kinds"
-    assert legend(ax) == ["seed 0", "seed 1", "seed 2", "mean of seeds; 95 % from 3 seeds on"]
+    assert [x for x, _ in dots(ax, black)] == [0.25]
+    assert [x for x, _ in dots(ax, CONTROL)] == [0.35]  # of one seed there is no mean
+    assert [(low, high) for low, high, _ in intervals(ax, black)] == [(-0.3, 0.26)]
+    assert [(low, high) for low, high, _ in intervals(ax, CONTROL)] == [(0.34, 0.36)]
+    assert rows(ax) == ["s to l", "t to m", "u to n"]
+    assert ax.get_xlabel() == (
+        "change in share right of 60 or 120 questions about scenes with novel kinds\n"
+        "(right of 0: the second is right more often)"
+    )
+    means = [f"mean of seeds and 95 %: {verdict}" for verdict in ("supported", "undecided")]
+    assert legend(ax) == ["seed 0", "seed 1", "seed 2", *means]
 
 
 def test_effect_over_seeds_on_given_axes_leaves_the_legend_to_the_caller():
@@ -250,7 +266,7 @@ def test_effect_over_seeds_on_given_axes_leaves_the_legend_to_the_caller():
 
 PUBLISHED = pd.DataFrame(
     {
-        "benchmark": ["gqa", "mmvp", "textvqa"] * 3,
+        "name": ["GQA", "MMVP", "TextVQA"] * 3,
         "fixed": ["CLIP"] * 3 + ["DINO"] * 3 + ["none"] * 3,
         "relative": [-11.0, 3.0, np.nan, 5.0, np.nan, np.nan, np.nan, np.nan, np.nan],
     }
@@ -267,6 +283,41 @@ def test_published_effect_names_what_is_missing():
     assert [t.get_position()[1] for t in ax.texts if t.get_text() == "not at hand"] == [2]
     assert ax.get_xlabel() == "change relative to the first, %"
     assert legend(ax) == ["CLIP (2 of 3 published)", "DINO (1 of 3 published)", "none (0 of 3 published)"]
+
+
+CROSSED = pd.DataFrame(
+    [
+        ("GQA", "paper", "the paper, CLIP", -10.0, np.nan, np.nan),
+        ("MMVP", "paper", "the paper, CLIP", np.nan, np.nan, np.nan),
+        ("GQA", "paper", "the paper, DINOv2", np.nan, np.nan, np.nan),
+        ("MMVP", "paper", "the paper, DINOv2", np.nan, np.nan, np.nan),
+        ("s to l,\nheld-out scenes", "seed", "replicas", 2.0, np.nan, np.nan),
+        ("s to l,\nheld-out scenes", "seed", "replicas", 5.0, np.nan, np.nan),
+        # Neither the mean of the two nor an interval about it: only the table says so.
+        ("s to l,\nheld-out scenes", "mean", "mean of seeds", 4.0, -9.0, 4.5),
+    ],
+    columns=["name", "series", "what", "relative", "low", "high"],
+)
+
+
+def test_interactions_draws_the_paper_beside_the_replicas():
+    _, ax = plt.subplots()
+    assert figures.interactions(CROSSED, ax, title="size by connector") is ax
+    assert [x for x, _ in dots(ax, PALETTE[0])] == [-10.0]
+    assert [x for x, _ in dots(ax, PALETTE[2])] == [2.0, 5.0]
+    assert [(round(y), x) for x, y in dots(ax, "#000000")] == [(2, 4.0)]
+    assert [(low, high) for low, high, _ in intervals(ax)] == [(-9.0, 4.5)]
+    assert not any(
+        same_color(face(c), "white") for c in ax.collections if isinstance(c, PathCollection) and len(c.get_facecolor())
+    )
+    assert rows(ax) == ["GQA", "MMVP", "s to l,\nheld-out scenes"]
+    assert [t.get_position()[1] for t in ax.texts if t.get_text() == "not at hand"] == [1]
+    assert legend(ax) == ["the paper, CLIP", "the paper, DINOv2", "replicas", "mean of seeds"]
+    assert [np.asarray(line.get_xdata())[0] for line in ax.lines] == [0]
+    assert "% of the number before both" in ax.get_xlabel()
+    empty = figures.interactions(CROSSED.iloc[2:4])
+    assert dots(empty) == []
+    assert [t.get_text() for t in empty.texts].count("not at hand") == 2
 
 
 def test_a_dot_without_an_interval_is_hollow_and_a_row_without_a_value_is_empty():

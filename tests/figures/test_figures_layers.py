@@ -90,19 +90,25 @@ def drawn_at(ax, table, looks, x="layer"):
 
 
 def test_box_share_by_layer_draws_lines_bands_and_the_area():
-    table = layers("in_box", "in_shuffled_box")
+    table = layers("in_box", "in_other_box")
     _, ax = plt.subplots()
     assert figures.box_share_by_layer(table, ax) is ax
-    drawn_at(ax, table, {"in_box": "-", "in_shuffled_box": "--"})
+    drawn_at(ax, table, {"in_box": "-", "in_other_box": "--"})
     assert levels(ax) == [(CONTROL, 0.07)]
     assert ax.get_xlabel() == "language-model layer"
     assert ax.get_ylabel() == "share of image attention"
     assert note(ax) == "n = 36 items with a box; bands: 95 % bootstrap intervals"
-    assert legend(ax) == ["a", "b", "inside the box", "inside another item's box", "the box's share of the area"]
+    assert legend(ax) == [
+        "a",
+        "b",
+        "on the object asked about",
+        "on another of its scene",
+        "the boxes' share of the area",
+    ]
 
 
 def test_an_area_that_differs_between_models_is_drawn_for_each():
-    ax = figures.box_share_by_layer(layers("in_box", "in_shuffled_box", area=(0.07, 0.09)))
+    ax = figures.box_share_by_layer(layers("in_box", "in_other_box", area=(0.07, 0.09)))
     assert levels(ax) == [(PALETTE[0], 0.07), (PALETTE[1], 0.09)]
 
 
@@ -235,13 +241,13 @@ def test_leakage_by_layer_draws_a_summary_along_the_depth():
         {
             "model": ["a"] * 3 + ["b"] * 2,
             "layer": [2, 0, 1, 0, 1],
+            "measure": "image_unused_mass",
             "mean": [0.1, 0.6, 0.3, 0.5, 0.2],
             "low": [0.0, 0.59, 0.1, 0.1, 0.19],
             "high": [0.7, 0.61, 0.35, 0.51, 0.9],
             "n": 36,
         }
     )
-    table.attrs = {"column": "image_unused_mass"}
     _, ax = plt.subplots()
     assert figures.leakage_by_layer(table, ax) is ax
     assert line(ax, PALETTE[0]) == [(0, 0.6), (0.5, 0.3), (1, 0.1)]
@@ -250,12 +256,27 @@ def test_leakage_by_layer_draws_a_summary_along_the_depth():
     assert bands(ax, PALETTE[1]) == [[(0, 0.1, 0.51), (1, 0.19, 0.9)]]
     assert ax.get_xlabel() == "depth (0: behind the first layer, 1: the output)"
     assert ax.get_ylabel() == "probability on tokens never used,\nat image positions"
-    assert note(ax) == "logit lens, n = 36 items; bands: 95 %"
+    assert note(ax) == "logit lens, n = 36 items; bands: 95 % over images"
+    assert legend(ax) == ["a", "b"]
+
+
+def test_leakage_by_layer_draws_untrained_rows_beside_their_controls():
+    means = {"untrained": ("-", [0.1, 0.0]), "used": ("--", [0.5, 0.9]), "other": (":", [0.2, 0.05])}
+    rows = [
+        {"model": "a", "layer": layer, "measure": name, "mean": mean, "low": mean, "high": mean + 0.1, "n": 23}
+        for name, (_, values) in means.items()
+        for layer, mean in enumerate(values)
+    ]
+    ax = figures.leakage_by_layer(pd.DataFrame(rows))
+    for style, values in means.values():
+        assert line(ax, PALETTE[0], style) == [(0, values[0]), (1, values[1])]
+    assert ax.get_ylabel() == "probability"
+    words = ["rows known to be untrained", "as many rows that the text uses", "as many others"]
+    assert legend(ax) == ["a", *words]
 
 
 def test_negative_values_are_not_cut_off():
     table = pd.DataFrame({"model": "a", "layer": [0, 1], "mean": [-9.0, -1.0], "low": -10.0, "high": 0.0, "n": 3})
-    table.attrs = {"column": "log_probability"}
-    ax = figures.leakage_by_layer(table)
+    ax = figures.leakage_by_layer(table.assign(measure="log_probability"))
     assert ax.get_ylim()[0] <= -10
     assert ax.get_ylabel() == "log-probability of the answer (nats)"

@@ -132,3 +132,30 @@ def test_shrinking_takes_the_number_of_items_from_a_column():
         {"model": "a", "rows": [9, 5], "accuracy": 0.5, "low": 0.4, "high": 0.6, "readable": 1, "n": 7}
     )
     assert texts(figures.shrinking(table))[0].startswith("n = 7 items;")
+
+
+def test_indicator_curves_draw_every_kind_of_rows():
+    words = ["known to be untrained", "used by the items' text", "all others"]
+    rows = [
+        {"model": "a", "rows": name, "indicator": at + i, "share": share, "n": 101 + i}
+        for i, name in enumerate(words)
+        for at, share in ((0.1, 0.0), (0.4, 0.5), (0.9, 1.0))
+    ]
+    _, ax = plt.subplots()
+    assert figures.indicator_curves(pd.DataFrame(rows), ax) is ax
+    assert lines(ax) == [[(0.1 + i, 0), (0.4 + i, 0.5), (0.9 + i, 1)] for i in range(3)]
+    assert texts(ax)[0].startswith("n = 101 to 103 rows")
+    assert legend(ax) == ["a", *words]
+
+
+def test_change_over_seeds_draws_seeds_and_their_mean():
+    both = {"first": "v3", "second": "v5", "split": "heldout", "kind": "all", "n": 700}
+    seeds = [{**both, "seed": seed, "difference": difference} for seed, difference in ((0, 0.1), (1, -0.2), (2, 0.25))]
+    mean = {**both, "seeds": 3, "difference": 0.05, "low": -0.4, "high": 0.5, "verdict": "undecided"}
+    _, ax = plt.subplots()
+    assert figures.change_over_seeds(pd.DataFrame([*seeds, mean]), ax) is ax
+    found: list[Any] = [one.get_offsets() for one in ax.collections if hasattr(one, "get_offsets")]
+    values = sorted(float(x) for offsets in found for x, _ in offsets.tolist() if len(offsets))
+    assert [round(x, 9) for x in values if x] == [-0.2, 0.05, 0.1, 0.25]
+    assert ax.get_xlabel() == "change in share right of 700 questions about held-out scenes"
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["v3 to v5"]

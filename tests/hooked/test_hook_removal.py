@@ -84,8 +84,9 @@ REASONS = {
     "takes hooks away": "HookedVLM.remove_all_hook_fns HookedVLM.reset_hooks HookedVLM.clear_contexts",
     "reads weights and names": "hooked.config hooked.embedding hooked.unembedding hooked.is_tied hooked.head "
     "hooked.final_norm hooked.parameter_count embedding.used_rows vocabulary.known_unused "
-    "vocabulary.vocabulary_geometry vocabulary.always_kept",
-    "makes another model": "hooked.with_rows vocabulary.trim",
+    "vocabulary.vocabulary_geometry vocabulary.always_kept findings.vocabulary_cost findings.vocabulary_use "
+    "findings.trained_rows",
+    "makes another model": "hooked.with_rows vocabulary.trim vocabulary.shrunk_answers",
     "reads what a run has left": "embedding.nearest_tokens hooked.target_token report.top_tokens",
     "counts the bytes of a run before it": "running.check_fits",
     "trains a Hugging Face model that nobody has hooked": "training.answer_loss",
@@ -170,6 +171,7 @@ CASES: dict[str, Case] = {
     "running.run_batches": lambda f, m: list(f(m, asked(), [POINT], batch_size=1)),
     "running.ask_all": lambda f, m: f(m, [PICTURE], [Asked(0, QUESTION, "red")], max_new_tokens=2),
     "running.evaluate": lambda f, m: f(m, asked(), max_new_tokens=2),
+    "attention.find_sinks": lambda f, m: f(m, [PICTURE], [QUESTION, "where?"], fewest=2),
     "attention.token_relevancy": lambda f, m: f(m, look(m)),
     "attention.relevancy": lambda f, m: f(m, look(m)),
     "attention.relevancy (encoder)": lambda f, m: f(m, look(m), through_encoder=True),
@@ -188,8 +190,9 @@ CASES: dict[str, Case] = {
     "vocabulary.leakage": lambda f, m: f(m, asked(), range(50)),
     "vocabulary.repeats": lambda f, m: f(m, [20, 21]),
     "vocabulary.shrink": lambda f, m: f(m, asked(), [40]),
+    "vocabulary.answer_and_image_rows": lambda f, m: f(m, asked()[0]),
     "findings.where_it_looks": lambda f, m: f(m, asked(1)),
-    "findings.count_vocabulary": lambda f, m: f(m, asked(1), texts=["a red star"]),
+    "findings.leaked_probability": lambda f, m: f(m, asked(), reference=[20, 21, 22, 23]),
     "findings.measure_encoder": lambda f, m: f(m, copies(), asked(2, "mmvp")),
     "findings.probe_items": lambda f, m: f(m, copies(), ["connector.hook_out", POINT], ["color"]),
     "report.measure": lambda f, m: f(lambda _: m, ["m"], items=2, seed=0, progress=lambda n: None, findings=["S1"]),
@@ -205,7 +208,7 @@ def cases() -> dict[str, Case]:
     made: dict[str, Case] = {}
     for name, function in methods().items():
         needed = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
-        if name.startswith("findings.") and [p.name for p in needed] == ["model", "items"]:
+        if name.startswith("findings.") and name not in NO_RUN and [p.name for p in needed] == ["model", "items"]:
             made[name] = lambda f, m: f(m, copies())
     return {**made, **CASES}
 

@@ -116,17 +116,15 @@ def test_scene_words_are_one_token_and_any_text_comes_back():
     assert "{question}" in PROMPT
 
 
-def test_a_segment_sees_the_prefix_and_itself_only():
+def test_a_segment_goes_on_from_the_prefix_and_its_answer_alone_is_learned():
     packer = Packer(build_tokenizer(CELLS["small-clip"].vocabulary))
     packed = packer.pack([sample_scene(3)], random.Random(0), patches=7, describe=True, questions=3, learn_all=False)
-    positions, mask = packed.position_ids[0], packed.mask[0, 0]
-    starts = [i for i in range(1, len(positions)) if positions[i] == 9]
-    assert len(starts) == 4
-    bounds = [*starts, len(positions)]
-    for start, end in pairwise(bounds):
-        for query in range(start, end):
-            allowed = mask[query].nonzero().flatten().tolist()
-            assert allowed == [*range(9), *range(start, query + 1)]
+    positions, segment = packed.position_ids[0].tolist(), packed.segment[0].tolist()
+    lengths = [segment.count(number) for number in range(5)]
+    assert lengths[0] == 9
+    assert sum(lengths) == len(segment)
+    assert segment == sorted(segment)
+    assert positions == [*range(9), *(9 + i for n in lengths[1:] for i in range(n))]
     labelled = packed.labels[0] != IGNORE
     assert not labelled[:9].any()
     assert (packed.answers[0] == labelled).all()

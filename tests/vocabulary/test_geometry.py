@@ -12,6 +12,7 @@ import vlm_probe
 from vlm_probe.embedding import anisotropy, effective_rank, participation_ratio, used_rows
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked.anatomy import unembedding
+from vlm_probe.hooked.untrained import untrained
 from vlm_probe.scenes import family_items
 from vlm_probe.vocabulary import (
     geometry,
@@ -114,6 +115,14 @@ def test_half_of_a_replicas_never_seen_rows_finds_the_other_half(replica):
     never = np.isin(asked["token_id"], unused)
     assert roc_auc_score(never, -asked["indicator"]) > 0.95
     assert roc_auc_score(never, -asked["norm"]) < 0.1
+
+
+def test_an_untrained_copy_knows_the_same_ids_which_tell_nothing_there(replica):
+    bare = untrained(replica)
+    assert known_unused(bare) == known_unused(replica)
+    found = undertrained(unembedding(bare), known_unused(bare)[::2], keep=used_rows(bare))
+    asked = found[~found["reference"]]
+    assert 0.35 < roc_auc_score(np.isin(asked["token_id"], known_unused(bare)), -asked["indicator"]) < 0.65
 
 
 def test_a_model_says_what_it_was_asked_to_repeat():

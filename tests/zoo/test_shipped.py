@@ -3,13 +3,16 @@
 import json
 
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 import vlm_probe
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.training.card import check_scores
 from vlm_probe.training.connector import Steps
 from vlm_probe.zoo.catalog import FUSIONS, fusion_folder, is_fetched
+from vlm_probe.zoo.replicas import folder_of, second_encoder
 
 LIMIT = 6 * 2**20
 
@@ -88,3 +91,21 @@ def test_without_its_parts_it_says_what_to_fetch(tmp_path, monkeypatch):
 def test_an_unknown_one_lists_the_nearest():
     with pytest.raises(VlmProbeError, match="nearest shipped are .*llava-gemma3-270m"):
         vlm_probe.load("llava-gemma3-270")
+
+
+@pytest.mark.parametrize("cell", ["default", "small-dino", "large-clip-nopre"])
+def test_every_replica_has_a_second_encoder_of_its_recipe(cell):
+    file = second_encoder(cell)
+    assert file is not None
+    kind = file.name.removeprefix("encoder-").removesuffix("-seed1.safetensors")
+    assert kind in ("clip" if cell == "default" else cell)
+    second, first = load_file(file), load_file(folder_of(cell).parent / f"encoder-{kind}.safetensors")
+    assert {name: (value.shape, value.dtype) for name, value in second.items()} == {
+        name: (value.shape, value.dtype) for name, value in first.items()
+    }
+    assert not any(torch.equal(second[name], first[name]) for name in first)
+
+
+def test_what_is_no_replica_has_no_second_encoder():
+    assert second_encoder("llava-gemma3-270m") is None
+    assert second_encoder("small-eva") is None

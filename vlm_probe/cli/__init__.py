@@ -1,10 +1,10 @@
-"""The command line: `vlm-probe inspect | report | evaluate | models | fetch | train | scenes`, one file a command."""
+"""The command line: inspect, report, findings, evaluate, models, fetch, train, scenes; one file a command."""
 
 from __future__ import annotations
 
 import sys
 
-from vlm_probe.cli import evaluate, fetch, inspect, models, report, scenes, ship, train
+from vlm_probe.cli import evaluate, fetch, findings, inspect, models, report, scenes, ship, train
 from vlm_probe.cli.models import HUB_MODELS
 from vlm_probe.cli.terminal import app, err, plain
 from vlm_probe.errors import VlmProbeError
@@ -12,7 +12,15 @@ from vlm_probe.errors import VlmProbeError
 __all__ = ["HUB_MODELS", "app", "main"]
 
 # In the order of `--help`, where groups come last.
-for command in (inspect.inspect, report.report, evaluate.evaluate, models.models, fetch.fetch, train.train):
+for command in (
+    inspect.inspect,
+    report.report,
+    findings.findings,
+    evaluate.evaluate,
+    models.models,
+    fetch.fetch,
+    train.train,
+):
     app.command()(command)
 app.command(hidden=True)(ship.ship)
 app.add_typer(scenes.app, name="scenes")

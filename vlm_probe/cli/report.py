@@ -1,4 +1,4 @@
-"""`vlm-probe report`: where models look, measured on scenes whose boxes are known."""
+"""`vlm-probe report`: every finding measured on the same items, as a page."""
 
 from __future__ import annotations
 
@@ -7,39 +7,42 @@ from typing import Annotated
 
 import typer
 
-from vlm_probe.cli.terminal import Device, Dtype, EmbedScale, bar, err, load_quietly, say, show
+from vlm_probe.cli.findings import show_evidence
+from vlm_probe.cli.terminal import Device, Dtype, EmbedScale, bar, err, load_quietly, say
 
 
 def report(
     model: Annotated[list[str] | None, typer.Option("--model", "-m", help="May be given several times.")] = None,
+    finding: Annotated[
+        list[str] | None, typer.Option("--finding", "-f", help="S1, V4, ...; may be given several times; all if not.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
-    items: Annotated[int, typer.Option(min=12, help="Held-out scenes to ask about.")] = 300,
-    seed: Annotated[int, typer.Option(help="Of the scenes and of the shuffled boxes.")] = 0,
+    items: Annotated[int, typer.Option(min=12, help="Held-out scenes to ask about, and as many twins.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the scenes and of every draw.")] = 0,
+    suffix: Annotated[str, typer.Option(help="Appended to every question, after a line break.")] = "",
     device: Device = None,
     dtype: Dtype = None,
     embed_scale: EmbedScale = None,
 ) -> None:
-    """Measure where models look, on scenes whose boxes are known, and write figures, tables and a page."""
+    """Measure hypotheses on scenes whose truth is known, and write figures, tables, verdicts and a page."""
     names = list(dict.fromkeys(model or ["replica/default"]))
+    chosen = finding or []
     with err.status("starting"):
         from vlm_probe.report.build import check_out, measure, steps, write_report
-    check_out(out)
-    with bar("measuring", steps(items, len(names))) as advance:
+
+        check_out(out)
+        total = steps(items, names, chosen, seed=seed)
+    with bar("measuring", total) as advance:
         measured = measure(
             lambda name: load_quietly(name, device, dtype, embed_scale),
             names,
             items=items,
             seed=seed,
             progress=advance,
+            findings=chosen,
+            suffix=suffix,
         )
     with err.status("drawing"):
         page = write_report(measured, out)
-    accuracy = measured.tables["accuracy"]
-    scores = {name: accuracy.query("model == @name").reset_index(drop=True) for name in names}
-    shown = scores[names[0]].filter(["kind", "n"])
-    for name, rows in scores.items():
-        each = zip(rows["accuracy"], rows["low"], rows["high"], strict=True)
-        shown[name] = [f"{share:.2f} ({low:.2f}–{high:.2f})" for share, low, high in each]
-    shown["chance"], shown["blind guess"] = scores[names[0]]["chance"], scores[names[0]]["blind"]
-    show(shown, "share right, 95 % intervals")
+    show_evidence(measured)
     say(page)

@@ -9,11 +9,10 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.hook_points import HookPoint
 
+from vlm_probe.embedding.encoder import run_encoder, streams
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.anatomy import encode
 from vlm_probe.inputs.images import ImageLike, open_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -52,27 +51,16 @@ def image_embeddings(
     if pool not in POOLS:
         raise VlmProbeError(f"no pool {pool!r}; there are {', '.join(POOLS)}")
     name = point or f"vision.blocks.{model.vision_layers_read - 1}.hook_resid_post"
-    (name,) = model.match(name)
-    if not name.startswith("vision.") or "hook_resid" not in name:
-        raise VlmProbeError(f"{name} is no residual stream of the encoder")
+    (name,) = streams(model, [name])
     assert model.inputs.patches is not None
     before = model.inputs.patches.leading
     if pool == "cls" and before == 0:
         raise VlmProbeError(f"the encoder of {model.name} has no CLS token; pool the mean over its patches")
     found: list[Tensor] = []
-
-    def keep(x: Tensor, hook: HookPoint) -> None:
-        found.append((x[:, before:].mean(1) if pool == "mean" else x[:, 0]).float().cpu())
-
-    for start in range(0, len(images), batch_size):
-        batch = [model.inputs.see(open_image(image)).pixels for image in images[start : start + batch_size]]
-        # Processors that keep the aspect ratio give pictures of several sizes.
-        stacks = [torch.stack(batch)] if len({p.shape for p in batch}) == 1 else [p[None] for p in batch]
-        with model.hooks(fwd_hooks=[(name, keep)]):
-            for pixels in stacks:
-                encode(model, pixels)
+    for seen, rows in run_encoder(model, images, [name], batch_size=batch_size):
+        found.append(rows[name][:, before:].mean(1) if pool == "mean" else rows[name][:, 0])
         if progress is not None:
-            progress(len(batch))
+            progress(len(seen))
     return torch.cat(found)
 
 
@@ -80,6 +68,35 @@ def unit_rows(x: Float[Tensor, "image feature"]) -> Float[Tensor, "image feature
     """Directions from the mean image: without centring, all pooled features look alike."""
     centred = x - x.mean(0, keepdim=True)
     return centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-12)
+
+
+def twin_percentiles(x: Float[Tensor, "image feature"], *, seed: int = 0) -> Float[Tensor, " pair"]:
+    """How alike twins are: the share of other pairs of these images that are less alike (cosine of `unit_rows`).
+
+    x: embeddings of twins, one behind the other: images 0 and 1, 2 and 3. Other pairs are all that are no twins, or a
+    sample of 200,000.
+
+    Raises VlmProbeError for an odd number of images, fewer than two pairs, and values that are not finite.
+    """
+    if len(x) % 2 or len(x) < 4:
+        raise VlmProbeError(f"{len(x)} images are no two pairs of twins or more: nothing can be compared")
+    bad = (~x.isfinite()).any(dim=1).nonzero().flatten().tolist()
+    if bad:
+        raise VlmProbeError(f"the embeddings of images {bad[:5]} are not finite")
+    units, (i, j) = unit_rows(x.double()), _pairs(len(x), seed)
+    apart = i // 2 != j // 2
+    others = (units[i[apart]] * units[j[apart]]).sum(1).sort().values
+    own = (units[0::2] * units[1::2]).sum(1)
+    return (torch.searchsorted(others, own) / len(others)).float()
+
+
+def _pairs(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Numbers of the two images of every pair, or of a sample of pairs."""
+    if n * (n - 1) // 2 <= _SAMPLE:
+        i, j = torch.triu_indices(n, n, 1).unbind(0)
+        return i, j
+    i, j = torch.randint(n, (2, _SAMPLE), generator=torch.Generator().manual_seed(seed)).unbind(0)
+    return i[i != j], j[i != j]
 
 
 def disagreeing_pairs(
@@ -101,12 +118,7 @@ def disagreeing_pairs(
         if bad:
             raise VlmProbeError(f"the {which} encoder's embeddings of images {bad[:5]} are not finite")
     n, units = len(close), [unit_rows(x.float()) for x in (close, far)]
-    total = n * (n - 1) // 2
-    if total <= _SAMPLE:
-        i, j = torch.triu_indices(n, n, 1).unbind(0)
-    else:
-        i, j = torch.randint(n, (2, _SAMPLE), generator=torch.Generator().manual_seed(seed)).unbind(0)
-        i, j = i[i != j], j[i != j]
+    i, j = _pairs(n, seed)
     ranked = [(u[i] * u[j]).sum(1).sort().values for u in units]
     kept: list[pd.DataFrame] = []
     for start in range(0, n, _BLOCK):

@@ -34,8 +34,11 @@ def _spectrum(x: Tensor | np.ndarray) -> Float[Tensor, " direction"]:
 def effective_rank(x: Tensor | np.ndarray) -> float:
     """exp of the entropy of the singular values' shares (Roy and Vetterli 2007, equation 4), after centring.
 
-    Between 1 and the rank. Raises VlmProbeError for fewer than 2 items, values that are not finite, or
-    a representation that is the same for every item.
+    Between 1 and the rank. It grows with the width and the number of items, so that two representations of different
+    width differ in it though nothing else sets them apart: a description, no test.
+
+    Raises VlmProbeError for fewer than 2 items, values that are not finite, or a representation that is the same for
+    every item.
     """
     p = _spectrum(x)
     p = p / p.sum()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,16 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.anatomy import patches_of
 from vlm_probe.items.item import Item
-from vlm_probe.layout import TokenLayout
+from vlm_probe.layout import TokenLayout, UnitBox
 from vlm_probe.names import dimensions
 from vlm_probe.running.batches import Batch, run_batches
 from vlm_probe.scenes.questions import NUMBERS
 from vlm_probe.scenes.world import COLUMNS, ROWS, Scene
 
-POOLS = ("patches", "mean", "box", "last")
+POOLS = ("patches", "mean", "box", "other", "last")
 """patches: every patch; mean: over all patches; box: over the patches of the item's box, by how much of
-each it covers; last: the position that predicts the answer (language model only)."""
+each it covers; other: over those of an object of the same image that is not asked about; last: the position that
+predicts the answer (language model only)."""
 
 
 def scene_labels(item: Item) -> dict[str, str]:
@@ -49,14 +50,21 @@ def scene_labels(item: Item) -> dict[str, str]:
     return {**about, "count": NUMBERS[len(scene.objects)], "existence": red}
 
 
+def other_boxes(item: Item) -> list[UnitBox]:
+    """Boxes of a generated scene's objects that the item does not ask about; empty for items from files."""
+    if not isinstance(item.source, Scene):
+        return []
+    return [o.box for o in item.source.objects if o.box not in item.boxes]
+
+
 def _weights(item: Item, layout: TokenLayout, pool: str) -> Float[np.ndarray, " patch"]:
     """How much each patch counts in the pooled vector; sums to 1."""
-    if pool != "box":
+    if pool not in ("box", "other"):
         n = len(layout.image_positions)
         return np.full(n, 1 / n)
-    coverage = layout.box_coverage(item.boxes[0]).ravel()
+    coverage = layout.box_coverage((item.boxes if pool == "box" else other_boxes(item))[0]).ravel()
     if coverage.sum() == 0:
-        raise VlmProbeError(f"the box of item {item.id} lies outside what the model sees of its image")
+        raise VlmProbeError(f"the {pool} of item {item.id} lies outside what the model sees of its image")
     return coverage / coverage.sum()
 
 
@@ -80,6 +88,9 @@ def _check(items: Sequence[Item], points: list[str], pool: str) -> None:
     without = sum(not item.boxes for item in items)
     if pool == "box" and without:
         raise VlmProbeError(f"pool 'box' needs a box for every item; {without} of {len(items)} have none")
+    without = sum(not other_boxes(item) for item in items)
+    if pool == "other" and without:
+        raise VlmProbeError(f"pool 'other' needs another object for every item; {without} of {len(items)} have none")
 
 
 def dataset(
@@ -122,21 +133,42 @@ def features(
     VlmProbeError: an unknown point or pool, a point without feature vectors ("attn.hook_pattern"), "last"
         outside the language model, "box" with an item that has none.
     """
-    names = model.match(points if isinstance(points, str) else list(points))
-    _check(items, names, pool)
-    kept: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for batch in run_batches(model, items, names, batch_size=batch_size, progress=progress):
-        for name in names:
-            kept[name].append(_pool(name, batch, pool))
-    axes = ("item", "row", "col") if pool == "patches" else ("item",)
-    attrs = {"units": "activation", "pool": pool, **model.provenance()}
+    return pooled(model, items, {pool: points}, batch_size=batch_size, progress=progress)[pool]
+
+
+def pooled(
+    model: HookedVLM,
+    items: Sequence[Item],
+    wanted: Mapping[str, str | Sequence[str]],
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, xr.Dataset]:
+    """`features` in several ways of pooling from one pass: wanted and returned by pool.
+
+    wanted: pool -> hook names or globs. Raises as `features` does.
+    """
+    names = {pool: model.match(points if isinstance(points, str) else list(points)) for pool, points in wanted.items()}
+    for pool, points in names.items():
+        _check(items, points, pool)
+    kept: dict[str, dict[str, list[np.ndarray]]] = {p: {name: [] for name in points} for p, points in names.items()}
+    every = list(dict.fromkeys(name for points in names.values() for name in points))
+    for batch in run_batches(model, items, every, batch_size=batch_size, progress=progress):
+        for pool, points in kept.items():
+            for name, parts in points.items():
+                parts.append(_pool(name, batch, pool))
     about = {
         name: ("item", [getattr(item, name) for item in items]) for name in ("id", "image", "family", "kind", "answer")
     }
     labels = [scene_labels(item) for item in items]
     if all(labels):
         about |= {name: ("item", [label[name] for label in labels]) for name in labels[0]}
-    return dataset(kept, axes, about, f"features, pool {pool}", attrs)
+    found = {}
+    for pool, points in kept.items():
+        axes = ("item", "row", "col") if pool == "patches" else ("item",)
+        attrs = {"units": "activation", "pool": pool, **model.provenance()}
+        found[pool] = dataset(points, axes, about, f"features, pool {pool}", attrs)
+    return found
 
 
 def _pool(name: str, batch: Batch, pool: str) -> np.ndarray:

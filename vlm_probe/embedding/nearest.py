@@ -70,6 +70,70 @@ def nearest_rows(
     return Nearest(ids, best if metric == "cosine" else -best)
 
 
+def random_frame(width: int, rank: int, generator: torch.Generator) -> Float[Tensor, "rank width"]:
+    """Orthonormal rows, drawn so that no direction is preferred; of full rank, a random rotation (or reflection).
+
+    By QR of Gaussian numbers, the signs put right (Mezzadri 2007, arXiv:math-ph/0609050, section 5).
+    """
+    drawn = torch.randn(width, rank, dtype=torch.float64, generator=generator)
+    q, r = torch.linalg.qr(drawn)
+    return (q * r.diagonal().sign()).T.float()
+
+
+@torch.no_grad()
+def nearest_when_turned(
+    vectors: Float[Tensor, "vector feature"],
+    table: Float[Tensor, "row feature"],
+    *,
+    draws: int,
+    keep: Bool[Tensor, " row"] | None = None,
+    seed: int = 0,
+    block: int = BLOCK,
+) -> Float[Tensor, " draw"]:
+    """The mean cosine of vectors to their nearest row, after their deviations from their mean were turned at random.
+
+    What nearness comes to where the vectors keep their mean, their lengths around it and all angles between them, and
+    have nothing to do with the table's rows but for the mean. The mean stays because that alone is near to rows that
+    share a direction, as embedding rows do: a constant would seem to speak in words. Where the deviations' orientation
+    is as likely as any other, the real value is one more draw: its rank among these is uniform, exactly.
+
+    Turned all at once, as many at a time as `nearest_rows` takes well; memory stays that of [4096, block] comparisons.
+
+    Raises VlmProbeError for fewer than two vectors.
+    """
+    if len(vectors) < 2:
+        raise VlmProbeError(f"{len(vectors)} vectors have no deviations to turn, give at least 2")
+    x = vectors.double().cpu()
+    mean = x.mean(0)
+    u, s, _ = torch.linalg.svd(x - mean, full_matrices=False)
+    around = u * s  # the deviations, in axes of their own, of which a random frame makes directions
+    generator = torch.Generator().manual_seed(seed)
+    together = max(1, 4096 // len(x))
+    found = []
+    for start in range(0, draws, together):
+        count = min(together, draws - start)
+        frames = [random_frame(x.shape[1], around.shape[1], generator).double() for _ in range(count)]
+        turned = torch.cat([mean + around @ frame for frame in frames]).to(vectors.device)
+        near = nearest_rows(turned, table, k=1, keep=keep, block=block)
+        found.append(near.scores.view(count, -1).mean(1).cpu())
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def rebuilt(
+    vectors: Float[Tensor, "vector feature"], rows: Float[Tensor, "vector k feature"]
+) -> Float[Tensor, "vector feature"]:
+    """Every vector as the sum of its own `k` rows, weighted so that what is left is least (least squares).
+
+    Factors on vectors and rows change nothing but the vectors' own. Rows that depend on each other do no harm.
+    """
+    basis = rows.double()
+    products = basis @ basis.mT
+    along = (basis @ vectors.double()[:, :, None])[..., 0]
+    weights = torch.linalg.pinv(products, rtol=1e-10, hermitian=True) @ along[..., None]
+    return (basis * weights).sum(1).to(vectors.dtype)
+
+
 def used_rows(model: HookedVLM) -> Bool[Tensor, " row"]:
     """The embedding rows that stand for a token: not those behind the tokenizer's last id (padding to a
     round number), and not those that are zero. Without a tokenizer only the latter rule holds.

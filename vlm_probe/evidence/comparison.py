@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.evidence.evidence import Evidence
-from vlm_probe.evidence.paired import holm, mcnemar, sign_flips
-from vlm_probe.settings import ALPHA, SEED
-
-UNCONFIRMED = "undecided (interval excludes 0, the test does not)"
-"""The verdict where too few items differ for McNemar's test, or there are too many families."""
+from vlm_probe.evidence.estimate import Estimate, paired
+from vlm_probe.evidence.intervals import FEWEST_CLUSTERS
+from vlm_probe.evidence.paired import holm
+from vlm_probe.evidence.verdict import Verdict, decide
+from vlm_probe.settings import SEED
 
 
 def _clusters(rows: pd.DataFrame) -> np.ndarray:
@@ -38,13 +37,14 @@ def compare(answers: pd.DataFrame, first: str, second: str, *, seed: int = SEED)
 
     Returns one row a family, and "all" where there are several: n (items), clusters (images or pairs), a and b (mean
     scores), difference (b - a) with low and high (95 %, Student's t over clusters), only_a and only_b (items that
-    one alone has right), test and p, p_holm (corrected over the families; "all" is not one of them), verdict on "second
-    is better": what the interval says, where the test says so too (p_holm, for "all" p, below 0.05).
+    one alone has right), test and p, p_holm (corrected over all rows, "all" among them), verdict (`Verdict`) on "the
+    second answers more of these items", and the reason where it is undecided. It is about two checkpoints and these
+    items, not about what they were made of.
 
-    The test is McNemar's where every answer is right or wrong. Where scores lie between, it is sign flips of the same
-    differences over clusters: McNemar's, of what counts as right, can say the opposite of the means. The
-    interval alone does not do where few items decide: of two models that differ in four of 200, all one way, it can
-    exclude 0, and McNemar's p is 0.125.
+    The test is sign flips of the very differences that are compared, by whole clusters; of right and wrong answers, a
+    cluster each, that is McNemar's. (McNemar's of what counts as right can say the opposite of the means of soft
+    scores.) The interval alone does not do where few items decide: of two models that differ in four of 200, all one
+    way, it can exclude 0, and p is 0.125.
 
     Raises VlmProbeError for a model that is not in the table, or no common item.
     """
@@ -54,18 +54,19 @@ def compare(answers: pd.DataFrame, first: str, second: str, *, seed: int = SEED)
             raise VlmProbeError(f"no answers of {name!r}; there are {', '.join(known)}")
     both = _paired(answers, first, second)
     groups = [(str(family), rows) for family, rows in both.groupby("family", sort=False)]
-    rows = []
+    rows, estimates = [], []
     for family, part in [*groups, *([("all", both)] if len(groups) > 1 else [])]:
         right_a, right_b = part["correct_a"].to_numpy(dtype=bool), part["correct_b"].to_numpy(dtype=bool)
         clusters = _clusters(part)
         a, b = (part[f"score_{side}"].to_numpy(dtype=float) for side in "ab")
-        found = Evidence.paired(family, f"{second} answers more questions than {first}", b, a, clusters)
-        soft = not np.isin([a, b], [0.0, 1.0]).all()
+        found = paired(b, a, clusters, seed=seed)
+        plain = np.isin([a, b], [0.0, 1.0]).all() and found.clusters == found.n
+        estimates.append(found)
         rows.append(
             {
                 "family": family,
                 "n": found.n,
-                "clusters": len(np.unique(clusters)),
+                "clusters": found.clusters,
                 "a": found.control,
                 "b": found.value,
                 "difference": found.difference,
@@ -73,16 +74,20 @@ def compare(answers: pd.DataFrame, first: str, second: str, *, seed: int = SEED)
                 "high": found.high,
                 "only_a": int((right_a & ~right_b).sum()),
                 "only_b": int((right_b & ~right_a).sum()),
-                "test": "sign flips" if soft else "McNemar",
-                "p": sign_flips(b - a, clusters, seed=seed) if soft else mcnemar(right_a, right_b),
-                "verdict": found.verdict,
+                "test": "McNemar" if plain else "sign flips",
+                "p": found.p,
             }
         )
     table = pd.DataFrame(rows)
-    corrected = holm(table["p"].tolist()[: len(groups)])
-    table["p_holm"] = [*corrected, *[np.nan] * (len(table) - len(groups))]
-    decisive = table["p_holm"].fillna(table["p"]) < ALPHA
-    table["verdict"] = table["verdict"].where(decisive | table["verdict"].str.startswith("undecided"), UNCONFIRMED)
+    table["p_holm"] = holm(table["p"].tolist())
+    said = [_said(found, p) for found, p in zip(estimates, table["p_holm"].tolist(), strict=True)]
+    table["verdict"], table["reason"] = [str(verdict) for verdict, _ in said], [reason for _, reason in said]
     table.insert(0, "models", f"{second} - {first}")
     table.attrs = {"title": f"{second} against {first}", "first": first, "second": second}
     return table
+
+
+def _said(found: Estimate, p: float) -> tuple[Verdict, str]:
+    if found.clusters < FEWEST_CLUSTERS:
+        return Verdict.UNDECIDED, f"{found.clusters} images or pairs, {FEWEST_CLUSTERS} would do"
+    return decide(found.difference, found.low, found.high, p)

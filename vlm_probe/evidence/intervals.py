@@ -76,24 +76,31 @@ def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, flo
     return mean, mean - reach, mean + reach
 
 
-def jackknife(
+def jackknife_deviation(
     statistic: Callable[[np.ndarray], float], clusters: np.ndarray, *, blocks: int = 20, seed: int = SEED
-) -> tuple[float, float, float]:
-    """A statistic of items with a 95 % interval from leaving blocks of them out (Tukey 1958; delete-a-group).
+) -> tuple[float, float, int]:
+    """A statistic of items, its standard error from leaving blocks of them out, and the degrees of freedom.
 
-    For what a bootstrap would bias, because it draws items twice: CKA, ranks, neighbours.
+    Delete-a-group jackknife (Tukey 1958), for what a bootstrap would bias, because it draws items twice: CKA, ranks,
+    neighbours.
 
     statistic: of the numbers of the items that stay. clusters: [item], what is left out together.
-    Returns (value on all, low, high), by Student's t with one degree of freedom less than blocks.
     """
     _, index = np.unique(clusters, return_inverse=True)
     n = int(index.max()) + 1
     blocks = min(blocks, n)
     block = np.random.default_rng(seed).permutation(np.arange(n) % blocks)[index]
-    value = statistic(np.arange(len(index)))
     left_out = np.asarray([statistic(np.flatnonzero(block != b)) for b in range(blocks)])
     error = np.sqrt((blocks - 1) / blocks * ((left_out - left_out.mean()) ** 2).sum())
-    reach = float(student_t.ppf(1 - TAIL, blocks - 1) * error)
+    return statistic(np.arange(len(index))), float(error), blocks - 1
+
+
+def jackknife(
+    statistic: Callable[[np.ndarray], float], clusters: np.ndarray, *, blocks: int = 20, seed: int = SEED
+) -> tuple[float, float, float]:
+    """A statistic of items with a 95 % interval by `jackknife_deviation` and Student's t: (value, low, high)."""
+    value, error, degrees = jackknife_deviation(statistic, clusters, blocks=blocks, seed=seed)
+    reach = float(student_t.ppf(1 - TAIL, degrees)) * error
     return value, value - reach, value + reach
 
 

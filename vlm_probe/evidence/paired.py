@@ -26,14 +26,21 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
 def sign_flips(differences: np.ndarray, clusters: np.ndarray, *, seed: int = SEED, draws: int = 10_000) -> float:
     """Two-sided p-value that paired differences are as likely one way as the other (Fisher 1935), by whole clusters.
 
-    Exact for up to 13 clusters (all 2^13 signs), else of random signs, the observed ones among them.
+    Clusters without a difference do not count. Exact for up to 13 others (all 2^13 signs) and where all differ by as
+    much (then it is a sign test; of right and wrong answers, an item each, McNemar's), else of random signs, the
+    observed ones among them.
 
     >>> sign_flips(np.array([0.3, 0.2, 0.4]), np.arange(3))
     0.25
     """
     _, index = np.unique(clusters, return_inverse=True)
     totals = np.bincount(index, weights=np.asarray(differences, dtype=float))
+    totals = totals[totals != 0]
     n = len(totals)
+    if n == 0:
+        return 1.0
+    if np.ptp(np.abs(totals)) == 0:
+        return float(binomtest(int((totals > 0).sum()), n, 0.5).pvalue)
     if 2**n <= draws:
         signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
     else:

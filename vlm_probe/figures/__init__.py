@@ -4,8 +4,15 @@
 line here.
 """
 
-from vlm_probe.figures.effects import effect_over_seeds, published_effect
-from vlm_probe.figures.embedding import projection, similarity_heatmap
+from vlm_probe.figures.effects import effect_over_seeds, interactions, published_effect
+from vlm_probe.figures.embedding import (
+    likeness,
+    probe_along_encoder,
+    probes_with_controls,
+    projection,
+    similarity_heatmap,
+    twin_likeness,
+)
 from vlm_probe.figures.layers import (
     box_share_by_layer,
     dimension_by_stage,
@@ -15,28 +22,42 @@ from vlm_probe.figures.layers import (
     probe_by_layer,
 )
 from vlm_probe.figures.maps import case_panels, head_grid, layer_strip, overlay, signed_overlay
+from vlm_probe.figures.measures import measures_by_model
 from vlm_probe.figures.patches import label_map, words_on_image
 from vlm_probe.figures.scores import accuracy_by_type, difference_by_family, pointing_game, scores_by_seed
 from vlm_probe.figures.style import save, styled
-from vlm_probe.figures.vocabulary import budget_bars, shrinking, vocabulary_growth
+from vlm_probe.figures.vocabulary import (
+    budget_bars,
+    change_over_seeds,
+    indicator_curves,
+    shrinking,
+    vocabulary_growth,
+)
 
 __all__ = [
     "accuracy_by_type",
     "box_share_by_layer",
     "budget_bars",
     "case_panels",
+    "change_over_seeds",
     "difference_by_family",
     "dimension_by_stage",
     "effect_over_seeds",
     "gap_by_layer",
     "head_grid",
     "image_mass_by_layer",
+    "indicator_curves",
+    "interactions",
     "label_map",
     "layer_strip",
     "leakage_by_layer",
+    "likeness",
+    "measures_by_model",
     "overlay",
     "pointing_game",
+    "probe_along_encoder",
     "probe_by_layer",
+    "probes_with_controls",
     "projection",
     "published_effect",
     "save",
@@ -45,6 +66,7 @@ __all__ = [
     "signed_overlay",
     "similarity_heatmap",
     "styled",
+    "twin_likeness",
     "vocabulary_growth",
     "words_on_image",
 ]

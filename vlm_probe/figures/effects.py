@@ -15,7 +15,9 @@ from vlm_probe.figures.style import CONTROL, PALETTE, axes, legend_below, styled
 from vlm_probe.figures.tables import counts, names, numbers, where
 
 MEAN = "#000000"
-"""Of what seeds come to."""
+"""Of what seeds come to, where that is decided; else it is grey."""
+_WIDE: dict[str, Any] = {"marker": "|", "size": 9}
+"""How means of seeds are marked."""
 
 
 def effect_over_seeds(
@@ -23,9 +25,11 @@ def effect_over_seeds(
 ) -> Axes:
     """What one change does: one dot a seed, their mean, and the interval over seeds where there is one.
 
+    A mean is black where the effect is decided over seeds, and grey where it is not, whatever its interval.
+
     differences, effects: rows of one factor of `studies.grid_differences` (columns first, second, kind, seed,
-        difference) and `studies.grid_effects` (first, second, split, kind, n, seeds, difference, low, high); all
-        differences in shares right.
+        difference) and `studies.grid_effects` (first, second, split, kind, n, seeds, difference, low, high, verdict);
+        all differences in shares right.
     by: "pair", a line for every pair of cells; or "kind", for every question type.
     ax: where to draw, without a legend; a figure of its own gets one.
     """
@@ -50,10 +54,25 @@ def effect_over_seeds(
         )
         # Of one seed the mean is the seed.
         several = effects.assign(row=_rows(effects, by)).loc[numbers(effects, "seeds") > 1]
-        words = "mean of seeds; 95 % from 3 seeds on"
-        mean: dict[str, Any] = {"marker": "|", "size": 9, "shift": -0.1, "color": MEAN, "label": words}
-        forest(several, ax, y="row", x="difference", rows=rows, zero=True, **mean)
-        ax.set(xlabel=f"change in share right of {counts(effects)} questions about {scenes_of(effects)}")
+        verdicts = names(several, "verdict")
+        words = {verdict: f"mean of seeds and 95 %: {verdict}" for verdict in verdicts}
+        forest(
+            several.assign(what=[words[verdict] for verdict in several["verdict"].tolist()]),
+            ax,
+            y="row",
+            x="difference",
+            hue="what",
+            colors={words[one]: CONTROL if one == "undecided" else MEAN for one in verdicts},
+            rows=rows,
+            dodge=0,
+            shift=-0.1,
+            zero=True,
+            **_WIDE,
+        )
+        ax.set(
+            xlabel=f"change in share right of {counts(effects)} questions about {scenes_of(effects)}\n"
+            "(right of 0: the second is right more often)"
+        )
         ax.xaxis.set_major_locator(MaxNLocator(5))
         titled(ax, title)
         if alone:
@@ -69,25 +88,13 @@ def _rows(table: pd.DataFrame, by: str) -> list[str]:
 
 
 _MARKS = "osD^vPX"
-_LABELS = {
-    "gqa": "GQA",
-    "mme_cognition": "MME cognition",
-    "mme_perception": "MME perception",
-    "mm_vet": "MM-Vet",
-    "pope_accuracy": "POPE accuracy",
-    "pope_f1": "POPE F1",
-    "vqav2": "VQAv2",
-    "textvqa": "TextVQA",
-    "scienceqa_image": "ScienceQA image",
-    "mmvp": "MMVP",
-}
 
 
 def published_effect(effects: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Relative change per benchmark, one mark a pair of models; benchmarks without any number are named.
 
-    effects: rows of one factor of `studies.published_effects`: columns benchmark, fixed (what both of a pair have),
-        relative (change in percent of the first, NaN where a number is missing).
+    effects: rows of one factor of `studies.published_effects`: columns name (of the benchmark), fixed (what both of a
+        pair have), relative (change in percent of the first, NaN where a number is missing).
     """
     with styled():
         relative = {pair: numbers(where(effects, "fixed", pair), "relative") for pair in names(effects, "fixed")}
@@ -96,30 +103,73 @@ def published_effect(effects: pd.DataFrame, ax: Axes | None = None, *, title: st
             pair: pair if there[pair] == len(values) else f"{pair} ({there[pair]} of {len(values)} published)"
             for pair, values in relative.items()
         }
-        rows = {name: str(_LABELS.get(name, name)) for name in names(effects, "benchmark")}
-        ax = axes(ax, (5.2, 1.6 + 0.32 * len(rows)))
+        ax = axes(ax, (5.2, 1.6 + 0.32 * len(names(effects, "name"))))
         forest(
-            effects.assign(
-                row=[rows[name] for name in effects["benchmark"].tolist()],
-                pair=[words[pair] for pair in effects["fixed"].tolist()],
-            ),
+            effects.assign(pair=[words[pair] for pair in effects["fixed"].tolist()]),
             ax,
-            y="row",
+            y="name",
             x="relative",
             low=None,
             high=None,
             hue="pair",
-            rows=list(rows.values()),
             size=5.5,
             zero=True,
             colors={w: c if there[p] else CONTROL for (p, w), c in zip(words.items(), PALETTE, strict=False)},
             marker=dict(zip(words.values(), _MARKS, strict=False)),
         )
-        for y, name in enumerate(rows):
-            if np.isnan(numbers(where(effects, "benchmark", name), "relative")).all():
-                place: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "ha": "center", "va": "center"}
-                ax.text(0.5, y, "not at hand", fontsize=8, color=CONTROL, **place)
+        _empty_lines(effects, ax)
         ax.set(xlabel="change relative to the first, %")
         titled(ax, title, "one published run a number: no intervals")
         legend_below(ax)
     return ax
+
+
+def _empty_lines(table: pd.DataFrame, ax: Axes) -> None:
+    """Say of lines without any value that they have none."""
+    for y, name in enumerate(names(table, "name")):
+        if np.isnan(numbers(where(table, "name", name), "relative")).all():
+            place: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "ha": "center", "va": "center"}
+            ax.text(0.5, y, "not at hand", fontsize=8, color=CONTROL, **place)
+
+
+def interactions(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
+    """Differences of differences: the paper's, a benchmark a line, and under them the replicas', over seeds.
+
+    table: columns name (of the benchmark, or of the cells), series ("paper" and "seed": one run a dot; "mean": of
+        seeds, with its interval), what (what the series is, for the legend), relative (in percent of the number of what
+        neither change was made to, NaN where one of the four is missing), low, high.
+    """
+    with styled():
+        rows = names(table, "name")
+        ax = axes(ax, (6.6, 1.8 + 0.3 * len(rows) + 0.15 * sum("\n" in row for row in rows)))
+        one = where(table, "series", "paper", "seed")
+        kinds = names(one, "what")
+        # Seeds of one line are of one series, and lie over each other where they agree.
+        forest(
+            one,
+            ax,
+            y="name",
+            x="relative",
+            low=None,
+            high=None,
+            hue="what",
+            rows=rows,
+            dodge=0.3,
+            colors={kind: color if _any(one, kind) else CONTROL for kind, color in zip(kinds, PALETTE, strict=False)},
+            marker=dict(zip(kinds, _MARKS, strict=False)),
+        )
+        mean = where(table, "series", "mean")
+        for words in names(mean, "what"):
+            own: dict[str, Any] = {"color": MEAN, "label": words, "shift": 0.25, **_WIDE}
+            forest(where(mean, "what", words), ax, y="name", x="relative", rows=rows, **own)
+        ax.axvline(0, color=CONTROL, lw=0.8, zorder=0)
+        _empty_lines(table, ax)
+        ax.set(xlabel="difference of the two changes, % of the number before both\n(left of 0: it adds less)")
+        ax.xaxis.set_major_locator(MaxNLocator(6))
+        titled(ax, title)
+        legend_below(ax)
+    return ax
+
+
+def _any(table: pd.DataFrame, what: str) -> bool:
+    return not np.isnan(numbers(where(table, "what", what), "relative")).all()

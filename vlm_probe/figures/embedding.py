@@ -6,10 +6,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from vlm_probe.figures.points import short_point
-from vlm_probe.figures.primitives import heat
-from vlm_probe.figures.style import axes, colors_of, legend_below, styled, titled
-from vlm_probe.figures.tables import names, where
+from vlm_probe.figures.points import along_points, short_point
+from vlm_probe.figures.primitives import by_layer, forest, heat, level
+from vlm_probe.figures.style import CONTROL, axes, colors_of, legend_below, models_of, styled, titled
+from vlm_probe.figures.tables import counted, counts, names, numbers, where
 
 _MEASURES = {"cka": "CKA (linear, debiased)", "svcca": "SVCCA", "procrustes": "Procrustes similarity"}
 _METHODS = {"umap": "UMAP", "pca": "PCA", "tsne": "t-SNE"}
@@ -31,6 +31,83 @@ def similarity_heatmap(matrix: pd.DataFrame, ax: Axes | None = None, *, rows: st
         ax.set_xlabel(columns, parse_math=False)
         ax.set_ylabel(rows, parse_math=False)
         titled(ax, words, f"n = {matrix.attrs.get('items', '?')} items")
+    return ax
+
+
+def likeness(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """CKA between every two of some representations, 0 to 1.
+
+    table: columns row and column (their names), cka, n (items).
+    """
+    with styled():
+        rows, columns = names(table, "row"), names(table, "column")
+        ax = axes(ax, (3.4 + 0.42 * len(columns), 2.6 + 0.3 * len(rows)))
+        heat(table.pivot(index="row", columns="column", values="cka").loc[rows, columns], ax, label=_MEASURES["cka"])
+        titled(ax, _MEASURES["cka"], f"n = {counts(table)} items")
+    return ax
+
+
+_CONTROLS: dict[str, tuple[str, str]] = {
+    "random": ("-", "random encoder"),
+    "pixels": ("--", "six numbers of the pixels"),
+    "common": (":", "most frequent label"),
+}
+
+
+def probes_with_controls(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Accuracy of a probe per label, one dot a model, beside what it has to beat.
+
+    table: columns model, label, mean, low, high, random, pixels, common (shares right), n (items).
+    """
+    with styled():
+        models = models_of(table)
+        ax = axes(ax, (5.6, 1.8 + len(names(table, "label")) * max(0.34, 0.15 * len(models))))
+        rows = table.assign(row=counted(table, "label"))
+        forest(rows, ax, y="row", x="mean", hue="model", colors=models, controls=_CONTROLS)
+        ax.set(xlim=(-0.02, 1.02), xlabel="accuracy (share right)")
+        titled(ax, "What does a linear probe find in what the connector reads?", "kinds of object held out; 95 %")
+        legend_below(ax)
+    return ax
+
+
+def probe_along_encoder(table: pd.DataFrame, label: str, ax: Axes | None = None) -> Axes:
+    """Accuracy of a probe of one label along every model's encoder, beside a random encoder.
+
+    table: columns model, label, point, mean, low, high (shares right), random (at the encoder's end), n (items). Rows
+        of other labels are left out.
+    """
+    with styled():
+        rows = along_points(where(table, "label", label))
+        ax = axes(ax, (max(5.8, 1.2 + 0.17 * len(names(rows, "at"))), 3.9))
+        models = models_of(table)
+        by_layer(rows, ax, x="at", y="mean", colors=models)
+        level(rows, ax, y="random", words="random encoder", colors=models)
+        ax.set(ylabel="accuracy (share right)", ylim=(0, 1.02), xlabel="behind encoder layer")
+        titled(ax, f"Is the {label} there, linearly?", f"n = {counts(rows)} images; bands: 95 % over images")
+        legend_below(ax)
+    return ax
+
+
+def twin_likeness(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Every pair of twins: how alike a model's encoder finds it, over how alike a random encoder does.
+
+    table: columns model, percentile, percentile_random (shares of other pairs that are less alike), both_right (1 or 0:
+        full or hollow).
+    """
+    with styled():
+        ax = axes(ax, (4.6, 4.6))
+        for model, color in models_of(table).items():
+            own = where(table, "model", model)
+            right = numbers(own, "both_right") == 1
+            for which, face in ((right, color), (~right, "none")):
+                some = own.loc[which]
+                ax.scatter(some["percentile_random"], some["percentile"], s=16, facecolor=face, edgecolor=color, lw=0.9)
+            ax.scatter([], [], s=16, color=color, label=model)
+        ax.plot([0, 1], [0, 1], color=CONTROL, lw=0.8, zorder=0)
+        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="for a random encoder", ylabel="for the model's encoder")
+        note = f"share of other pairs that are less alike; n = {len(table)} pairs of twins; full: both right"
+        titled(ax, "How alike are twins?", note)
+        legend_below(ax)
     return ax
 
 

@@ -38,14 +38,14 @@ def _wide(table: pd.DataFrame) -> tuple[float, float]:
 def box_share_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Per layer: the share of the answer position's image attention inside the box, and its controls.
 
-    table: columns model, layer, measure ("in_box", "in_shuffled_box", "area"), mean, low, high (shares), n (items).
+    table: columns model, layer, measure ("in_box", "in_other_box", "area"), mean, low, high (shares), n (items).
     """
-    styles = {"in_box": ("-", "o", "inside the box"), "in_shuffled_box": ("--", "s", "inside another item's box")}
+    styles = {"in_box": ("-", "o", "on the object asked about"), "in_other_box": ("--", "s", "on another of its scene")}
     with styled():
         ax = axes(ax, SIZE)
         models = models_of(table)
         by_layer(table, ax, y="mean", style="measure", styles=styles, colors=models)
-        level(where(table, "measure", "area"), ax, y="mean", words="the box's share of the area", colors=models)
+        level(where(table, "measure", "area"), ax, y="mean", words="the boxes' share of the area", colors=models)
         _layers(ax)
         ax.set(ylabel="share of image attention", ylim=(0, None))
         n = counts(where(table, "measure", "in_box"))
@@ -147,31 +147,41 @@ def dimension_by_stage(table: pd.DataFrame, measure: str = "effective_rank", ax:
     return ax
 
 
-_LEAKS = {
-    "unused_mass": "probability on tokens never used",
-    "image_unused_mass": "probability on tokens never used,\nat image positions",
-    "untrained_mass": "probability of rows known to be untrained",
-    "image_untrained_mass": "probability of rows known to be untrained,\nat image positions",
-    "entropy": "entropy (nats)",
-    "rank": "rank of the right answer",
-    "log_probability": "log-probability of the answer (nats)",
+_LEAKS: dict[str, Look] = {
+    "untrained": ("-", "o", "rows known to be untrained"),
+    "used": ("--", "s", "as many rows that the text uses"),
+    "other": (":", "^", "as many others"),
+    "unused_mass": ("-", "o", "probability on tokens never used"),
+    "image_unused_mass": ("-", "o", "probability on tokens never used,\nat image positions"),
+    "entropy": ("-", "o", "entropy (nats)"),
+    "rank": ("-", "o", "rank of the right answer"),
+    "log_probability": ("-", "o", "log-probability of the answer (nats)"),
 }
+_MARKS = "os^Dv"
 
 
 def leakage_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """What a column of `leakage` comes to along the depth of every model.
+    """Where the probability goes along the depth of every model: a line a measure.
 
-    table: as `vocabulary.summarize_leakage` returns it: columns model, layer (the last is the model's output), mean,
-        low, high, n (items), and in attrs the column that it sums up.
+    table: as `vocabulary.summarize_leakage` returns it: columns model, layer (the last is the model's output), measure,
+        mean, low, high, n (items). Several measures are taken to be probabilities.
     """
-    column = str(table.attrs.get("column", "mean"))
+    measures = names(table, "measure")
+    looks = {
+        name: _LEAKS.get(name, ("-", _MARKS[i % len(_MARKS)], name.replace("_", " ")))
+        for i, name in enumerate(measures)
+    }
+    alone = len(measures) == 1
     with styled():
         ax = axes(ax, SIZE)
         # Models of different depth on one axis.
         depth = table["layer"] / table.groupby("model")["layer"].transform("max").clip(lower=1)
-        by_layer(table.assign(depth=depth), ax, x="depth", y="mean", colors=models_of(table))
+        by_layer(
+            table.assign(depth=depth), ax, x="depth", y="mean", style="measure", styles=looks, colors=models_of(table)
+        )
         limits: dict[str, Any] = {} if (numbers(table, "mean") < 0).any() else {"ylim": (0, None)}
-        ax.set(xlabel="depth (0: behind the first layer, 1: the output)", ylabel=_LEAKS.get(column, column), **limits)
-        titled(ax, "Where does the probability go?", f"logit lens, n = {counts(table)} items; bands: 95 %")
+        what = looks[measures[0]][2] if alone else "probability"
+        ax.set(xlabel="depth (0: behind the first layer, 1: the output)", ylabel=what, **limits)
+        titled(ax, "Where does the probability go?", f"logit lens, n = {counts(table)} items; bands: 95 % over images")
         legend_below(ax)
     return ax

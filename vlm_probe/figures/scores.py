@@ -5,13 +5,12 @@ Every function takes a table and an axes, and returns the axes.
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from vlm_probe.figures.primitives import forest
 from vlm_probe.figures.style import CONTROL, PALETTE, axes, legend_below, models_of, styled, titled
-from vlm_probe.figures.tables import counted, counts, names, numbers, where
+from vlm_probe.figures.tables import counted, counts, names, where
 
 
 def scenes_of(table: pd.DataFrame) -> str:
@@ -45,34 +44,40 @@ def accuracy_by_type(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def difference_by_family(comparison: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """The difference of two models' scores per question family, with its interval.
+    """The difference of two models' scores per question family, with its interval, coloured by the verdict.
 
     comparison: as `evidence.compare` returns it: columns family, n (items), difference (of mean scores), low, high,
-        and the models' names in `attrs`.
+        verdict, and the models' names in `attrs`.
     """
     with styled():
         ax = axes(ax, (5.4, 1.7 + 0.3 * len(comparison)))
-        low, high = numbers(comparison, "low"), numbers(comparison, "high")
-        colors = {
-            "interval without 0": PALETTE[0],
-            "interval includes 0": CONTROL,
-            "too few for an interval": CONTROL,
+        first, second = comparison.attrs["first"], comparison.attrs["second"]
+        looks = {
+            "supported": (f"{second} scores more", PALETTE[0]),
+            "contradicted": (f"{first} scores more", PALETTE[1]),
+            "equivalent": ("no difference that matters", PALETTE[2]),
+            "undecided": ("undecided", CONTROL),
+            "descriptive": ("not tested", CONTROL),
         }
-        without, includes, few = colors
-        what = np.where(np.isnan(low), few, np.where((low > 0) | (high < 0), without, includes))
         forest(
-            comparison.assign(row=counted(comparison, "family"), what=what),
+            comparison.assign(
+                row=counted(comparison, "family"),
+                what=[looks[verdict][0] for verdict in comparison["verdict"].tolist()],
+            ),
             ax,
             y="row",
             x="difference",
             hue="what",
-            colors=colors,
+            colors=dict(looks.values()),
             dodge=0,
             zero=True,
         )
-        first, second = comparison.attrs["first"], comparison.attrs["second"]
         ax.set_xlabel(f"score of {second}\nminus {first}", parse_math=False)
-        titled(ax, f"{second} against {first}", "same items; 95 % by Student's t over images")
+        titled(
+            ax,
+            f"{second} against {first}",
+            "two checkpoints on the same items; 95 % by Student's t over images; colours are the verdicts",
+        )
         legend_below(ax)
     return ax
 
@@ -90,23 +95,19 @@ def scores_by_seed(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
         seeds = [f"seed {seed}" for seed in by_seed["seed"].tolist()]
         forest(by_seed.assign(seed=seeds), ax, y="cell", x="accuracy", hue="seed", rows=rows)
         ax.set(xlabel=f"accuracy (share right) on {scenes_of(scores)}")
-        titled(ax, "The grid of replicas", f"n = {counts(scores)} questions; 95 % intervals over questions")
+        about = f"n = {counts(scores)} questions; 95 % intervals over questions, not over trainings"
+        titled(ax, "The grid of replicas", about)
         legend_below(ax)
     return ax
 
 
-_BOXES = {
-    "points": "the box asked about",
-    "points_other": "another object of the scene",
-    "points_shuffled": "a box of another item",
-}
+_BOXES = {"points_asked": "an object asked about", "points_other": "another of its scene"}
 
 
 def pointing_game(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """How often relevancy peaks inside the box, beside the scene's other objects and other items' boxes.
+    """How often relevancy peaks on an object asked about, beside the scene's other objects.
 
-    table: columns model, measure ("points", "points_other", "points_shuffled"), mean, low, high (shares of items),
-        n (items).
+    table: columns model, measure ("points_asked", "points_other"), mean, low, high (shares of objects), n (items).
     """
     with styled():
         models = models_of(table)
@@ -116,7 +117,7 @@ def pointing_game(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         known = known.assign(row=counted(known, "box", "\n"))
         rows = [name for box in _BOXES.values() for name in names(where(known, "box", box), "row")]
         forest(known, ax, y="row", x="mean", hue="model", colors=models, rows=rows)
-        ax.set(xlim=(-0.02, 1.02), xlabel="share of items whose most relevant patch is inside")
+        ax.set(xlim=(-0.02, 1.02), xlabel="share of objects that the most relevant patch touches")
         titled(ax, "Pointing game: where is the most relevant patch?", "95 % bootstrap intervals")
         legend_below(ax)
     return ax

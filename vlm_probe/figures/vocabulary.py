@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from vlm_probe.figures.effects import effect_over_seeds
 from vlm_probe.figures.primitives import Look, by_layer
 from vlm_probe.figures.style import PALETTE, axes, legend_below, models_of, styled, titled
 from vlm_probe.figures.tables import counts, names, where
@@ -81,8 +82,8 @@ _SHRUNK: dict[str, Look] = {
 def shrinking(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Accuracy against the rows that are left; one line a model.
 
-    table: as `shrink` returns it, with a column model: columns rows (of the vocabulary), accuracy, low, high, readable
-        (shares of items); attrs items (their number).
+    table: as `vocabulary.shrink` returns it, with a column model: columns rows (of the vocabulary), accuracy, low, high
+        (NaN where there are none), readable (shares of items), and n or attrs items (their number).
     """
     with styled():
         ax = axes(ax, (5.6, 3.8))
@@ -98,6 +99,43 @@ def shrinking(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set(ylim=(-0.02, 1.04), xlabel="rows of the vocabulary", ylabel="share of all items")
         n = counts(table) if "n" in table else table.attrs.get("items")
         about = f"n = {n} items; " if n else ""
-        titled(ax, "Would a smaller vocabulary do?", f"{about}rows kept by frequency; bands: 95 % Wilson intervals")
+        titled(
+            ax,
+            "Would a smaller vocabulary do?",
+            f"{about}rows kept by frequency in other text; bands: 95 % over images",
+        )
         legend_below(ax)
     return ax
+
+
+_ROWS: dict[str, Look] = {
+    "known to be untrained": ("-", "", "known to be untrained"),
+    "used by the items' text": ("--", "", "used by the items' text"),
+    "all others": (":", "", "all others"),
+}
+
+
+def indicator_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Share of rows whose indicator of being untrained is at most so large; a line a model and kind of rows.
+
+    table: columns model, rows ("known to be untrained", "used by the items' text", "all others"), indicator (cosine
+        distance), share (of those rows), n (rows).
+    """
+    with styled():
+        ax = axes(ax, (5.6, 3.8))
+        by_layer(table, ax, x="indicator", y="share", style="rows", styles=_ROWS, colors=models_of(table))
+        ax.set(ylim=(-0.02, 1.04), ylabel="share of rows", xlabel="indicator (cosine distance to untrained rows)")
+        titled(ax, "Which rows look untrained?", f"n = {counts(table)} rows; to the left: more suspicious")
+        legend_below(ax)
+    return ax
+
+
+def change_over_seeds(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """What a larger vocabulary changes: a dot a training seed, and their mean with its interval.
+
+    table: rows of `studies.grid_differences` (a seed each) and of `studies.grid_effects` (their mean; seed NaN), of one
+        split.
+    """
+    alone = pd.isna(table["seed"]).to_numpy()
+    seeds = table.loc[~alone].astype({"seed": int})
+    return effect_over_seeds(seeds, table.loc[alone], ax, title="Does the size of the vocabulary itself matter?")

@@ -1,41 +1,25 @@
-"""The hypotheses, measured: each with its control and its interval."""
+"""The hypotheses: one file each, measured on models and judged by `run`.
 
-from vlm_probe.evidence import bootstrap_mean, compare, holm, mcnemar, paired_bootstrap, summarize
-from vlm_probe.findings.connector import Connected, connector_verdicts, measure_connector, pretraining_verdicts
-from vlm_probe.findings.encoder import Encoded, encoder_verdicts, layer_likeness, measure_encoder
-from vlm_probe.findings.s1_where_it_looks import Looking, where_it_looks
+`run(["S1", "V4"], models, items)`; `FINDINGS` lists them.
+"""
+
+from vlm_probe.findings.engine import Run, Skipped, find, generated_items, run, steps
+from vlm_probe.findings.finding import Finding
+from vlm_probe.findings.registry import FINDINGS
 from vlm_probe.findings.scope import scope_of
-from vlm_probe.findings.vocabulary import Counted, count_vocabulary, vocabulary_comparison, vocabulary_verdicts
-from vlm_probe.running.evaluation import evaluate
-from vlm_probe.studies.effects import grid_differences, grid_effects
-from vlm_probe.studies.published import FACTORS, published_effects, published_results
+from vlm_probe.findings.shared import Shared
+from vlm_probe.findings.writing import write_run
 
 __all__ = [
-    "FACTORS",
-    "Connected",
-    "Counted",
-    "Encoded",
-    "Looking",
-    "bootstrap_mean",
-    "compare",
-    "connector_verdicts",
-    "count_vocabulary",
-    "encoder_verdicts",
-    "evaluate",
-    "grid_differences",
-    "grid_effects",
-    "holm",
-    "layer_likeness",
-    "mcnemar",
-    "measure_connector",
-    "measure_encoder",
-    "paired_bootstrap",
-    "pretraining_verdicts",
-    "published_effects",
-    "published_results",
+    "FINDINGS",
+    "Finding",
+    "Run",
+    "Shared",
+    "Skipped",
+    "find",
+    "generated_items",
+    "run",
     "scope_of",
-    "summarize",
-    "vocabulary_comparison",
-    "vocabulary_verdicts",
-    "where_it_looks",
+    "steps",
+    "write_run",
 ]

@@ -1,4 +1,4 @@
-"""What a finding is: data, and one function that measures a model. Report, analyses and notebooks loop over them."""
+"""What a finding is: data, and one function that measures a model. Whoever shows findings loops over them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
+from vlm_probe.evidence import Claim, Tables
+from vlm_probe.findings.shared import Shared
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.items import Item
 
@@ -22,6 +24,8 @@ class FigureOf:
     table: str
     caption: str
     alt: str
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the plot."""
 
 
 @dataclass(frozen=True)
@@ -61,39 +65,57 @@ class Cases:
 
 
 @dataclass
-class Results:
-    """What a finding has to say about some models, as data."""
+class Shown:
+    """What a finding shows beside its evidence: all models' rows together."""
 
-    summary: list[str]
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """By name: summaries that figures draw; estimated here, never in a figure."""
+    summary: list[str] = field(default_factory=list)
     """A sentence a model."""
-    tables: dict[str, pd.DataFrame]
-    """By name, all models' rows together; "verdicts" among them."""
     cases: list[Cases] = field(default_factory=list)
 
 
 @runtime_checkable
 class Measure(Protocol):
-    """Measures one model on some items."""
+    """Measures one model on some items: a table a name, a row an item; no statistics."""
 
     def __call__(
-        self, model: HookedVLM, items: Sequence[Item], *, progress: Callable[[int], None] | None = None, seed: int = 0
-    ) -> Any: ...
+        self, model: HookedVLM, items: Sequence[Item], *, shared: Shared | None = None, seed: int = 0
+    ) -> dict[str, pd.DataFrame]: ...
+
+
+def _all(items: Sequence[Item]) -> list[Item]:
+    return list(items)
+
+
+def _nothing(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
+    return Shown()
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A hypothesis, how it is measured, and how its results are shown."""
+    """A hypothesis, how it is measured, what is claimed, and how it is shown."""
 
     id: str
-    title: str
-    """As a question."""
-    measure: Measure
-    steps_per_item: int
-    """How often `measure` reports progress for every item."""
-    results: Callable[[Mapping[str, Any], Sequence[Item]], Results]
-    """What was measured of each model, by name, and the items -> what is shown."""
-    note: str
-    """Below the verdicts: what the control is."""
-    sections: tuple[Section, ...]
+    question: str
+    claims: tuple[Claim, ...]
+    measure: Measure | Callable[[], Mapping[str, Tables]]
+    """Of a finding that opens no model (`models` is 0): takes nothing, and returns its tables by what they are of."""
     methods: tuple[str, ...]
-    """Paragraphs on how it was measured, with sources; {n} and {seed} stand for those of the run."""
+    """Paragraphs on how it is measured, with sources; {n} and {seed} stand for those of the run."""
+    caveats: tuple[str, ...] = ()
+    """What it does not say."""
+    models: int = 1
+    """Models that it takes at least; 0: none is opened."""
+    picks: Callable[[Sequence[Item]], list[Item]] = _all
+    """The items that it can be measured on; none is measured where there is none."""
+    wants: str = "items"
+    """Which items those are, in words."""
+    itemwise: bool = False
+    """Whether items are measured one by one, so that a killed run goes on in the middle of them."""
+    reads: Callable[[HookedVLM], Mapping[str, Sequence[str]]] | None = None
+    """Pooled activations it shares with others (pool -> hook points; see `Shared.features`)."""
+    untrained: bool = True
+    """Whether an untrained copy is measured beside each replica."""
+    shown: Callable[[Mapping[str, Tables], Sequence[Item]], Shown] = _nothing
+    sections: tuple[Section, ...] = ()

@@ -1,15 +1,14 @@
-"""S1, for one model at a time: does the language model look at the right place?
+"""S1: does the language model look at the right place?
 
-On items whose boxes are known: the share of the answer position's image attention inside the box,
-per layer, and whether relevancy peaks there. Controls: the box's share of the area, and boxes of
-other items ("shuffled"), which share the dataset's habits (objects are rarely at the border) but
-not the scene. Attention sinks are reported apart.
+On items whose boxes are known: how much of relevancy, and of the answer position's attention, lies on the object asked
+about, against another object of the same scene. Against the background, or boxes of other items, a map that lights up
+every object alike would pass, and an untrained model does. Attention sinks are reported apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,284 +20,283 @@ from vlm_probe.attention import (
     points_at_box,
     relevancy,
     share_in_box,
-    sinks,
+    sink_positions,
     union_coverage,
 )
-from vlm_probe.evidence import Evidence, evidence_table, summarize
-from vlm_probe.findings.finding import Cases, CasesOf, FigureOf, Finding, Results, Section, TableOf
+from vlm_probe.embedding.features import other_boxes
+from vlm_probe.evidence import Claim, PairedMean, Tables, summarize
+from vlm_probe.findings.finding import Cases, CasesOf, FigureOf, Finding, Section, Shown, TableOf
+from vlm_probe.findings.shared import Shared, about
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.targets import target_token
 from vlm_probe.inputs.images import open_image
+from vlm_probe.inputs.preparing import ModelInputs
 from vlm_probe.items import Item, accuracy_table
 from vlm_probe.layout import TokenLayout, UnitBox
-from vlm_probe.running.evaluation import evaluate
-from vlm_probe.scenes import Scene, with_baselines
+from vlm_probe.running.answer_token import answer_token
+from vlm_probe.scenes import with_baselines
+from vlm_probe.scenes.items import FAMILY
 from vlm_probe.trace import Trace
 
-SHUFFLES = 10
-"""Boxes of other items that each item is compared with."""
+EDGES = ("left", "right", "top", "bottom")
 
 
-@dataclass
-class Looking:
-    """What `where_it_looks` measured of one model."""
-
-    items: pd.DataFrame
-    """One row an item: the columns of `evaluate` and `with_baselines`, p_answer (probability of the right answer's
-    first token), boxes (how many), area, and for items with a box relevancy_in_box and points, each with its
-    control from other items' boxes (relevancy_in_shuffled_box, points_shuffled), and points_other (the
-    most relevant patch touches another object of the scene; NaN without one)."""
-    layers: pd.DataFrame
-    """One row an item and layer: image_mass, sink_mass, in_box, in_box_without_sinks,
-    in_shuffled_box (the last three NaN for items without a box)."""
-    maps: dict[str, xr.DataArray]
-    """Relevancy map of every item with a box, by item id."""
-    render_size: int
-
-    def layer_means(self) -> pd.DataFrame:
-        """Mean and 95 % interval of every measure per layer, and of the box's area (layer -1)."""
-        measures = ["image_mass", "sink_mass", "in_box", "in_box_without_sinks", "in_shuffled_box"]
-        table = summarize(self.layers, measures, ["model", "layer"])
-        area = summarize(self.items.query("area > 0"), ["area"], ["model"])
-        return pd.concat([table, area.assign(layer=-1)], ignore_index=True)
-
-    def pointing(self) -> pd.DataFrame:
-        """Mean and 95 % interval of the relevancy measures over items with a box."""
-        measures = [
-            "points",
-            "points_other",
-            "points_shuffled",
-            "relevancy_in_box",
-            "relevancy_in_shuffled_box",
-            "area",
-        ]
-        return summarize(self.items.query("area > 0"), measures, ["model"])
-
-    def verdicts(self) -> pd.DataFrame:
-        """Each claim with value, control, paired difference, its interval and the verdict.
-
-        Columns model, claim, n, value, control, difference, low, high, verdict.
-        """
-        boxed = self.items.query("area > 0")
-        means = pd.DataFrame(self.layers.groupby("id")[["in_box", "in_shuffled_box"]].mean())
-        by_item = means.reindex(boxed["id"].tolist())
-        pairs = [
-            ("relevancy peaks inside the box", boxed["points"], boxed["points_shuffled"]),
-            ("relevancy lies inside the box", boxed["relevancy_in_box"], boxed["relevancy_in_shuffled_box"]),
-            (
-                "attention (mean over layers and heads) lies inside the box",
-                by_item["in_box"],
-                by_item["in_shuffled_box"],
-            ),
-        ]
-        images = boxed["image"].to_numpy()
-        rows = [
-            Evidence.paired(
-                "S1",
-                claim,
-                value.to_numpy(dtype=float),
-                control.to_numpy(dtype=float),
-                images,
-            )
-            for claim, value, control in pairs
-        ]
-        table = evidence_table(rows).drop(columns="hypothesis")
-        table.insert(0, "model", self.items["model"].iloc[0])
-        return table
+def _coverages(boxes: Sequence[UnitBox], layout: TokenLayout) -> list[np.ndarray]:
+    """Share of every patch that each box covers; boxes outside what the model sees are left out."""
+    found = [layout.box_coverage(box) for box in boxes]
+    return [coverage for coverage in found if coverage.any()]
 
 
-def _coverage(boxes: Sequence[UnitBox], layout: TokenLayout) -> np.ndarray | None:
-    """Share of every patch that some boxes cover; None without boxes."""
-    return union_coverage([layout.box_coverage(box) for box in boxes]) if boxes else None
-
-
-def _other_boxes(item: Item) -> list[UnitBox]:
-    """Boxes of the scene's objects that the item does not ask about."""
-    return [o.box for o in item.source.objects if o.box not in item.boxes] if isinstance(item.source, Scene) else []
+def _on(map_: xr.DataArray, coverages: Sequence[np.ndarray]) -> np.ndarray:
+    """The share of a map on one object, the mean over several, along what other axes the map has; NaN without one."""
+    if not coverages:
+        return np.full(map_.isel(row=0, col=0).shape, np.nan)
+    # The mean of the shares is the share under the mean coverage.
+    return share_in_box(map_, np.mean(coverages, axis=0)).values
 
 
 def where_it_looks(
-    model: HookedVLM,
-    items: Sequence[Item],
-    *,
-    progress: Callable[[int], None] | None = None,
-    seed: int = 0,
-) -> Looking:
-    """Measure a model on items with known boxes.
+    model: HookedVLM, items: Sequence[Item], *, shared: Shared | None = None, seed: int = 0
+) -> dict[str, pd.DataFrame]:
+    """Where a model looks, item by item.
 
-    Parameters
-    ----------
-    items: from `scene_items`; those without an object to look at count for accuracy and image mass only.
-    progress: called with the number of items just done; in all twice the number of items.
-    seed: of the shuffled boxes.
+    Returns three tables. items: the columns of `shared.about` and of answers (question, truth, answer, correct), chance
+    and blind (of generated scenes: see `with_baselines`), p_answer (probability of the right answer's first token),
+    boxes (how many), area (share of the image they cover), points (whether the most relevant patch is in one), and, as
+    means over the objects asked about ("asked") and over those of the scene that are not ("other"): points_,
+    relevancy_, attention_ and clear_ (attention without sinks; both means over layers and heads). NaN without such a
+    box. layers: id and layer with image_mass, sink_mass, in_box, in_box_without_sinks, in_other_box. maps: id, values
+    (relevancy of every patch, row by row), and where the patches' edges are on the picture drawn at `size` pixels (see
+    `ImageSpan.edges`).
     """
-    answers = with_baselines(evaluate(model, items, progress=progress), items).drop(columns="p_answer")
-    records, layer_rows, maps, coverages, attentions = [], [], {}, {}, {}
-    for item in items:
-        inputs = model.prepare(model.picture(item), item.question)
+    own = shared or Shared(model, items)
+    answers = own.answers(items)
+    records, layers, maps = [], [], []
+    for item, answer in zip(items, answers.to_dict("records"), strict=True):
+        inputs = model.prepare(model.picture(item), own.question(item))
         trace = model.trace(inputs, capture=["language.blocks.*.attn.hook_pattern"])
-        coverage = _coverage(item.boxes, inputs.layout)
-        others = _coverage(_other_boxes(item), inputs.layout)
-        probabilities = trace.logits[trace.layout.answer_position].float().softmax(-1)
-        right = target_token(model, item.answer, trace.logits[trace.layout.answer_position])
-        summary = head_summary(trace).mean("head")
-        attention = image_attention(trace).mean("head")
-        record = {
-            "id": item.id,
-            "p_answer": float(probabilities[right]),
-            "boxes": len(item.boxes),
-            "area": float(coverage.mean()) if coverage is not None else 0.0,
-        }
-        if coverage is not None:
-            # Of the token the model itself gives, right or wrong: the question is where it looked for it.
-            map_ = relevancy(model, inputs)
-            maps[item.id], coverages[item.id], attentions[item.id] = map_, coverage, attention
-            record |= {
-                "relevancy_in_box": float(share_in_box(map_, coverage)),
-                "points": points_at_box(map_, coverage),
-                "points_other": points_at_box(map_, others) if others is not None else float("nan"),
-            }
+        record, rows, map_ = _one(model, item, inputs, trace, answer, own.sinks)
         records.append(record)
-        in_box = (
-            share_in_box(attention, coverage).values
-            if coverage is not None
-            else np.full(attention.sizes["layer"], np.nan)
-        )
-        clear = _without_sinks(trace, attention, coverage)
-        layer_rows += [
-            {
-                "id": item.id,
-                "layer": int(layer),
-                "image_mass": float(summary["image_mass"][i]),
-                "sink_mass": float(summary["sink_mass"][i]),
-                "in_box": in_box[i],
-                "in_box_without_sinks": clear[i],
-            }
-            for i, layer in enumerate(attention.layer)
-        ]
-        if progress is not None:
-            progress(1)
-    table = answers.merge(pd.DataFrame(records), on="id")
-    layers = pd.DataFrame(layer_rows)
-    _add_shuffled(table, layers, maps, coverages, attentions, seed)
-    layers.insert(0, "model", model.name)
-    for frame in (table, layers):
-        frame.attrs = {"title": "Where it looks", "split": "held-out scenes", "seed": seed, **model.provenance()}
-    return Looking(table, layers, maps, model.image_size)
+        layers += rows
+        if map_ is not None:
+            maps.append(
+                {"id": item.id, "size": model.image_size, "values": map_.values.ravel().tolist(), **_edges(map_)}
+            )
+    table = about(items).merge(_scored(answers, items), on="id").merge(pd.DataFrame(records), on="id")
+    return {
+        "items": table,
+        "layers": pd.DataFrame(layers),
+        "maps": pd.DataFrame(maps, columns=["id", "size", "values", *EDGES]),
+    }
 
 
-def _without_sinks(trace: Trace, attention: xr.DataArray, coverage: np.ndarray | None) -> np.ndarray:
-    """Per layer, the share of image attention in the box once sink patches are taken out."""
-    if coverage is None:
-        return np.full(attention.sizes["layer"], np.nan)
+def _edges(map_: xr.DataArray) -> dict[str, list[float]]:
+    return {name: map_.coords[name].values.astype(float).tolist() for name in EDGES}
+
+
+def _one(
+    model: HookedVLM, item: Item, inputs: ModelInputs, trace: Trace, answer: Mapping[Hashable, Any], found: pd.DataFrame
+) -> tuple[dict[str, object], list[dict[str, object]], xr.DataArray | None]:
+    """An item's record, its rows by layer, and the relevancy map where something is known to be looked at."""
+    layout = inputs.layout
+    asked, other = (_coverages(boxes, layout) for boxes in (item.boxes, other_boxes(item)))
+    logits = trace.logits[trace.layout.answer_position]
+    right = target_token(model, item.answer, logits)
+    summary = head_summary(trace, sinks=found).mean("head")
+    attention = image_attention(trace).mean("head")
+    clear = _without_sinks(trace, attention, found)
+    whole = union_coverage(asked) if asked else None
+    record: dict[str, object] = {
+        "id": item.id,
+        "p_answer": float(logits.float().softmax(-1)[right]),
+        "boxes": len(asked),
+        "area": 0.0 if whole is None else float(whole.mean()),
+    }
+    map_ = None
+    if whole is not None:
+        map_ = _relevancy(model, inputs, answer)
+        record["points"] = points_at_box(map_, whole)
+    for name, coverages in (("asked", asked), ("other", other)):
+        hits = [points_at_box(map_, coverage) for coverage in coverages] if map_ is not None else []
+        record[f"points_{name}"] = float(np.mean(hits)) if hits else float("nan")
+        record[f"relevancy_{name}"] = float("nan") if map_ is None else float(_on(map_, coverages))
+        record[f"attention_{name}"] = float(np.mean(_on(attention, coverages)))
+        record[f"clear_{name}"] = float(np.mean(_on(clear, coverages)))
+    columns = {
+        "image_mass": summary["image_mass"].values,
+        "sink_mass": summary["sink_mass"].values,
+        "in_box": _on(attention, asked),
+        "in_other_box": _on(attention, other),
+        "in_box_without_sinks": _on(clear, asked),
+    }
+    rows: list[dict[str, object]] = [
+        {"id": item.id, "layer": int(layer), **{name: float(values[i]) for name, values in columns.items()}}
+        for i, layer in enumerate(attention.layer.values)
+    ]
+    return record, rows, map_
+
+
+def _relevancy(model: HookedVLM, inputs: ModelInputs, answer: Mapping[Hashable, Any]) -> xr.DataArray:
+    """Relevancy for what the model itself answers, right or wrong: the question is where it looked for it.
+
+    For the token that begins the word that is scored: of "The answer is blue." not "The".
+    """
+    ids = model.tokenizer(answer["answer"], add_special_tokens=False)["input_ids"]
+    first = answer_token(model.tokenizer, ids, answer["normalized"]) if ids else 0
+    if first == 0:
+        return relevancy(model, inputs)
+    return relevancy(model, inputs.with_answer(list(ids[:first])), target=int(ids[first]))
+
+
+def _without_sinks(trace: Trace, attention: xr.DataArray, found: pd.DataFrame) -> xr.DataArray:
+    """Attention with nothing left on patches that are sinks of their layer."""
     kept = attention.copy(deep=True)
     patches = {int(p): i for i, p in enumerate(trace.layout.image().positions)}
-    layers = attention.layer.values.tolist()
-    for layer, position in sinks(trace)[["layer", "position"]].itertuples(index=False):
-        if position in patches:
-            row, col = divmod(patches[position], trace.layout.grid[1])
-            kept[layers.index(layer), row, col] = 0.0
-    return share_in_box(kept, coverage).values
+    for i, layer in enumerate(attention.layer.values.tolist()):
+        for position in sink_positions(found, trace.layout, layer=layer):
+            if position in patches:
+                row, col = divmod(patches[position], trace.layout.grid[1])
+                kept[i, row, col] = 0.0
+    return kept
 
 
-def _add_shuffled(
-    table: pd.DataFrame, layers: pd.DataFrame, maps: dict, coverages: dict, attentions: dict, seed: int
-) -> None:
-    """Add the shuffled-box controls: the mean over the boxes of `SHUFFLES` other items."""
-    ids = list(maps)
-    number = dict(zip(table["id"], table["boxes"], strict=True))
-    rng = np.random.default_rng(seed)
-    columns: dict[str, dict[str, float]] = {"relevancy_in_shuffled_box": {}, "points_shuffled": {}}
-    per_layer: dict[tuple[str, int], float] = {}
-    for one in ids:
-        # Of as many boxes: an item about two objects is compared with other pairs.
-        others = [other for other in ids if other != one and number[other] == number[one]]
-        picked = [others[i] for i in rng.permutation(len(others))[:SHUFFLES]]
-        shuffled = [coverages[other] for other in picked]
-        if not shuffled:
-            continue
-        columns["relevancy_in_shuffled_box"][one] = float(
-            np.mean([float(share_in_box(maps[one], c)) for c in shuffled])
-        )
-        columns["points_shuffled"][one] = float(np.mean([points_at_box(maps[one], c) for c in shuffled]))
-        shares = np.mean([share_in_box(attentions[one], c).values for c in shuffled], axis=0)
-        per_layer |= {(one, int(layer)): share for layer, share in zip(attentions[one].layer, shares, strict=True)}
-    for name, values in columns.items():
-        table[name] = [values.get(one, np.nan) for one in table["id"]]
-    keys = zip(layers["id"], layers["layer"], strict=True)
-    layers["in_shuffled_box"] = [per_layer.get(key, np.nan) for key in keys]
+def _scored(answers: pd.DataFrame, items: Sequence[Item]) -> pd.DataFrame:
+    """The answers, and for generated scenes what seeing has to beat."""
+    plain = [item for item in items if item.family == FAMILY]
+    kept = answers.filter(["id", "question", "truth", "answer", "correct"])
+    bare = with_baselines(answers[answers["id"].isin([item.id for item in plain])], plain).filter(
+        ["id", "chance", "blind"]
+    )
+    return kept.merge(bare.astype({"blind": float}), on="id", how="left")
+
+
+def _seen(items: Sequence[Item]) -> list[Item]:
+    """All items, if some have a box and another object beside it."""
+    return list(items) if any(item.boxes and other_boxes(item) for item in items) else []
 
 
 CASES = 8
 """Best and worst cases shown of each model."""
 
 
-def _cases(name: str, looking: Looking, items: Sequence[Item], *, best: bool) -> Cases:
-    """The items whose relevancy lies most (or least) inside their box."""
-    boxed = looking.items.query("area > 0")
-    chosen = boxed.sort_values("relevancy_in_box", ascending=not best, kind="stable").head(CASES)
+def _cases(name: str, tables: Tables, items: Sequence[Item], *, best: bool) -> Cases:
+    """The items whose relevancy lies most (or least) on the object asked about."""
+    boxed = tables["items"].query("area > 0")
+    chosen = boxed.sort_values("relevancy_asked", ascending=not best, kind="stable").head(CASES)
     by_id = {item.id: item for item in items}
+    maps = tables["maps"].set_index("id")
     panels = []
     for row in chosen.to_dict("records"):
-        item = by_id[row["id"]]
-        shares = f"{row['relevancy_in_box']:.2f} in the box, area {row['area']:.2f}"
+        item, map_ = by_id[row["id"]], maps.loc[row["id"]]
+        shares = f"{row['relevancy_asked']:.2f} on the object, area {row['area']:.2f}"
         mark = "right" if row["correct"] else f"wrong, it is {row['truth']}"
         panels.append(
             {
-                "image": open_image(item.picture(looking.render_size)),
-                "map": looking.maps[row["id"]],
+                "image": open_image(item.picture(int(map_["size"]))),
+                "map": _as_map(map_),
                 "boxes": item.boxes,
                 "text": f"{row['question']}\n{row['answer'] or '(nothing)'} ({mark})\n{shares}",
             }
         )
-    title = f"{name}: relevancy {'most' if best else 'least'} inside the box"
+    title = f"{name}: relevancy {'most' if best else 'least'} on the object asked about"
     return Cases(name, "best" if best else "worst", title, panels)
 
 
-def _sentence(name: str, looking: Looking, accuracy: pd.DataFrame) -> str:
-    overall = accuracy.query("model == @name and kind == 'all'").iloc[0]
-    pointing = looking.pointing().set_index("measure")
-    hit, shuffled = pointing.loc["points"], pointing.loc["points_shuffled"]
-    return (
-        f"{name} answers {overall['accuracy']:.1%} of {overall['n']} questions right "
-        f"[{overall['low']:.1%}, {overall['high']:.1%}]; its most relevant patch is in the right box for "
-        f"{hit['mean']:.1%} [{hit['low']:.1%}, {hit['high']:.1%}] of {int(hit['n'])} items with one, in a box "
-        f"of another item for {shuffled['mean']:.1%}. A guess that never sees the image is right for "
-        f"{overall['blind']:.1%}."
+def _as_map(row: pd.Series) -> xr.DataArray:
+    """A row of the table of maps as the map that it was."""
+    coords = {name: ("col" if name in ("left", "right") else "row", np.asarray(row[name])) for name in EDGES}
+    return xr.DataArray(
+        np.reshape(row["values"], (len(row["top"]), len(row["left"]))), dims=("row", "col"), coords=coords
     )
 
 
-def results(measured: Mapping[str, Looking], items: Sequence[Item]) -> Results:
-    """What S1 has to say: tables accuracy, layers, pointing, verdicts and items; best and worst cases."""
+def _sentence(name: str, accuracy: pd.DataFrame, pointing: pd.DataFrame) -> str:
+    overall = accuracy.query("model == @name and kind == 'all'").iloc[0]
+    by_measure = pointing.query("model == @name").set_index("measure")
+    hit, other = by_measure.loc["points_asked"], by_measure.loc["points_other"]
+    return (
+        f"{name} answers {overall['accuracy']:.1%} of {overall['n']} questions right [{overall['low']:.1%}, "
+        f"{overall['high']:.1%}]; its most relevant patch is on an object asked about for {hit['mean']:.1%} "
+        f"[{hit['low']:.1%}, {hit['high']:.1%}] of {int(hit['n'])} items with one, on another object of the same "
+        f"scene for {other['mean']:.1%}."
+    )
 
-    def joined(of: Callable[[Looking], pd.DataFrame]) -> pd.DataFrame:
-        return pd.concat([of(looking) for looking in measured.values()], ignore_index=True)
 
-    scores = [accuracy_table(looking.items).assign(model=name) for name, looking in measured.items()]
+POINTING = ("points_asked", "points_other", "relevancy_asked", "relevancy_other", "attention_asked", "attention_other")
+BY_LAYER = ("image_mass", "sink_mass", "in_box", "in_box_without_sinks", "in_other_box")
+
+
+def shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
+    """Tables accuracy, layers, pointing and items; a sentence a model; best and worst cases."""
+    whole = {
+        name: pd.concat([tables[name].assign(model=model) for model, tables in measured.items()], ignore_index=True)
+        for name in ("items", "layers")
+    }
+    boxed = whole["items"].query("area > 0")
+    area = summarize(boxed, ["area"], ["model"]).assign(layer=-1)
+    layers = pd.concat([summarize(whole["layers"], list(BY_LAYER), ["model", "layer"]), area], ignore_index=True)
+    pointing = summarize(boxed, [*POINTING, "area"], ["model"])
+    scores = [accuracy_table(tables["items"]).assign(model=model) for model, tables in measured.items()]
     accuracy = pd.concat(scores, ignore_index=True)
     accuracy.insert(0, "model", accuracy.pop("model"))
-    return Results(
-        summary=[_sentence(name, looking, accuracy) for name, looking in measured.items()],
-        tables={
-            "accuracy": accuracy,
-            "layers": joined(Looking.layer_means),
-            "pointing": joined(Looking.pointing),
-            "verdicts": joined(Looking.verdicts),
-            "items": joined(lambda looking: looking.items),
-        },
-        cases=[_cases(name, looking, items, best=best) for name, looking in measured.items() for best in (True, False)],
+    return Shown(
+        tables={"accuracy": accuracy, "layers": layers, "pointing": pointing, "items": whole["items"]},
+        summary=[_sentence(model, accuracy, pointing) for model in measured],
+        cases=[_cases(name, tables, items, best=best) for name, tables in measured.items() for best in (True, False)],
     )
+
+
+MEASURES = {
+    "points": ("the most relevant patch is on", 0.05),
+    "relevancy": ("relevancy lies on", 0.02),
+    "attention": ("attention (mean over layers and heads) lies on", 0.02),
+}
+"""Column -> what it says, and the smallest difference that would matter: a share of items, or of a map's mass."""
+
+
+def _claims() -> tuple[Claim, ...]:
+    found = []
+    for name, (words, margin) in MEASURES.items():
+        statistic = PairedMean("items", f"{name}_asked", f"{name}_other")
+        other = "another object of the same scene"
+        found.append(
+            Claim(
+                name,
+                f"{{model}}: {words} the object asked about rather than {other}",
+                statistic,
+                control=other,
+                unit="images",
+                margin=margin,
+            )
+        )
+        found.append(
+            Claim(
+                f"{name}_more",
+                f"{{second}}: {words} the object asked about (less {other}) more than in {{first}}",
+                statistic,
+                control="the same difference in {first}",
+                unit="images",
+                of="pair",
+                margin=margin,
+            )
+        )
+    return tuple(found)
 
 
 FINDING = Finding(
     id="S1",
-    title="Where does it look?",
+    question="Does the language model look at the right place?",
+    claims=_claims(),
     measure=where_it_looks,
-    steps_per_item=2,
-    results=results,
-    note=(
-        "Differences are paired over items, with 95 % intervals by Student's t over images; the control is the same "
-        "measure with the boxes of other items."
+    picks=_seen,
+    wants="items whose box and another object's box are known (generated scenes)",
+    itemwise=True,
+    shown=shown,
+    caveats=(
+        "A map says where a model looked, not whether it needed to: what changes when the object is taken away is "
+        "asked elsewhere.",
+        "Another object of the scene is as conspicuous as the one asked about; what neither is, such as a border, is "
+        "not controlled.",
     ),
     sections=(
         Section(
@@ -323,16 +321,16 @@ FINDING = Finding(
                     "box_share_by_layer",
                     "layers",
                     "Attention of the last prompt position, mean over heads: of what goes to the image, the share that "
-                    "falls inside the box of the object asked about. A map that is even over the image would give the "
-                    "box's share of the area.",
+                    "falls inside the box of the object asked about, and of another object of the scene. A map that is "
+                    "even over the image would give the box's share of the area.",
                     "share of image attention inside the box by layer",
                 ),
                 FigureOf(
                     "image_mass",
                     "image_mass_by_layer",
                     "layers",
-                    "How much attention goes to the image at all, and how much to attention sinks: positions that "
-                    "collect it whatever is asked, named per layer by the attention they receive.",
+                    "How much attention goes to the image at all, and how much to attention sinks: positions "
+                    "that collect it whatever is asked about whatever image, named per layer.",
                     "attention on the image by layer",
                 ),
             ),
@@ -344,8 +342,8 @@ FINDING = Finding(
                     "pointing",
                     "pointing_game",
                     "pointing",
-                    "Share of items whose most relevant patch touches the box asked about, another object of the same "
-                    "scene, or a box of another item.",
+                    "Share of objects that the most relevant patch touches: of those asked about, and of the others "
+                    "in the same scene.",
                     "pointing game",
                 ),
                 TableOf("pointing"),
@@ -356,31 +354,31 @@ FINDING = Finding(
             (
                 CasesOf(
                     "best",
-                    "Highest share of relevancy inside the box. Outline: the box; colour: relevancy for the given "
-                    "answer.",
+                    "Highest share of relevancy on the object asked about. Outline: its box; colour: relevancy for the "
+                    "given answer.",
                     "best cases",
                 ),
-                CasesOf("worst", "Lowest share of relevancy inside the box.", "worst cases"),
+                CasesOf("worst", "Lowest share of relevancy on the object asked about.", "worst cases"),
             ),
         ),
     ),
     methods=(
-        "Items: {n} generated scenes, split “heldout”, seed {seed}; one question each, types in turn; greedy decoding, "
-        "exact match after lower-casing. Every scene shows two coloured shapes together that never stand together in "
-        "an image the replicas were trained on; each was seen with others, and text named them all.",
-        "Accuracy: 95 % Wilson intervals. Differences: Student's t over images. Other intervals: percentile bootstrap "
-        "over items, 2,000 draws. Best blind guess: the most frequent answer to the same question text over 6,000 "
-        "training items.",
-        "Attention: exact softmax rows of the last prompt position, mean over heads. Sinks: positions that receive "
-        "more than five times an even share from all later positions (Xiao et al. 2024, arXiv:2309.17453; deviation: "
-        "found by the attention they receive, not assumed to come first).",
-        "Relevancy: Chefer et al. 2021, arXiv:2103.15679, equations 5 and 6, for the most probable first token (the "
-        "model's own answer under greedy decoding), over the image rows the language model received.",
+        "Items: {n}, of generated scenes those of the split “heldout”, seed {seed}; greedy decoding. Every held-out "
+        "scene shows two coloured shapes together that never stand together in an image the replicas were trained on; "
+        "each was seen with others, and text named them all.",
+        "Accuracy: 95 % Wilson intervals. Differences: Student's t and sign flips over images, Holm over the claims. "
+        "Other intervals: percentile bootstrap over items, 2,000 draws. Best blind guess: the most frequent answer to "
+        "the same question text over 6,000 training items.",
+        "Attention: exact softmax rows of the last prompt position, mean over heads. Sinks: positions before the question "
+        "that receive more than five times an even share of attention from the question on, in 90 % of prompts about "
+        "different images (Xiao et al. 2024, arXiv:2309.17453; deviation: found by the attention they receive, not assumed "
+        "to come first).",
+        "Relevancy: Chefer et al. 2021, arXiv:2103.15679, equations 5 and 6, for the token that begins the word "
+        "that is scored of the model's own answer, over the image rows the language model received.",
         "Pointing game: Zhang et al. 2018, arXiv:1608.00507, at patch resolution: the most relevant patch touches the "
         "box.",
-        f"Controls: the box's share of the area; the boxes of {SHUFFLES} other items with as many boxes; for the "
-        "pointing game also the scene's other objects, which tells looking at the object asked about from looking at "
-        "any object.",
+        "Control: the other objects of the same scene, an object's share as the mean over them. A map that lights up "
+        "every object alike shows no difference, and neither does an untrained copy.",
         "Items without an object to look at (an absent object, a count of zero) count for accuracy and for attention "
         "on the image only.",
     ),

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import gc
-import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
 from vlm_probe import figures
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.findings import scope_of
-from vlm_probe.findings.finding import Cases, CasesOf, FigureOf, Finding, Results, TableOf
-from vlm_probe.findings.registry import FINDINGS
+from vlm_probe.findings import FINDINGS, Run, generated_items, run, scope_of, write_run
+from vlm_probe.findings import steps as steps_of_run
+from vlm_probe.findings.finding import Cases, CasesOf, FigureOf, Finding, Shown, TableOf
+from vlm_probe.findings.listing import evidence_listing
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.items import Item
 from vlm_probe.report.inspection import provenance_table
 from vlm_probe.report.page import figure_uri, rows_of, write_page
-from vlm_probe.scenes import scene_items
 
 _MARK = ".vlm_probe_report"
 """In every report's folder: only such a folder is ever replaced."""
@@ -37,34 +33,30 @@ class Chapter:
     """One finding and what it has to say."""
 
     finding: Finding
-    results: Results
+    evidence: pd.DataFrame
+    shown: Shown
 
     @property
     def figures(self) -> list[FigureOf]:
-        """All figures over tables, in the order of the page."""
-        return [block for section in self.finding.sections for block in section.blocks if isinstance(block, FigureOf)]
+        """All figures over tables that there are, in the order of the page."""
+        blocks = [block for section in self.finding.sections for block in section.blocks]
+        return [one for one in blocks if isinstance(one, FigureOf) and one.table in self.shown.tables]
 
 
-@dataclass
-class Measured:
-    """All models on the same items."""
-
-    items: list[Item]
-    models: list[str]
-    chapters: list[Chapter]
-    provenance: dict[str, dict[str, Any]]
-    seed: int
-    seconds: float
-
-    @property
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """All chapters' tables by name."""
-        return {name: table for chapter in self.chapters for name, table in chapter.results.tables.items()}
+def chapters(found: Run) -> list[Chapter]:
+    """Every finding that was measured."""
+    evidence = found.evidence
+    rows = {finding.id: evidence.loc[evidence["finding"] == finding.id] for finding in found.findings}
+    return [Chapter(one, rows[one.id], found.shown(one)) for one in found.findings if len(rows[one.id])]
 
 
-def steps(items: int, models: int, findings: Sequence[str] = tuple(FINDINGS)) -> int:
+def steps(items: int, models: Sequence[str], findings: Sequence[str] = (), *, seed: int = 0) -> int:
     """How often `measure` will report progress in all."""
-    return items * models * sum(FINDINGS[one].steps_per_item for one in findings)
+    return steps_of_run(list(findings) or list(FINDINGS), models, _items(items, seed))
+
+
+def _items(n: int, seed: int) -> list[Item]:
+    return generated_items(n, seed=seed)
 
 
 def measure(
@@ -74,35 +66,22 @@ def measure(
     items: int,
     seed: int,
     progress: Callable[[int], None],
-    findings: Sequence[str] = tuple(FINDINGS),
-) -> Measured:
-    """Load each model in turn and measure it on the same held-out scenes, for every finding named (all).
+    findings: Sequence[str] = (),
+    suffix: str = "",
+) -> Run:
+    """Load each model in turn and measure it on the same held-out scenes, for every finding named (all if none is).
 
-    Raises VlmProbeError for a model without a tokenizer or an image processor.
+    Raises VlmProbeError for an unknown finding, and where nothing could be measured.
     """
-    began = time.time()
-    chosen = list(scene_items(items, split="heldout", seed=seed))
-    found: dict[str, dict[str, Any]] = {one: {} for one in findings}
-    provenance = {}
-    for name in names:
-        model = load(name)  # one at a time: two real ones rarely fit together
-        if model.tokenizer is None or model.preparer is None:
-            raise VlmProbeError(f"{name} has no tokenizer or image processor, which a report needs")
-        for one in findings:
-            found[one][name] = FINDINGS[one].measure(model, chosen, progress=progress, seed=seed)
-        provenance[name] = model.provenance()
-        del model
-        gc.collect()
-        torch.cuda.empty_cache()
-    chapters = [Chapter(FINDINGS[one], FINDINGS[one].results(found[one], chosen)) for one in findings]
-    return Measured(chosen, list(names), chapters, provenance, seed, time.time() - began)
+    ids = list(findings) or list(FINDINGS)
+    return run(ids, list(names), _items(items, seed), seed=seed, suffix=suffix, load=load, progress=progress)
 
 
 def draw(chapter: Chapter) -> dict[str, Figure]:
     """A chapter's figures over tables, by name."""
     drawn: dict[str, Figure] = {}
     for one in chapter.figures:
-        figure = getattr(figures, one.plot)(chapter.results.tables[one.table]).figure
+        figure = getattr(figures, one.plot)(chapter.shown.tables[one.table], **one.given).figure
         assert isinstance(figure, Figure)
         drawn[one.name] = figure
     return drawn
@@ -124,44 +103,46 @@ def check_out(out: Path) -> None:
         raise VlmProbeError(f"cannot write to {parent}: permission denied")
 
 
-def _chapter(chapter: Chapter, measured: Measured, folder: Path) -> dict[str, Any]:
+def _chapter(chapter: Chapter, found: Run, folder: Path) -> dict[str, Any]:
     """A chapter for the template; its figures are written to `folder` on the way."""
-    finding, results = chapter.finding, chapter.results
-    shown: dict[str, str] = {}
+    finding, own = chapter.finding, chapter.shown
+    pictures: dict[str, str] = {}
     for name, figure in draw(chapter).items():
-        shown[name] = figure_uri(figure, close=False)
-        figures.save(figure, folder, name)
-    pictures: dict[str, list[tuple[str, str]]] = {name: [] for name in measured.models}
-    for cases in results.cases:
-        figure = draw_cases(cases)
-        pictures[cases.model].append((cases.name, figure_uri(figure, close=False)))
-        figures.save(figure, folder, f"cases_{measured.models.index(cases.model)}_{cases.name}")
+        pictures[name] = figure_uri(figure, close=False)
+        figures.save(figure, folder, f"{finding.id}_{name}")
+    cases: dict[str, list[tuple[str, str]]] = {name: [] for name in found.models}
+    for one in own.cases:
+        figure = draw_cases(one)
+        cases[one.model].append((one.name, figure_uri(figure, close=False)))
+        figures.save(figure, folder, f"{finding.id}_cases_{found.models.index(one.model)}_{one.name}")
     sections = []
     for section in finding.sections:
         blocks: list[dict[str, Any]] = []
         for block in section.blocks:
-            if isinstance(block, FigureOf):
-                blocks.append({"uri": shown[block.name], "caption": block.caption, "alt": block.alt})
-            elif isinstance(block, TableOf):
-                blocks.append({"table": rows_of(results.tables[block.table])})
+            if isinstance(block, FigureOf) and block.name in pictures:
+                blocks.append({"uri": pictures[block.name], "caption": block.caption, "alt": block.alt})
+            elif isinstance(block, TableOf) and block.table in own.tables:
+                blocks.append({"table": rows_of(own.tables[block.table])})
         kinds = {block.name: block for block in section.blocks if isinstance(block, CasesOf)}
-        for model, own in pictures.items() if kinds else ():
+        for model, drawn in cases.items() if kinds else ():
             blocks.append({"heading": model})
-            blocks += [{"uri": uri, "caption": kinds[n].caption, "alt": kinds[n].alt} for n, uri in own if n in kinds]
-        sections.append({"heading": section.heading, "blocks": blocks})
-    about = {"n": len(measured.items), "seed": measured.seed}
+            blocks += [{"uri": uri, "caption": kinds[n].caption, "alt": kinds[n].alt} for n, uri in drawn if n in kinds]
+        if blocks:
+            sections.append({"heading": section.heading, "blocks": blocks})
+    about = {"n": len(found.items), "seed": found.seed}
     return {
-        "title": finding.title,
-        "summary": results.summary,
-        "verdicts": rows_of(results.tables["verdicts"]),
-        "note": finding.note,
+        "id": finding.id,
+        "question": finding.question,
+        "summary": own.summary,
+        "verdicts": rows_of(evidence_listing(chapter.evidence)),
         "sections": sections,
         "methods": [paragraph.format(**about) for paragraph in finding.methods],
+        "caveats": finding.caveats,
     }
 
 
-def write_report(measured: Measured, out: Path) -> Path:
-    """Write index.html, figures/, tables/ and results.json to a folder, all or nothing.
+def write_report(found: Run, out: Path) -> Path:
+    """Write index.html, figures/, tables/, evidence.csv and results.json to a folder, all or nothing.
 
     An earlier report there is replaced once the new one is complete. Raises as `check_out` does.
     """
@@ -172,29 +153,24 @@ def write_report(measured: Measured, out: Path) -> Path:
     except OSError as error:
         raise VlmProbeError(f"cannot write to {out.parent}: {error.strerror}") from error
     try:
-        (partial / "tables").mkdir()
-        for name, table in measured.tables.items():
-            table.to_csv(partial / "tables" / f"{name}.csv", index=False)
-        provenance = pd.concat(
-            [provenance_table(p).assign(model=name) for name, p in measured.provenance.items()], ignore_index=True
-        ).reindex(columns=["model", "what", "value"])
+        write_run(found, partial)
+        told = chapters(found)
+        for chapter in told:
+            for name, table in chapter.shown.tables.items():
+                table.to_csv(partial / "tables" / f"{chapter.finding.id}_{name}.csv", index=False)
+        made_of = [provenance_table(p).assign(model=name) for name, p in found.provenance.items()]
+        provenance = pd.concat([*made_of, pd.DataFrame(columns=["model", "what", "value"])], ignore_index=True)
         write_page(
             partial / "index.html",
             "report.html",
-            title=f"vlm_probe: {measured.chapters[0].finding.title.lower()}",
-            models=measured.models,
-            n=len(measured.items),
-            scope=scope_of(measured.models),
-            chapters=[_chapter(chapter, measured, partial / "figures") for chapter in measured.chapters],
-            provenance=rows_of(provenance.query("what != 'model'")),
+            title="vlm_probe: what the evidence says",
+            models=found.models,
+            n=len(found.items),
+            scope=scope_of(found.models),
+            chapters=[_chapter(chapter, found, partial / "figures") for chapter in told],
+            skipped=[str(one) for one in found.skipped],
+            provenance=rows_of(provenance.reindex(columns=["model", "what", "value"]).query("what != 'model'")),
         )
-        results = {
-            "models": measured.provenance,
-            "seed": measured.seed,
-            "seconds": round(measured.seconds, 1),
-            **{name: json.loads(table.to_json(orient="records") or "[]") for name, table in measured.tables.items()},
-        }
-        (partial / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         (partial / _MARK).touch()
         partial.chmod(0o755)
         old = partial.with_name(f"{partial.name}-old")

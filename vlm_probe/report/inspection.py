@@ -84,11 +84,11 @@ def inspect(
     progress(1)
     picture = inputs.images[0][0]
     relevancies = _relevancy_pictures(model, inputs, answer_ids, progress)
-    maps, summary = image_attention(trace), head_summary(trace)
+    found = sinks(trace)
+    maps, summary = image_attention(trace), head_summary(trace, sinks=found)
     by_layer = maps.mean("head", keep_attrs=True)
     encoder = encoder_attention(trace, "mean").isel(layer=slice(0, model.vision_layers_read))
     encoder_by_layer = encoder.mean("head", keep_attrs=True)
-    found = sinks(trace)
     context = {
         "title": question,
         "question": question,
@@ -104,7 +104,7 @@ def inspect(
         "strip": figure_uri(layer_strip(picture, by_layer)),
         "grid": figure_uri(head_grid(picture, maps)),
         "encoder": figure_uri(layer_strip(picture, encoder_by_layer)),
-        "sinks": rows_of(found),
+        "sinks": rows_of(found.drop(columns=["index", "held"])),
         "provenance": rows_of(provenance_table(trace.provenance)),
     }
     page = out / "inspect.html"

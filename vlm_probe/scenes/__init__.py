@@ -17,8 +17,8 @@ from vlm_probe.items import (
     yes_or_no,
 )
 from vlm_probe.scenes.families import FAMILIES, family_items
-from vlm_probe.scenes.items import scene_items, with_baselines
-from vlm_probe.scenes.questions import QUESTION_TYPES, Question, ask
+from vlm_probe.scenes.items import asks_novel, scene_items, with_baselines
+from vlm_probe.scenes.questions import QUESTION_TYPES, SAMPLERS, TWO_STEPS, Question, ask
 from vlm_probe.scenes.world import (
     COLORS,
     NOVEL_KINDS,
@@ -31,19 +31,25 @@ from vlm_probe.scenes.world import (
     sample_scene,
     scene_image,
 )
+from vlm_probe.scenes.worlds import SHIPPED, World, study_world, world_of
 
 __all__ = [
     "COLORS",
     "FAMILIES",
     "NOVEL_KINDS",
     "QUESTION_TYPES",
+    "SAMPLERS",
     "SHAPES",
+    "SHIPPED",
+    "TWO_STEPS",
     "Item",
     "Question",
     "Scene",
     "SceneObject",
+    "World",
     "accuracy_table",
     "ask",
+    "asks_novel",
     "edit_scene",
     "export_items",
     "family_items",
@@ -59,8 +65,10 @@ __all__ = [
     "scene_image",
     "scene_items",
     "score_answer",
+    "study_world",
     "vqa_accuracy",
     "with_baselines",
+    "world_of",
     "yes_no_metrics",
     "yes_or_no",
 ]

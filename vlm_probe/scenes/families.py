@@ -27,19 +27,20 @@ from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.items import Item
 from vlm_probe.scenes.items import make_item
 from vlm_probe.scenes.questions import QUESTION_TYPES, YES_NO, Question
-from vlm_probe.scenes.world import Kind, Scene, Split, askable_kinds, edit_scene, sample_scene
+from vlm_probe.scenes.world import Scene, edit_scene, sample_scene
+from vlm_probe.scenes.worlds import SHIPPED, Kind, Split, World
 
 _MAX_TRIES = 1000
 """Draws of a scene before a family gives up; scenes that carry no such question are rare."""
 
 
-@lru_cache(maxsize=4)
-def _seen_together(split: Split) -> tuple[Counter[Kind], dict[Kind, Counter[Kind]]]:
+@lru_cache(maxsize=8)
+def _seen_together(split: Split, world: World = SHIPPED) -> tuple[Counter[Kind], dict[Kind, Counter[Kind]]]:
     """How often each kind stands in 3,000 scenes of a split, and how often with each other kind."""
     alone: Counter[Kind] = Counter()
     together: dict[Kind, Counter[Kind]] = {}
     for seed in range(3000):
-        kinds = [(o.color, o.shape) for o in sample_scene(seed, split).objects]
+        kinds = [o.kind for o in sample_scene(seed, split, world=world).objects]
         alone.update(kinds)
         for kind in kinds:
             together.setdefault(kind, Counter()).update(k for k in kinds if k != kind)
@@ -48,11 +49,11 @@ def _seen_together(split: Split) -> tuple[Counter[Kind], dict[Kind, Counter[Kind
 
 def _absent(scene: Scene, how: str, rng: random.Random) -> Kind:
     """A kind that is not in the scene, drawn as POPE draws its negatives."""
-    present = {(o.color, o.shape) for o in scene.objects}
-    absent = [k for k in askable_kinds(scene.split) if k not in present]
+    present = {o.kind for o in scene.objects}
+    absent = [k for k in scene.world.kinds_of(scene.split) if k not in present]
     if how == "random":
         return rng.choice(absent)
-    alone, together = _seen_together(scene.split)
+    alone, together = _seen_together(scene.split, scene.world)
     if how == "popular":
         score = {k: alone[k] for k in absent}
     else:
@@ -84,7 +85,7 @@ def _mmvp(index: int, scene: Scene, rng: random.Random, name: str) -> list[Item]
         changed = [p for p in twin.objects if p not in scene.objects]
         for p in changed:
             same = {"color": p.shape == o.shape, "shape": p.color == o.color, "side": p.name == o.name}[kind]
-            answer = {"color": p.color, "shape": p.shape, "side": ("left", "center", "right")[p.column]}[kind]
+            answer = {"color": p.color, "shape": p.shape, "side": p.world.columns[p.column]}[kind]
             if o in twin.objects or not same or answer == first.answer or answer not in first.choices:
                 continue
             second = Question(kind, first.text, answer, first.choices, (p,))
@@ -131,7 +132,12 @@ FAMILIES: dict[str, Callable[[int, Scene, random.Random, str], list[Item]]] = {
 
 
 def family_items(
-    n: int, *, families: tuple[str, ...] = tuple(FAMILIES), split: Split = "heldout", seed: int = 0
+    n: int,
+    *,
+    families: tuple[str, ...] = tuple(FAMILIES),
+    split: Split = "heldout",
+    seed: int = 0,
+    world: World = SHIPPED,
 ) -> Iterator[Item]:
     """`n` items of every family, in turn; the same for the same seed.
 
@@ -145,9 +151,10 @@ def family_items(
         made = index = 0
         while made < n:
             name = f"{family}-{split}-{seed}-{index:05d}"
-            rng = random.Random(f"families/{name}")
+            rng = random.Random(f"{world.salt}families/{name}")
             for _ in range(_MAX_TRIES):
-                items = FAMILIES[family](index, sample_scene(rng.getrandbits(48), split), rng, name)
+                scene = sample_scene(rng.getrandbits(48), split, world=world)
+                items = FAMILIES[family](index, scene, rng, f"{world.label}{name}")
                 if items:
                     break
             else:

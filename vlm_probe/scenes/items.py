@@ -10,8 +10,9 @@ from functools import lru_cache
 import pandas as pd
 
 from vlm_probe.items import Item
-from vlm_probe.scenes.questions import NUMBERS, QUESTION_TYPES, Question
-from vlm_probe.scenes.world import Scene, Split, sample_scene
+from vlm_probe.scenes.questions import SAMPLERS, Question
+from vlm_probe.scenes.world import Scene, sample_scene
+from vlm_probe.scenes.worlds import NUMBERS, SHIPPED, Split, World
 
 FAMILY = "scenes"
 """The family of items that ask as no benchmark does: every question type in turn."""
@@ -40,31 +41,45 @@ def make_item(
     )
 
 
-def scene_items(n: int, *, split: Split = "heldout", seed: int = 0) -> Iterator[Item]:
-    """`n` items of the family "scenes", question types in turn, each with a scene of its own; the same for the
-    same seed."""
-    names = tuple(QUESTION_TYPES)
+def scene_items(n: int, *, split: Split = "heldout", seed: int = 0, world: World = SHIPPED) -> Iterator[Item]:
+    """`n` items of the family "scenes", its world's question types in turn, each with a scene of its own; the same
+    for the same seed."""
+    names = world.questions
     for i in range(n):
         kind = names[i % len(names)]
-        rng = random.Random(f"items/{split}/{seed}/{i}")
+        rng = random.Random(f"{world.salt}items/{split}/{seed}/{i}")
         while True:
-            scene = sample_scene(rng.getrandbits(48), split)
-            question = QUESTION_TYPES[kind](scene, rng)
+            scene = sample_scene(rng.getrandbits(48), split, world=world)
+            question = SAMPLERS[kind](scene, rng)
             if question is not None:
                 break
-        yield make_item(FAMILY, kind, f"{split}-{seed}-{i:05d}-{kind}", scene, question)
+        yield make_item(FAMILY, kind, f"{world.label}{split}-{seed}-{i:05d}-{kind}", scene, question)
 
 
-_BLIND_ITEMS = 6000
-"""Training items from which the blind guess is learned."""
+def asks_novel(item: Item) -> bool:
+    """Whether an item asks about a kind that no training image shows: one stands in what must be looked at, or is named
+    (and is absent).
+
+    False for items from files. A scene of the split "novel" shows a novel kind, but may be asked about its other
+    objects: there a model can be right that never learned to see a combination it was not shown.
+    """
+    if not isinstance(item.source, Scene):
+        return False
+    novel = item.source.world.novel
+    shown = any(o.kind in novel and o.box in item.boxes for o in item.source.objects)
+    return shown or any(f"{color} {shape}" in item.question for color, shape in novel)
 
 
-@lru_cache(maxsize=1)
-def _habits() -> tuple[dict[str, str], dict[str, str]]:
+_BLIND_ITEMS = 600
+"""Training items, for each question type, from which the blind guess is learned."""
+
+
+@lru_cache(maxsize=8)
+def _habits(world: World) -> tuple[dict[str, str], dict[str, str]]:
     """The most frequent answer per question text, and per question type, over training scenes."""
     by_text: dict[str, Counter[str]] = {}
     by_kind: dict[str, Counter[str]] = {}
-    for item in scene_items(_BLIND_ITEMS, split="train"):
+    for item in scene_items(_BLIND_ITEMS * len(world.questions), split="train", world=world):
         by_text.setdefault(item.question, Counter())[item.answer] += 1
         by_kind.setdefault(item.kind, Counter())[item.answer] += 1
     first = {text: answers.most_common(1)[0][0] for text, answers in by_text.items()}
@@ -72,8 +87,8 @@ def _habits() -> tuple[dict[str, str], dict[str, str]]:
 
 
 def blind_answer(item: Item) -> str:
-    """The best guess without the image: the most frequent answer to this question in training."""
-    by_text, by_kind = _habits()
+    """The best guess without the image: the most frequent answer to this question in its world's training scenes."""
+    by_text, by_kind = _habits(item.source.world if isinstance(item.source, Scene) else SHIPPED)
     return by_text.get(item.question, by_kind[item.kind])
 
 

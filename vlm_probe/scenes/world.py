@@ -1,4 +1,4 @@
-"""The world of the generated scenes: shapes, colours, places, and how a scene is drawn from a seed.
+"""Generated scenes: objects of a world in their places, and how they are drawn from a seed.
 
 All geometry is in unit coordinates of the image (x to the right, y down, both in [0, 1]), so that a
 scene can be rendered at any resolution and its boxes are exact at every one of them.
@@ -8,89 +8,48 @@ from __future__ import annotations
 
 import math
 import random
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 from PIL import Image
 
 from vlm_probe.layout import UnitBox
 from vlm_probe.scenes.drawing import Background, Ground, paint_ground, paint_outline
+from vlm_probe.scenes.worlds import SHIPPED, SPLITS, Ink, Kind, Split, World
 
-Split = Literal["train", "heldout", "novel", "any"]
-"""What scenes of a split show: "train" no held-out pair and no novel kind; "heldout" a combination of
-coloured shapes that never stands in a training scene; "novel" a kind that no training scene shows;
-"any" is not restricted."""
-SPLITS: tuple[Split, ...] = get_args(Split)
+__all__ = [
+    "COLORS",
+    "COLUMNS",
+    "KINDS",
+    "MAX_OBJECTS",
+    "NOVEL_KINDS",
+    "ROWS",
+    "SHAPES",
+    "SPLITS",
+    "Kind",
+    "Scene",
+    "SceneObject",
+    "Split",
+    "edit_scene",
+    "is_held_out",
+    "render",
+    "sample_scene",
+    "scene_image",
+]
 
-COLORS: dict[str, tuple[int, int, int]] = {
-    "red": (214, 39, 40),
-    "green": (44, 150, 60),
-    "blue": (40, 90, 220),
-    "yellow": (245, 215, 50),
-    "purple": (145, 60, 190),
-    "cyan": (50, 205, 225),
-}
-
-ROWS = ("top", "middle", "bottom")
-COLUMNS = ("left", "center", "right")
-MAX_OBJECTS = 3
-
-
-def _polygon(radii: list[float], start: float) -> list[tuple[float, float]]:
-    """Vertices at equal angles, clockwise from `start` (radians, 0 = right), one radius each."""
-    step = 2 * math.pi / len(radii)
-    return [(r * math.cos(start + i * step), r * math.sin(start + i * step)) for i, r in enumerate(radii)]
-
-
-_ARM = 0.34
-OUTLINES: dict[str, list[tuple[float, float]]] = {
-    "circle": _polygon([1.0] * 32, 0.0),
-    "square": [(-0.86, -0.86), (0.86, -0.86), (0.86, 0.86), (-0.86, 0.86)],
-    "triangle": [(0.0, -0.95), (0.95, 0.85), (-0.95, 0.85)],
-    "star": _polygon([1.1, 0.46] * 5, -math.pi / 2),
-    "cross": [
-        (-_ARM, -1),
-        (_ARM, -1),
-        (_ARM, -_ARM),
-        (1, -_ARM),
-        (1, _ARM),
-        (_ARM, _ARM),
-        (_ARM, 1),
-        (-_ARM, 1),
-        (-_ARM, _ARM),
-        (-1, _ARM),
-        (-1, -_ARM),
-        (-_ARM, -_ARM),
-    ],
-}
-"""Outline of every shape around its centre, in units of its radius."""
-
-SHAPES = tuple(OUTLINES)
-
-Kind = tuple[str, str]
-"""A colour and a shape."""
-KINDS: tuple[Kind, ...] = tuple((color, shape) for color in COLORS for shape in SHAPES)
-NOVEL_KINDS: frozenset[Kind] = frozenset({("green", "cross"), ("blue", "triangle"), ("yellow", "circle")})
-"""Kinds that only scenes of the split "novel" show; their colours and shapes are seen elsewhere."""
-_KNOWN = tuple(kind for kind in KINDS if kind not in NOVEL_KINDS)
+# The shipped world's, under the names they had when there was no other.
+COLORS: dict[str, Ink] = dict(SHIPPED.colors)
+SHAPES = tuple(SHIPPED.shapes)
+ROWS, COLUMNS = SHIPPED.rows, SHIPPED.columns
+MAX_OBJECTS = SHIPPED.max_objects
+KINDS = SHIPPED.kinds
+NOVEL_KINDS = SHIPPED.novel
 
 
-def is_held_out(first: Kind, second: Kind) -> bool:
-    """Whether two kinds stand together in held-out scenes only: one pair in five, by a fixed hash."""
-    name = "|".join(sorted(" ".join(kind) for kind in (first, second)))
-    return zlib.crc32(name.encode()) % 5 == 0
-
-
-def _splits(kinds: Sequence[Kind]) -> set[Split]:
-    """The splits that may show these kinds together."""
-    if any(kind in NOVEL_KINDS for kind in kinds):
-        return {"novel", "any"}
-    held_out = any(is_held_out(a, b) for a, b in combinations(kinds, 2))
-    return {"heldout", "any"} if held_out else {"train", "any"}
+def is_held_out(first: Kind, second: Kind, world: World = SHIPPED) -> bool:
+    """`World.is_held_out`, as a function."""
+    return world.is_held_out(first, second)
 
 
 @dataclass(frozen=True)
@@ -100,13 +59,15 @@ class SceneObject:
     color: str
     shape: str
     row: int
-    """Index into ROWS: which third of the image its centre is in."""
+    """Index into its world's rows: which third of the image its centre is in."""
     column: int
-    """Index into COLUMNS."""
+    """Index into its world's columns."""
     center: tuple[float, float]
     radius: float
     shade: tuple[float, float, float]
     """Factor on each colour channel: no two reds are quite alike."""
+    world: World = field(default=SHIPPED, repr=False)
+    """What gives its colour an ink, and its shape an outline."""
 
     @property
     def name(self) -> str:
@@ -114,17 +75,21 @@ class SceneObject:
 
     @property
     def place(self) -> str:
-        return f"{ROWS[self.row]} {COLUMNS[self.column]}"
+        return f"{self.world.rows[self.row]} {self.world.columns[self.column]}"
+
+    @property
+    def kind(self) -> Kind:
+        return self.color, self.shape
 
     @property
     def outline(self) -> list[tuple[float, float]]:
         (x, y), r = self.center, self.radius
-        return [(x + r * dx, y + r * dy) for dx, dy in OUTLINES[self.shape]]
+        return [(x + r * dx, y + r * dy) for dx, dy in self.world.shapes[self.shape]]
 
     @property
     def ink(self) -> np.ndarray:
         """The colour it is painted in, 0 to 255 a channel (more is clipped)."""
-        return np.asarray(COLORS[self.color], dtype=np.float32) * np.asarray(self.shade, np.float32)
+        return np.asarray(self.world.colors[self.color], dtype=np.float32) * np.asarray(self.shade, np.float32)
 
     @property
     def box(self) -> UnitBox:
@@ -141,6 +106,7 @@ class Scene:
     split: Split
     objects: tuple[SceneObject, ...]
     background: Background
+    world: World = SHIPPED
 
     @property
     def caption(self) -> str:
@@ -165,9 +131,9 @@ def scene_image(scene: Scene, size: int) -> Image.Image:
     return scene.image(size)
 
 
-def _background(rng: random.Random) -> Background:
+def _background(rng: random.Random, world: World) -> Background:
     # Muted on purpose: tones differ little from a grey, so that no background passes for a colour.
-    grey = rng.uniform(0.12, 0.88)
+    grey = rng.uniform(*world.greys)
 
     def tone() -> tuple[float, float, float]:
         level = grey + rng.uniform(-0.07, 0.07)
@@ -177,17 +143,18 @@ def _background(rng: random.Random) -> Background:
     return Background(rng.choice(get_args(Ground)), (tone(), tone()), rng.uniform(0, math.pi), rng.uniform(0.08, 0.4))
 
 
-def _place(rng: random.Random, color: str, shape: str, cell: int) -> SceneObject:
-    row, column = divmod(cell, len(COLUMNS))
-    radius = rng.uniform(0.105, 0.145)
+def _place(rng: random.Random, world: World, kind: Kind, cell: int) -> SceneObject:
+    row, column = divmod(cell, len(world.columns))
+    radius = rng.uniform(*world.radii)
     # The centre stays near its cell's middle, so that place words are unambiguous and neighbours
     # do not overlap (the largest outline reaches 1.1 radii).
-    x, y = ((column + rng.uniform(0.42, 0.58)) / len(COLUMNS), (row + rng.uniform(0.42, 0.58)) / len(ROWS))
+    x = (column + rng.uniform(0.42, 0.58)) / len(world.columns)
+    y = (row + rng.uniform(0.42, 0.58)) / len(world.rows)
     shade = (rng.uniform(0.88, 1.1), rng.uniform(0.88, 1.1), rng.uniform(0.88, 1.1))
-    return SceneObject(color, shape, row, column, (x, y), radius, shade)
+    return SceneObject(*kind, row, column, (x, y), radius, shade, world)
 
 
-def sample_scene(seed: int, split: Split = "train", objects: int | None = None) -> Scene:
+def sample_scene(seed: int, split: Split = "train", objects: int | None = None, *, world: World = SHIPPED) -> Scene:
     """Draw one scene; the same arguments always give the same scene.
 
     Parameters
@@ -195,53 +162,48 @@ def sample_scene(seed: int, split: Split = "train", objects: int | None = None) 
     seed: any integer; scenes of different splits differ for the same seed.
     split: which combinations of colour and shape it shows, see `Split`. Held-out scenes have two
         objects or more.
-    objects: how many objects, 1 to `MAX_OBJECTS`; drawn at random if None.
+    objects: how many objects, 1 to `world.max_objects`; drawn at random if None.
+    world: what there is to show.
     """
-    rng = random.Random(f"scene/{split}/{seed}")
-    # Scenes of one object carry few questions, so they are the rarer ones.
-    n = objects if objects is not None else rng.choice((1, 2, 2, 3, 3))
-    if not 1 <= n <= MAX_OBJECTS:
-        raise ValueError(f"objects must be 1 to {MAX_OBJECTS}, got {n}")
+    rng = random.Random(f"{world.salt}scene/{split}/{seed}")
+    n = objects if objects is not None else rng.choice(world.counts)
+    if not 1 <= n <= world.max_objects:
+        raise ValueError(f"objects must be 1 to {world.max_objects}, got {n}")
     if split == "heldout":
         n = max(n, 2)
     while True:
-        kinds = rng.sample(_KNOWN if split in ("train", "heldout") else KINDS, n)
-        if split in _splits(kinds):
+        kinds = rng.sample(world.kinds_of(split), n)
+        if split in world.splits(kinds):
             break
-    cells = sorted(rng.sample(range(len(ROWS) * len(COLUMNS)), n))
-    placed = tuple(_place(rng, *kind, cell) for kind, cell in zip(kinds, cells, strict=True))
-    return Scene(seed, split, placed, _background(rng))
+    cells = sorted(rng.sample(range(len(world.rows) * len(world.columns)), n))
+    placed = tuple(_place(rng, world, kind, cell) for kind, cell in zip(kinds, cells, strict=True))
+    return Scene(seed, split, placed, _background(rng, world), world)
 
 
 def edit_scene(scene: Scene, rng: random.Random) -> Scene:
     """A twin that differs in exactly one visual fact: one object's colour, shape or place."""
+    world = scene.world
     index = rng.randrange(len(scene.objects))
     old = scene.objects[index]
     others = [o for i, o in enumerate(scene.objects) if i != index]
-    rest = [(o.color, o.shape) for o in others]
-    allowed = [k for k in KINDS if k not in rest and k != (old.color, old.shape) and scene.split in _splits([*rest, k])]
+    rest = [o.kind for o in others]
+    # Of one colour or shape, or it will not be chosen: with five objects most other kinds need not be looked at.
+    alike = [k for k in world.kinds if (k[0] == old.color) != (k[1] == old.shape) and k not in rest]
+    allowed = [k for k in alike if scene.split in world.splits([*rest, k])]
     recolored = [k for k in allowed if k[1] == old.shape]
     reshaped = [k for k in allowed if k[0] == old.color]
-    taken = {o.row * len(COLUMNS) + o.column for o in scene.objects}
-    free = [c for c in range(len(ROWS) * len(COLUMNS)) if c not in taken]
-    cell = old.row * len(COLUMNS) + old.column
+    columns = len(world.columns)
+    taken = {o.row * columns + o.column for o in scene.objects}
+    free = [c for c in range(len(world.rows) * columns) if c not in taken]
+    cell = old.row * columns + old.column
     change = rng.choice(("color", "shape", "place"))
-    color, shape = old.color, old.shape
+    kind = old.kind
     # Where the split leaves no other colour or shape, the place changes.
     if change == "color" and recolored:
-        color, shape = rng.choice(recolored)
+        kind = rng.choice(recolored)
     elif change == "shape" and reshaped:
-        color, shape = rng.choice(reshaped)
+        kind = rng.choice(reshaped)
     else:
         cell = rng.choice(free)
-    objects = sorted([*others, _place(rng, color, shape, cell)], key=lambda o: (o.row, o.column))
-    return Scene(scene.seed, scene.split, tuple(objects), scene.background)
-
-
-def askable_kinds(split: Split) -> tuple[Kind, ...]:
-    """The kinds that questions of a split may name.
-
-    Questions about training scenes never name a novel kind: it would always be absent, and naming
-    it would teach to deny it.
-    """
-    return _KNOWN if split in ("train", "heldout") else KINDS
+    objects = sorted([*others, _place(rng, world, kind, cell)], key=lambda o: (o.row, o.column))
+    return Scene(scene.seed, scene.split, tuple(objects), scene.background, world)

@@ -1,15 +1,24 @@
 """Trained experiments as data: what differed, the tables they left, and what one change did over their seeds."""
 
-from vlm_probe.studies.effects import grid_differences, grid_effects
+from vlm_probe.studies.effects import grid_differences, grid_effects, grid_interactions
 from vlm_probe.studies.grid import collect_scores, grid_scores
-from vlm_probe.studies.published import FACTORS, published_effects, published_results
+from vlm_probe.studies.published import (
+    FACTORS,
+    published_effects,
+    published_gaps,
+    published_interactions,
+    published_results,
+)
 
 __all__ = [
     "FACTORS",
     "collect_scores",
     "grid_differences",
     "grid_effects",
+    "grid_interactions",
     "grid_scores",
     "published_effects",
+    "published_gaps",
+    "published_interactions",
     "published_results",
 ]

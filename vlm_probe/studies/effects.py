@@ -2,17 +2,23 @@
 
 `compare` says how two trained models differ on items; this says what training again would give. Two
 cells trained from one seed share their scenes and everything that the change leaves alone (an encoder; a
-language model too, unless the vocabulary changes), so that seeds are paired.
+language model too, unless its size or its vocabulary changes), so that seeds are paired. Whether a change does more
+where another was made too is a difference of two such differences, again of one seed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.evidence import Evidence
+from vlm_probe.evidence.estimate import over_runs
+from vlm_probe.evidence.paired import holm
+from vlm_probe.evidence.verdict import Verdict, decide
 
 GRID_FACTORS: dict[str, str] = {
     "size": "size",
@@ -22,7 +28,21 @@ GRID_FACTORS: dict[str, str] = {
 }
 """Factor -> its column among the grid's scores."""
 _LEVELS = {"size": ("small", "large"), "encoder": ("clip", "dino"), "connector": (False, True)}
+FEWEST_RUNS = 5
+"""Training seeds that an effect of the design takes: of three, an interval is 2.5 standard deviations wide each way."""
 _PAIR = ["factor", "first", "second", "split", "kind"]
+_COLUMNS = [*_PAIR, "n", "seed", "a", "b", "difference"]
+
+
+def _cells(scores: pd.DataFrame) -> pd.DataFrame:
+    """What every cell is made of: cell -> `GRID_FACTORS`' columns."""
+    return scores.drop_duplicates("cell").set_index("cell").filter(list(GRID_FACTORS.values()))
+
+
+def _steps(factor: str, cells: pd.DataFrame) -> list[tuple[Any, Any]]:
+    """From one level of a factor to the next; of more than two, also from the first to the last."""
+    levels: Sequence[Any] = _LEVELS.get(factor, sorted(set(cells[GRID_FACTORS[factor]])))
+    return [*pairwise(levels), *([(levels[0], levels[-1])] if len(levels) > 2 else [])]
 
 
 def grid_differences(scores: pd.DataFrame) -> pd.DataFrame:
@@ -37,14 +57,10 @@ def grid_differences(scores: pd.DataFrame) -> pd.DataFrame:
 
     Raises VlmProbeError where no two cells share a seed and were scored on as many items.
     """
-    columns = list(GRID_FACTORS.values())
-    cells = scores.drop_duplicates("cell").set_index("cell").filter(columns)
-    both = []
+    cells, both = _cells(scores), []
     for factor, column in GRID_FACTORS.items():
-        levels = _LEVELS.get(factor, sorted(set(cells[column])))
-        others = [name for name in columns if name != column]
-        steps = [*pairwise(levels), *([(levels[0], levels[-1])] if len(levels) > 2 else [])]
-        for low, high in steps:
+        others = [name for name in cells if name != column]
+        for low, high in _steps(factor, cells):
             a, b = cells[cells[column] == low].reset_index(), cells[cells[column] == high].reset_index()
             for first, second in a.merge(b, on=others).filter(["cell_x", "cell_y"]).itertuples(index=False):
                 pair = scores[scores["cell"] == first].merge(
@@ -60,28 +76,85 @@ def grid_differences(scores: pd.DataFrame) -> pd.DataFrame:
             f"are {there}"
         )
     table = table.rename(columns={"accuracy_a": "a", "accuracy_b": "b"})
-    table = table.assign(difference=table["b"] - table["a"]).filter([*_PAIR, "n", "seed", "a", "b", "difference"])
+    table = table.assign(difference=table["b"] - table["a"]).filter(_COLUMNS)
     table.attrs = {"title": "The grid of replicas, one change at a time", "units": "share right"}
     return table
+
+
+def grid_interactions(scores: pd.DataFrame, factor: str, by: str) -> pd.DataFrame:
+    """Whether one factor changes more where another was changed: differences of differences, seed by seed.
+
+    scores: as `studies.grid_scores` returns it. factor, by: of `GRID_FACTORS`.
+
+    Returns one row per four cells, split, question type and seed that all four have; none where no such four are. The
+    columns are those of `grid_differences`, so that `grid_effects` sums them up: factor ("size by connector"), first
+    (the cell that neither is changed of), second (that both are changed of), a and b (what `factor` changes at the
+    level that `by` starts from, and at the one it goes to), difference (b - a). And step (of shares, 1 / n), reference
+    (the first cell's share right), log_odds (the difference of differences of the log odds of being right; a half is
+    added to both counts, Haldane 1956), and by_odds (that in shares: times the mean of p (1 - p) over these cells and
+    seeds, which is how far a share moves with its log odds). Near a share of 1 all changes are small, which makes
+    differences of differences in shares that are none in log odds (Loftus 1978).
+
+    Raises VlmProbeError as `grid_differences` does.
+    """
+    cells = _cells(scores)
+    changes = grid_differences(scores).query("factor == @factor")
+    column = GRID_FACTORS[by]
+    level = cells.loc[changes["first"], column].to_numpy()
+    # What the two cells of a change are, but for the level of `by`.
+    keys = ["split", "kind", "n", "seed"]
+    for side in ("first", "second"):
+        for name in (name for name in cells if name != column):
+            keys.append(f"{side} {name}")
+            changes = changes.assign(**{keys[-1]: cells.loc[changes[side], name].to_numpy()})
+    parts = []
+    for low, high in _steps(by, cells):
+        four = changes.loc[level == low].merge(changes.loc[level == high], on=keys, suffixes=("_low", "_high"))
+        parts.append(
+            four.assign(
+                factor=f"{factor} by {by}",
+                first=four["first_low"],
+                second=four["second_high"],
+                a=four["difference_low"],
+                b=four["difference_high"],
+                difference=four["difference_high"] - four["difference_low"],
+                step=1 / four["n"],
+                reference=four["a_low"],
+                log_odds=_odds(four, "high") - _odds(four, "low"),
+                slope=four.filter(["a_low", "b_low", "a_high", "b_high"]).apply(lambda p: p * (1 - p)).mean(axis=1),
+            )
+        )
+    table = pd.concat(parts, ignore_index=True)
+    table["by_odds"] = table["log_odds"] * table.groupby(_PAIR)["slope"].transform("mean")
+    table = table.filter([*_COLUMNS, "step", "reference", "log_odds", "by_odds"])
+    table.attrs = {"title": f"The grid of replicas, {factor} by {by}", "units": "share right"}
+    return table
+
+
+def _odds(four: pd.DataFrame, at: str) -> np.ndarray:
+    """How far a change moves the log odds of being right."""
+    n = four["n"].to_numpy(dtype=float)
+    before, after = (four[f"{side}_{at}"].to_numpy(dtype=float) * n for side in "ab")
+    return np.log((after + 0.5) / (n - after + 0.5)) - np.log((before + 0.5) / (n - before + 0.5))
 
 
 def grid_effects(differences: pd.DataFrame) -> pd.DataFrame:
     """The mean effect over seeds, with the interval that training from other seeds would leave.
 
-    differences: as `grid_differences` returns it.
+    differences: as `grid_differences` or `grid_interactions` returns it.
 
-    Returns one row per pair of cells, split and question type: columns factor, first, second, split,
-    kind, n (items), seeds (their number), a, b (mean shares right), difference, low, high (95 %,
-    Student's t over seeds; NaN with fewer than three), verdict on "second is better". The items are the
-    same for all seeds, so the interval is about training, not about other items. Shares are counted in
-    items: seeds that agree by chance are taken to differ by one (a standard deviation of at least 1 / n).
+    Returns one row per pair of cells, split and question type: columns factor, first, second, split, kind, n (items),
+    seeds (their number), a, b (means), difference, low, high (95 %, Student's t over seeds; NaN with fewer than three),
+    p, p_holm (corrected over all pairs of this split and question type that have enough seeds), verdict (`Verdict`) on
+    "the difference is positive" and the reason where it is undecided, as fewer than `FEWEST_RUNS` seeds are. The items
+    are the same for all seeds, so the interval is about training, not about other items. Shares are counted in items:
+    seeds that agree by chance are taken to differ by one (a standard deviation of at least 1 / n).
     """
     rows = []
     for _, group in differences.groupby(_PAIR, sort=False):
         a, b = group["a"].to_numpy(dtype=float), group["b"].to_numpy(dtype=float)
         about = {name: group[name].iloc[0] for name in (*_PAIR, "n")}
-        claim = f"{about['second']} answers more questions than {about['first']}"
-        found = Evidence.over_seeds(str(about["factor"]), claim, b, a, resolution=1 / about["n"])
+        found = over_runs(b, a, resolution=1 / about["n"])
         rows.append(
             {
                 **about,
@@ -91,9 +164,23 @@ def grid_effects(differences: pd.DataFrame) -> pd.DataFrame:
                 "difference": found.difference,
                 "low": found.low,
                 "high": found.high,
-                "verdict": found.verdict,
+                "p": found.p,
+                "p_holm": np.nan,
             }
         )
-    table = pd.DataFrame(rows)
-    table.attrs = {**differences.attrs, "method": "paired by seed; 95 % interval by Student's t over seeds"}
+    columns = [*_PAIR, "n", "seeds", "a", "b", "difference", "low", "high", "p", "p_holm"]
+    table = pd.DataFrame(rows, columns=columns)
+    enough = table["seeds"] >= FEWEST_RUNS
+    for _, asked in table.loc[enough].groupby(["split", "kind"]):
+        table.loc[asked.index, "p_holm"] = holm(asked["p"].tolist())
+    said = [_said(row) for row in table.to_dict("records")]
+    table["verdict"], table["reason"] = [str(verdict) for verdict, _ in said], [reason for _, reason in said]
+    method = "paired by seed; 95 % interval by Student's t over seeds; p by Holm over all pairs of cells"
+    table.attrs = {**differences.attrs, "method": method}
     return table
+
+
+def _said(row: dict[Any, Any]) -> tuple[Verdict, str]:
+    if row["seeds"] < FEWEST_RUNS:
+        return Verdict.UNDECIDED, f"{row['seeds']} training seeds, {FEWEST_RUNS} would do"
+    return decide(row["difference"], row["low"], row["high"], row["p_holm"])

@@ -23,6 +23,19 @@ MEASURES: dict[str, tuple[str, float]] = {
     "mmvp": ("accuracy, %", 100.0),
 }
 """Benchmark -> its unit here, and the factor from the number as printed."""
+NAMES = {
+    "gqa": "GQA",
+    "mme_cognition": "MME cognition",
+    "mme_perception": "MME perception",
+    "mm_vet": "MM-Vet",
+    "pope_accuracy": "POPE accuracy",
+    "pope_f1": "POPE F1",
+    "vqav2": "VQAv2",
+    "textvqa": "TextVQA",
+    "scienceqa_image": "ScienceQA image",
+    "mmvp": "MMVP",
+}
+"""Benchmark -> how it is written."""
 MODEL = ["language_model", "vision_encoder", "connector_pretrained"]
 """The columns that tell the paper's models apart."""
 
@@ -32,6 +45,7 @@ FACTORS: dict[str, tuple[str, str, str]] = {
     "connector": ("connector_pretrained", "no", "yes"),
 }
 """Factor -> its column, the level it starts from, and the level it goes to."""
+_CITED = {"citation": "Hinck et al. 2024, arXiv:2404.01331"}
 
 
 def published_results() -> pd.DataFrame:
@@ -45,7 +59,7 @@ def published_results() -> pd.DataFrame:
     tidy = wide.melt(id_vars=[*MODEL, "source"], value_vars=list(MEASURES), var_name="benchmark", value_name="value")
     tidy["unit"] = [MEASURES[name][0] for name in tidy["benchmark"]]
     tidy["value"] *= [MEASURES[name][1] for name in tidy["benchmark"]]
-    tidy.attrs = {"title": "published results", "citation": "Hinck et al. 2024, arXiv:2404.01331"}
+    tidy.attrs = {"title": "published results", **_CITED}
     return tidy.filter([*MODEL, "benchmark", "value", "unit", "source"])
 
 
@@ -53,43 +67,115 @@ def published_effects() -> pd.DataFrame:
     """What size, encoder and connector pretraining change, all else equal, among the Gemma models.
 
     Returns one row per factor, benchmark and pair of models that differ in that factor alone:
-    columns factor, benchmark, unit, fixed (what both share), before, after (the two values),
+    columns factor, benchmark, name (as it is written), unit, fixed (what both share), before, after (the two values),
     difference (after - before), relative (difference over before, in %), missing (the models of the
     pair whose number was not at hand; "" if none, and then nothing is NaN).
     """
-    values: dict[tuple[str, ...], float] = {}
-    for row in published_results().to_dict("records"):
-        if str(row["language_model"]).startswith("gemma"):
-            values[(*(str(row[name]) for name in MODEL), str(row["benchmark"]))] = row["value"]
-    models = list(dict.fromkeys(key[:-1] for key in values))
+    values = _values()
     rows = []
-    for factor, (column, start, end) in FACTORS.items():
-        at = MODEL.index(column)
-        for first in (model for model in models if model[at] == start):
-            pair = [first, (*first[:at], end, *first[at + 1 :])]
+    for factor in FACTORS:
+        for first in _starting(values, factor):
+            pair = [first, _moved(first, factor)]
             for benchmark, (unit, _) in MEASURES.items():
-                before, after = (values.get((*model, benchmark), float("nan")) for model in pair)
-                missing = [_name(model) for model, value in zip(pair, (before, after), strict=True) if pd.isna(value)]
+                before, after = (values[model, benchmark] for model in pair)
                 rows.append(
                     {
                         "factor": factor,
                         "benchmark": benchmark,
+                        "name": NAMES[benchmark],
                         "unit": unit,
-                        "fixed": _name((*first[:at], "", *first[at + 1 :])),
+                        "fixed": _name(_without(first, factor)),
                         "before": before,
                         "after": after,
                         "difference": after - before,
                         "relative": 100 * (after - before) / before,
-                        "missing": " and ".join(missing),
+                        "missing": _missing(values, pair, benchmark),
                     }
                 )
     table = pd.DataFrame(rows)
-    table.attrs = {"title": "published effects", "citation": "Hinck et al. 2024, arXiv:2404.01331"}
+    table.attrs = {"title": "published effects", **_CITED}
     return table
 
 
-def _name(model: tuple[str, ...]) -> str:
-    """A model, or what a pair of them shares, in words."""
+def published_interactions(factor: str, by: str) -> pd.DataFrame:
+    """Whether one factor changes more where another was changed, all else equal, among the Gemma models.
+
+    Returns one row per benchmark and four models: columns factor, by, benchmark, name (as it is written), unit, fixed
+    (what all four share), at_start and at_end (what `factor` changes at the level that `by` starts from, and at the
+    one it goes to), difference (at_end - at_start), relative (the difference over the number of the model that neither
+    was changed of, in %), missing (the models whose number was not at hand; "" if none). What rests on a missing
+    number is NaN.
+
+    Each number is one run: differences of differences have no interval.
+    """
+    values = _values()
+    rows = []
+    for first in (model for model in _starting(values, factor) if model in _starting(values, by)):
+        low, high = (first, _moved(first, factor)), (_moved(first, by), _moved(_moved(first, by), factor))
+        for benchmark, (unit, _) in MEASURES.items():
+            at_start, at_end = (values[after, benchmark] - values[before, benchmark] for before, after in (low, high))
+            rows.append(
+                {
+                    "factor": factor,
+                    "by": by,
+                    "benchmark": benchmark,
+                    "name": NAMES[benchmark],
+                    "unit": unit,
+                    "fixed": _name(_without(_without(first, factor), by)),
+                    "at_start": at_start,
+                    "at_end": at_end,
+                    "difference": at_end - at_start,
+                    "relative": 100 * (at_end - at_start) / values[first, benchmark],
+                    "missing": _missing(values, [*low, *high], benchmark),
+                }
+            )
+    table = pd.DataFrame(rows)
+    table.attrs = {"title": f"published {factor} by {by}", **_CITED}
+    return table
+
+
+_Model = tuple[str, ...]
+
+
+def _values() -> dict[tuple[_Model, str], float]:
+    """(model, benchmark) -> its number, of the Gemma models."""
+    rows = published_results().to_dict("records")
+    named = [(tuple(str(row[name]) for name in MODEL), row) for row in rows]
+    return {(model, str(row["benchmark"])): row["value"] for model, row in named if model[0].startswith("gemma")}
+
+
+def _starting(values: dict[tuple[_Model, str], float], factor: str) -> list[_Model]:
+    """The models at the level that a factor starts from."""
+    column, start, _ = FACTORS[factor]
+    return [model for model in dict.fromkeys(m for m, _ in values) if model[MODEL.index(column)] == start]
+
+
+def _moved(model: _Model, factor: str) -> _Model:
+    """The model at the level that a factor goes to."""
+    column, _, end = FACTORS[factor]
+    return tuple(end if name == column else level for name, level in zip(MODEL, model, strict=True))
+
+
+def _without(model: _Model, factor: str) -> _Model:
+    return tuple("" if name == FACTORS[factor][0] else level for name, level in zip(MODEL, model, strict=True))
+
+
+def published_gaps() -> dict[str, list[str]]:
+    """The Gemma models, in words, some of whose numbers were not at hand, with the names of those benchmarks."""
+    values = _values()
+    gaps: dict[str, list[str]] = {}
+    for (model, benchmark), value in values.items():
+        if pd.isna(value):
+            gaps.setdefault(_name(model), []).append(NAMES[benchmark])
+    return gaps
+
+
+def _missing(values: dict[tuple[_Model, str], float], models: list[_Model], benchmark: str) -> str:
+    return " and ".join(_name(model) for model in models if pd.isna(values[model, benchmark]))
+
+
+def _name(model: _Model) -> str:
+    """A model, or what several of them share, in words."""
     language, encoder, pretrained = model
     connector = {"yes": "connector pretrained", "no": "connector not pretrained"}.get(pretrained, "")
     return ", ".join(part for part in (language, encoder, connector) if part)

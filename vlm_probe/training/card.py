@@ -18,7 +18,7 @@ from vlm_probe.hooked import HookedVLM
 from vlm_probe.items import accuracy_table
 from vlm_probe.opening import load
 from vlm_probe.running.evaluation import evaluate
-from vlm_probe.scenes import scene_items, with_baselines
+from vlm_probe.scenes import SHIPPED, World, scene_items, with_baselines
 from vlm_probe.scenes.world import Split
 from vlm_probe.training.replica import runs_of
 from vlm_probe.zoo.cells import Cell
@@ -116,9 +116,9 @@ CHECKED_ITEMS = 100
 """Items of which the card keeps exact figures, so that a test can compute them again."""
 
 
-def check_scores(model: HookedVLM, items: int = CHECKED_ITEMS) -> dict[str, float | int]:
+def check_scores(model: HookedVLM, items: int = CHECKED_ITEMS, world: World = SHIPPED) -> dict[str, float | int]:
     """Figures of the first held-out items that reproduce: accuracy, and the right answer's mean probability."""
-    chosen = list(scene_items(items, split="heldout", seed=ITEMS_SEED))
+    chosen = list(scene_items(items, split="heldout", seed=ITEMS_SEED, world=world))
     answers = evaluate(model, chosen)
     return {
         "items": items,
@@ -173,13 +173,16 @@ training image ever showed. Text named them.
 
 
 def score(
-    folder: Path, items: int, bar: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+    folder: Path,
+    items: int,
+    bar: Callable[[str, int], AbstractContextManager[Callable[[int], None]]],
+    world: World = SHIPPED,
 ) -> tuple[dict[str, pd.DataFrame], dict[str, float | int]]:
     """A finished checkpoint's accuracy on scenes of every split in `SPLITS`, and `check_scores`."""
     model = load(folder, device="cpu", dtype="float32")
     tables = {}
     for split in SPLITS:
         with bar(f"scoring, {split}", items) as advance:
-            chosen = list(scene_items(items, split=split, seed=ITEMS_SEED))
+            chosen = list(scene_items(items, split=split, seed=ITEMS_SEED, world=world))
             tables[split] = accuracy_table(with_baselines(evaluate(model, chosen, progress=advance), chosen))
-    return tables, check_scores(model)
+    return tables, check_scores(model, world=world)

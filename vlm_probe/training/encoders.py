@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig, Dinov2Config, Dinov2Model
 
-from vlm_probe.scenes import Scene, edit_scene, render, sample_scene
+from vlm_probe.scenes import Scene, edit_scene, render, sample_scene, world_of
 from vlm_probe.training.attention import FLOAT32_ATTENTION
 from vlm_probe.training.packing import EOS, Packer
 from vlm_probe.zoo.cells import IMAGE_SIZE, Cell
@@ -56,6 +56,7 @@ class ClipStage:
 
     def __init__(self, cell: Cell, packer: Packer, device: str = "cpu"):
         self.steps, self.seed, self.packer, self.device = cell.steps.encoder, cell.seed, packer, device
+        self.world = world_of(cell.world)
         torch.manual_seed(cell.seed)
         vision = CLIPVisionConfig(**cell.vision, intermediate_size=4 * cell.vision["hidden_size"])
         text = CLIPTextConfig(
@@ -77,7 +78,7 @@ class ClipStage:
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = random.Random(f"twins/{self.seed}/{step}")
-        scenes = [sample_scene(s) for s in scene_seeds(self.name, self.seed, step, self.pairs)]
+        scenes = [sample_scene(s, world=self.world) for s in scene_seeds(self.name, self.seed, step, self.pairs)]
         scenes += [edit_scene(scene, rng) for scene in scenes]
         rows = [[*self.packer.caption(scene), self.packer.id[EOS]] for scene in scenes]
         length = max(map(len, rows))
@@ -163,6 +164,7 @@ class DinoStage:
 
     def __init__(self, cell: Cell, packer: Packer, device: str = "cpu"):
         self.steps, self.seed, self.device = cell.steps.encoder, cell.seed, device
+        self.world = world_of(cell.world)
         self.patches = (cell.vision["image_size"] // cell.vision["patch_size"]) ** 2
         torch.manual_seed(cell.seed)
         config = Dinov2Config(**cell.vision, mlp_ratio=4, layerscale_value=1.0, drop_path_rate=0.0)
@@ -191,7 +193,8 @@ class DinoStage:
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([self.seed, step])
-        images = pixels([sample_scene(s) for s in scene_seeds(self.name, self.seed, step, self.images)], self.device)
+        seeds = scene_seeds(self.name, self.seed, step, self.images)
+        images = pixels([sample_scene(s, world=self.world) for s in seeds], self.device)
         globals_ = torch.cat([self._crops(images, IMAGE_SIZE, (0.5, 1.0), rng) for _ in range(2)])
         locals_ = torch.cat([self._crops(images, self.local_size, (0.1, 0.4), rng) for _ in range(self.local_crops)])
         share = torch.from_numpy(rng.uniform(0.1, 0.5, len(globals_)).astype(np.float32))

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GemmaConfig, GemmaForCausalLM
 
-from vlm_probe.scenes import QUESTION_TYPES, Scene, sample_scene
-from vlm_probe.training.attention import FLOAT32_ATTENTION
+from vlm_probe.scenes import QUESTION_TYPES, TWO_STEPS, Scene, World, sample_scene, world_of
+from vlm_probe.training.attention import FLOAT32_ATTENTION, Segments
 from vlm_probe.training.encoders import pixels, scene_seeds
 from vlm_probe.training.packing import BOS, EOS, IGNORE, PAD, QUESTIONS_PER_SCENE, Packed, Packer
 from vlm_probe.zoo.cells import IMAGE_SIZE, PATCH_SIZE, Cell
@@ -61,14 +61,19 @@ def answer_loss(model: Any, packed: Packed, features: Tensor | None) -> tuple[Te
     features: [batch, patch, d_model] rows for the image placeholders, or None for text alone.
     """
     device = model.device
-    packed = packed.to(device)
+    segments, packed = Segments.of(packed.segment, device), packed.to(device)
     with torch.autocast(device.type, dtype=torch.bfloat16):
         embeds = model.get_input_embeddings()(packed.input_ids)
         if features is not None:
             start, end = packed.patches_at, packed.patches_at + features.shape[1]
             embeds = torch.cat([embeds[:, :start], features.to(embeds.dtype), embeds[:, end:]], dim=1)
         hidden = model.model(
-            inputs_embeds=embeds, attention_mask=packed.mask, position_ids=packed.position_ids, use_cache=False
+            inputs_embeds=embeds,
+            # What has four dimensions transformers takes for a finished mask, and makes none. It is not read.
+            attention_mask=embeds.new_zeros(1, 1, 1, 1),
+            position_ids=packed.position_ids,
+            use_cache=False,
+            segments=segments,
         ).last_hidden_state
         asked = packed.labels != IGNORE
         logits = model.lm_head(hidden[asked]).float()
@@ -110,6 +115,7 @@ class LanguageStage:
 
     def __init__(self, cell: Cell, packer: Packer, device: str = "cpu"):
         self.steps, self.seed, self.packer = cell.steps.language, cell.seed, packer
+        self.world = world_of(cell.world)
         self.module = language_model(cell, packer)
         nn.Module.to(self.module, device)
 
@@ -119,7 +125,7 @@ class LanguageStage:
     def pack(self, step: int) -> Packed:
         """What this step reads."""
         rng = random.Random(f"{self.name}/questions/{self.seed}/{step}")
-        scenes = [sample_scene(s, "any") for s in scene_seeds(self.name, self.seed, step, self.batch)]
+        scenes = [sample_scene(s, "any", world=self.world) for s in scene_seeds(self.name, self.seed, step, self.batch)]
         return self.packer.pack(
             scenes,
             rng,
@@ -139,6 +145,12 @@ class LanguageStage:
 
 HARD_TYPES = (*QUESTION_TYPES, "shape", "relation", "relation")
 """Question types of the last stage, by weight: those that take two steps are learned last."""
+
+
+def hard_types(world: World) -> tuple[str, ...]:
+    """`HARD_TYPES` of any world: what takes two steps comes more often there, too."""
+    more = (kind for kind in ("shape", "relation", "relation", *TWO_STEPS) if kind in world.questions)
+    return (*world.questions, *more)
 
 
 class FusionStage:
@@ -166,7 +178,7 @@ class FusionStage:
         self.name = name
         self.steps: int = getattr(cell.steps, name)
         self.learning_rate = 2e-3 if name == "questions" else 3e-3
-        self.seed, self.packer = cell.seed, packer
+        self.seed, self.packer, self.world = cell.seed, packer, world_of(cell.world)
         self.device = language.device.type
         self.encoder = encoder.eval().requires_grad_(False)
         language.requires_grad_(name != "connector")
@@ -184,8 +196,9 @@ class FusionStage:
 
     def _pack(self, scenes: list[Scene], rng: random.Random, *, asking: bool) -> Packed:
         if self.name == "questions":
+            hard = hard_types(self.world)
             return self.packer.pack(
-                scenes, rng, patches=PATCHES, describe=False, questions=12, learn_all=False, among=HARD_TYPES
+                scenes, rng, patches=PATCHES, describe=False, questions=12, learn_all=False, among=hard
             )
         questions = QUESTIONS_PER_SCENE if asking else 0
         return self.packer.pack(scenes, rng, patches=PATCHES, describe=True, questions=questions, learn_all=False)
@@ -195,7 +208,7 @@ class FusionStage:
         rng = random.Random(f"{self.name}/questions/{self.seed}/{step}")
         asking = self.name == "questions" or (self.name == "joint" and step >= self.caption_share * self.steps)
         n = self.batch if asking else 2 * self.batch
-        scenes = [sample_scene(s) for s in scene_seeds(self.name, self.seed, step, n)]
+        scenes = [sample_scene(s, world=self.world) for s in scene_seeds(self.name, self.seed, step, n)]
         return scenes, self._pack(scenes, rng, asking=asking)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:

@@ -6,8 +6,10 @@ drawn from the seed and the step), so weights, optimiser and step are the whole 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -110,6 +112,16 @@ def run_stage(
         _run(stage, folder, resume=resume, listen=listen)
 
 
+def _return_memory() -> None:
+    """Give the memory that is free back to the system, on Linux.
+
+    Steps are of different lengths, so that glibc's heap is cut up and grows with every step: to 2.4 GB in 25 steps at
+    the smallest vocabulary, of which 0.4 were in use.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def _run(stage: Stage, folder: Path, *, resume: bool, listen: Listener | None) -> None:
     path, log = folder / f"{stage.name}.pt", folder / f"{stage.name}.jsonl"
     optimizers = _optimizers(stage)
@@ -155,6 +167,7 @@ def _run(stage: Stage, folder: Path, *, resume: bool, listen: Listener | None) -
                 rounded = {name: round(value, 5) for name, value in figures.items()}
                 lines.write(json.dumps({"step": step, **rounded}) + "\n")
                 lines.flush()
+                _return_memory()
             if listen is not None:
                 listen(Progress(stage.name, step + 1, stage.steps, figures))
             if time.time() - saved > SAVE_EVERY_S:

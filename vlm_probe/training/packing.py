@@ -20,7 +20,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from vlm_probe.scenes import COLORS, QUESTION_TYPES, SHAPES, Scene, ask, sample_scene
+from vlm_probe.scenes import SHIPPED, Scene, World, ask, sample_scene
+from vlm_probe.scenes.questions import plural
 
 PAD, EOS, BOS, UNK, IMAGE, START, END = (
     "<pad>",
@@ -65,9 +66,9 @@ def aside(rng: random.Random) -> str:
     return " ".join(rng.choices(words, cum_weights=weights, k=ASIDE_WORDS))
 
 
-def _corpus() -> Iterator[str]:
+def _corpus(world: World) -> Iterator[str]:
     for seed in range(4000):
-        scene = sample_scene(seed, "any")
+        scene = sample_scene(seed, "any", world=world)
         rng = random.Random(f"corpus/{seed}")
         yield scene.caption
         yield DESCRIBE
@@ -78,14 +79,16 @@ def _corpus() -> Iterator[str]:
     for _ in range(10_000):
         yield aside(rng)
     # A word must not be missing because the corpus is small.
-    yield from COLORS
-    yield from SHAPES
+    yield from world.colors
+    yield from world.shapes
+    if world != SHIPPED:  # its tokenizers stay as they are; with more kinds and question types plurals are rarer
+        yield from [plural(shape) for shape in world.shapes] * 300
     yield from _lexicon()[0]
 
 
 @lru_cache(maxsize=4)
-def build_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-fallback BPE like Gemma's, in miniature: any text encodes. Scene words are one token from the
+def build_tokenizer(vocabulary: int, world: World = SHIPPED) -> PreTrainedTokenizerFast:
+    """A byte-fallback BPE like Gemma's, in miniature: any text encodes. A world's words are one token from the
     grid's 704 tokens on; with 320 they take two to six."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token=UNK))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -100,7 +103,7 @@ def build_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     )
     byte_tokens = [f"<0x{b:02X}>" for b in range(256)]  # the 256 values of a byte
     trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[*SPECIAL, *byte_tokens], show_progress=False)
-    tokenizer.train_from_iterator(_corpus(), trainer)
+    tokenizer.train_from_iterator(_corpus(world), trainer)
     # Byte tokens are ordinary vocabulary, not specials: decoding must turn them back into text.
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] in SPECIAL]
@@ -118,14 +121,15 @@ def build_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
 
 @dataclass
 class Packed:
-    """A batch of sequences: ids, positions, mask and labels."""
+    """A batch of sequences: ids, positions, segments and labels."""
 
     input_ids: Tensor
     """[batch, position]"""
     position_ids: Tensor
     """[batch, position]; a segment's positions go on from the prefix."""
-    mask: Tensor
-    """[batch, 1, query, key] bool, True where a query may look."""
+    segment: Tensor
+    """[batch, position]: 0 in the prefix, which all see, then the number of a segment, which sees itself; -1 in what
+    pads a row."""
     labels: Tensor
     """[batch, position], shifted: the token that comes next, or IGNORE."""
     answers: Tensor
@@ -197,7 +201,7 @@ class Packer:
         describe: bool,
         questions: int,
         learn_all: bool,
-        among: Sequence[str] = tuple(QUESTION_TYPES),
+        among: Sequence[str] | None = None,
         asides: bool = False,
         multiple: int = 1,
     ) -> Packed:
@@ -206,7 +210,7 @@ class Packer:
         patches: number of image placeholders in the prefix; None puts the caption there instead.
         describe: let the first segment ask for the caption.
         questions: how many question segments follow.
-        among: the question types to draw from.
+        among: the question types to draw from; those of the scenes' world if None.
         learn_all: labels on every token (language modelling) rather than on answers only.
         asides: give every fourth row a segment about something else.
         multiple: pad to a multiple of so many positions (kernels are made anew for every new length).
@@ -248,7 +252,4 @@ class Packer:
             torch.tensor([row[i] + [fill] * (length - len(row[i])) for row in rows])
             for i, fill in enumerate((self.padding(), IGNORE, -1, 0, 0, 0))
         )
-        same = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0)
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
-        mask = (same & causal)[:, None]
-        return Packed(ids, positions, mask, labels, answers.bool(), first.bool(), len(self.opening()), kinds)
+        return Packed(ids, positions, segment, labels, answers.bool(), first.bool(), len(self.opening()), kinds)

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import CLIPImageProcessor, GemmaForCausalLM, LlavaConfig, LlavaForConditionalGeneration
 
 from vlm_probe.errors import VlmProbeError, nearest
+from vlm_probe.scenes import world_of
 from vlm_probe.training.encoders import ENCODERS, MEAN, STD
 from vlm_probe.training.fusion import PATCHES, Connector, FusionStage, LanguageStage
 from vlm_probe.training.loop import Listener, run_stage
@@ -47,8 +48,8 @@ def find_cell(name: str) -> Cell:
 
 
 def runs_of(cell: Cell, runs: Path) -> Path:
-    """The part of a runs folder that cells of one seed share."""
-    return runs / f"seed-{cell.seed}"
+    """The part of a runs folder that cells of one seed, and of one world, share."""
+    return runs / ("" if cell.world == "shipped" else cell.world) / f"seed-{cell.seed}"
 
 
 def train(
@@ -61,10 +62,10 @@ def train(
     `encoders/`, `language-<size>/` and `<cell>/`.
     """
     runs = runs_of(cell, runs)
-    packer = Packer(build_tokenizer(cell.vocabulary))
+    packer = Packer(build_tokenizer(cell.vocabulary, world_of(cell.world)))
     # The encoder never meets the language model's tokens: one encoder serves every vocabulary.
     shared = replace(cell, vocabulary=VOCABULARY)
-    encoder = ENCODERS[cell.encoder](shared, Packer(build_tokenizer(VOCABULARY)), device)
+    encoder = ENCODERS[cell.encoder](shared, Packer(build_tokenizer(VOCABULARY, world_of(cell.world))), device)
     run_stage(encoder, runs / "encoders", resume=resume, listen=listen)
     language = LanguageStage(cell, packer, device)
     run_stage(language, runs / cell.language_name, resume=resume, listen=listen)
@@ -84,7 +85,7 @@ def never_seen(cell: Cell, *, every: int = 1) -> list[int]:
 
     every: look at each so-manieth step alone, for a quick look: rare ids are then missed, and listed too.
     """
-    packer = Packer(build_tokenizer(cell.vocabulary))
+    packer = Packer(build_tokenizer(cell.vocabulary, world_of(cell.world)))
     language = LanguageStage(cell, packer)
     seen: set[int] = set()
     for step in range(0, language.steps, every):

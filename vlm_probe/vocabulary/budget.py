@@ -14,6 +14,8 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked.families import vision_family
 
 PARTS: tuple[str, ...] = ("encoder", "connector", "embedding", "attention", "mlp", "norm", "unembedding")
+CONTEXT = 1024
+"""Positions that a token attends to, where operations are counted."""
 _ATTENTION, _MLP = (".self_attn.", ".attention.", ".attn."), (".mlp.", ".feed_forward.")
 
 
@@ -44,7 +46,7 @@ def _meta(config: Any) -> nn.Module:
         raise VlmProbeError(f"no causal or LLaVA model of type {config.model_type!r}") from error
 
 
-def budget(config: Any, *, context: int = 1024, bytes_per_number: int = 2) -> pd.DataFrame:
+def budget(config: Any, *, context: int = CONTEXT, bytes_per_number: int = 2) -> pd.DataFrame:
     """Parameters, operations and memory of every part of a model that need not exist.
 
     Parameters

@@ -16,6 +16,7 @@ from vlm_probe.embedding.nearest import nearest_rows, used_rows
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.anatomy import embedding, is_tied, unembedding
+from vlm_probe.hooked.untrained import MARK
 from vlm_probe.zoo.replicas import never_seen, shipped
 
 BLOCK = 8192
@@ -136,11 +137,11 @@ def known_unused(model: HookedVLM) -> list[int]:
     """Ids on which nothing was ever trained, as far as that is known.
 
     Those whose names say so ("<unused7>", "<reserved_3>", "[unused1]"), and for shipped replicas those that their
-    training text never had.
+    training text never had (also for untrained copies of them, where they are as good as any others).
     """
     if model.tokenizer is None:
         return []
-    name = str(model.name)
+    name = str(model.name).removesuffix(MARK)
     cell = name.removeprefix("replica/")
     if name.startswith("replica/") and cell in ("default", *shipped()):
         return never_seen(cell)

@@ -1,23 +1,17 @@
-"""Would a smaller vocabulary do (V5)? A model with fewer rows, and what becomes of its answers."""
+"""A model whose vocabulary has fewer rows."""
 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.evidence.intervals import wilson
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.anatomy import embedding, parameter_count, with_rows
+from vlm_probe.hooked.anatomy import embedding, with_rows
 from vlm_probe.inputs.remapped import RemappedTokenizer
 from vlm_probe.items.item import Item
-from vlm_probe.items.scores import score_answer
-from vlm_probe.running.asking import Asked, ask_all
 
 
 def always_kept(model: HookedVLM) -> set[int]:
@@ -125,75 +119,3 @@ def save(model: HookedVLM, folder: Path) -> Path:
     except OSError as error:
         raise VlmProbeError(f"cannot write to {folder}: {error.strerror or error}") from error
     return folder
-
-
-def _answers(model: HookedVLM, items: Sequence[Item]) -> tuple[list[str], float]:
-    """Answers to some items, and the seconds they took."""
-    names = {name: i for i, name in enumerate(dict.fromkeys(item.image for item in items))}
-    first = {item.image: item for item in reversed(items)}
-    pictures = [model.picture(first[name]) for name in names]
-    asked = [Asked(names[item.image], item.question, item.answer) for item in items]
-    start = time.perf_counter()
-    found = ask_all(model, pictures, asked)
-    return [one.text for one in found], time.perf_counter() - start
-
-
-def shrink(
-    model: HookedVLM,
-    items: Sequence[Item],
-    sizes: Sequence[int],
-    *,
-    order: Sequence[int] | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> pd.DataFrame:
-    """Answers, memory and time as the kept set shrinks.
-
-    Parameters
-    ----------
-    sizes: how many of `order` to keep, largest first; `always_kept` comes on top.
-    order: ids, the ones to keep longest first; `needed_ids` of the items if None.
-    progress: called with 1 after every size.
-
-    Returns
-    -------
-    One row a size, the whole model first: asked_to_keep, rows, parameters, weight_bytes, readable (share of items whose
-    question and answer can still be spelled), accuracy over all items (one that cannot be spelled is wrong) with
-    low and high (Wilson, 95 %), same_answer (share of readable items answered as by the whole model), seconds
-    (for the readable items) and seconds_whole (the whole model on the same items, timed right before).
-    """
-    ranked = list(order) if order is not None else needed_ids(model, items)
-    base = always_kept(model)
-    whole, _ = _answers(model, items)
-    needs = [set(needed_ids(model, [one])) for one in items]
-    rows = []
-    for size in [None, *sizes]:
-        kept = None if size is None else set(ranked[:size]) | base
-        small = model if kept is None else trim(model, kept)
-        readable = [i for i, need in enumerate(needs) if kept is None or need <= kept]
-        part = [items[i] for i in readable]
-        before = _answers(model, part)[1] if part else float("nan")
-        said, seconds = _answers(small, part) if part else ([], float("nan"))
-        right = sum(score_answer(item, text)[1] >= 0.5 for item, text in zip(part, said, strict=True))
-        same = [text == whole[i] for text, i in zip(said, readable, strict=True)]
-        low, high = wilson(right, len(items))
-        table, count = embedding(small), parameter_count(small)
-        rows.append(
-            {
-                "asked_to_keep": len(ranked) if size is None else size,
-                "rows": len(table),
-                "parameters": count,
-                "weight_bytes": count * table.element_size(),
-                "readable": len(readable) / len(items),
-                "accuracy": right / len(items),
-                "low": low,
-                "high": high,
-                "same_answer": sum(same) / len(same) if same else float("nan"),
-                "seconds": seconds,
-                "seconds_whole": before,
-            }
-        )
-        if progress is not None:
-            progress(1)
-    result = pd.DataFrame(rows)
-    result.attrs = {"title": "trimming the vocabulary", "items": len(items), **model.provenance()}
-    return result

@@ -63,7 +63,7 @@ def usage(
     """
     kept = _checked(texts)
     ids = _encode(tokenizer, kept)
-    words = sum(len(_words(text)) for text in kept)
+    words = sum(len(words_in(text)) for text in kept)
     characters = sum(map(len, kept))
     flat = [i for row in ids for i in row]
     counts = Counter(flat)
@@ -91,7 +91,7 @@ def usage(
     }
 
 
-def _words(text: str) -> list[str]:
+def words_in(text: str) -> list[str]:
     """Runs of letters and digits, and every other visible character alone."""
     return re.findall(r"\w+|[^\w\s]", text)
 

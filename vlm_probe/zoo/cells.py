@@ -66,6 +66,8 @@ class Cell:
             "patch_size": PATCH_SIZE,
         }
     )
+    world: str = "shipped"
+    """What the scenes show that it is trained on: the name of a world, as `scenes.world_of` takes it."""
 
     @property
     def name(self) -> str:

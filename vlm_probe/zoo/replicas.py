@@ -26,6 +26,17 @@ def folder_of(cell: str) -> Path:
     return folder
 
 
+def second_encoder(cell: str) -> Path | None:
+    """Weights of a second encoder of a cell's recipe, trained from another seed; None where none is shipped.
+
+    Named as in a checkpoint ("vision_tower.embeddings..."). No replica sees through it: it is there to say how far
+    apart two encoders are that differ in nothing but their seed.
+    """
+    name = DEFAULT if cell == "default" else cell
+    file = _WEIGHTS / f"encoder-{CELLS[name].encoder}-seed1.safetensors" if name in CELLS else None
+    return file if file is not None and file.is_file() else None
+
+
 def never_seen(cell: str) -> list[int]:
     """Ids that no step of a shipped replica's training ever read (`training.replica.never_seen` finds them anew).
 

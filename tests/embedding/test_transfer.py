@@ -1,0 +1,92 @@
+"""Probes asked about what they never saw: planted facts transfer, and a confound neither helps nor hurts."""
+
+import numpy as np
+import pytest
+
+from vlm_probe.embedding import held_out_predictions
+from vlm_probe.embedding.transfer import dealt, transferred_predictions
+from vlm_probe.errors import VlmProbeError
+
+COLORS, SHAPES = 5, 4
+
+
+def scenes(n: int, seed: int = 0):
+    """Colours, shapes, and features that show the colour plainly and the shape as strongly as is asked."""
+    rng = np.random.default_rng(seed)
+    color, shape = rng.integers(COLORS, size=n), rng.integers(SHAPES, size=n)
+
+    def seen(strength: float) -> np.ndarray:
+        parts = [5 * np.eye(COLORS)[color], strength * np.eye(SHAPES)[shape], np.zeros((n, 2))]
+        return (np.concatenate(parts, axis=1) + rng.normal(size=(n, COLORS + SHAPES + 2))).astype(np.float32)
+
+    return color, np.asarray(["star", "ring", "cross", "square"])[shape], seen
+
+
+def test_a_planted_shape_is_found_in_a_color_never_seen():
+    color, shape, seen = scenes(211)
+    found = transferred_predictions(np.stack([seen(5), seen(0)]), shape, color)
+    plain, nothing = (found == shape).mean(1)
+    assert plain > 0.95
+    assert nothing == pytest.approx(1 / SHAPES, abs=0.1)
+
+
+def test_a_part_is_never_predicted_by_a_probe_that_saw_it():
+    """Features that name the part and, by it, the label: of the parts that were seen, never of the one held out."""
+    part = np.repeat(np.arange(7), 13)
+    label = np.tile(["a", "b", "c"], 31)[: len(part)]
+    of_part = np.random.default_rng(1).permutation(label)
+    x = np.concatenate([np.eye(7)[part], np.eye(3)[np.searchsorted(["a", "b", "c"], of_part)]], axis=1)
+    found = transferred_predictions(x[None].astype(np.float32), label, part)[0]
+    for one in range(7):
+        others = part != one
+        again = transferred_predictions(x[None].astype(np.float32), np.where(others, label, "a"), part)[0]
+        assert again[~others].tolist() == found[~others].tolist(), "its labels changed nothing in what it is told"
+
+
+def test_holding_out_kinds_punishes_who_finds_the_color():
+    """Why parts are colours and not kinds: red was seen in every shape but one, and that one is then ruled out."""
+    color, shape, seen = scenes(211)
+    x, one = seen(0), (1.0,)
+    kinds = np.char.add(color.astype(str), shape)
+    below = (held_out_predictions(x, shape, groups=kinds, strengths=one) == shape).mean()
+    fair = (transferred_predictions(x[None], shape, color, strengths=one)[0] == shape).mean()
+    assert below < 0.05
+    assert fair == pytest.approx(1 / SHAPES, abs=0.1)
+
+
+def test_groups_are_dealt_whole_and_labels_evenly():
+    rng = np.random.default_rng(2)
+    groups, y = np.repeat(np.arange(67), 3), rng.choice(["yes", "no"], 201)
+    parts = dealt(y, groups, parts=5, seed=3)
+    assert set(parts) == set(range(5))
+    assert all(len(set(parts[groups == one])) == 1 for one in range(67))
+    assert np.ptp([(y[parts == p] == "yes").mean() for p in range(5)]) < 0.2
+    assert (dealt(y, groups, seed=3) == parts).all()
+
+
+COLOR, SHAPE, SEEN = scenes(53)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"parts": COLOR % 2}, "2 parts are too few to hold one out and choose by the others; give at least 3"),
+        ({"y": np.full(53, "star")}, "all 53 labels are 'star': a probe needs two classes or more"),
+        (
+            {"y": np.where(COLOR == 1, "ring", "star")},
+            "the label 'ring' stands in one part only: no other part's probe can name it",
+        ),
+        (
+            {"x": np.where(np.arange(53)[:, None] < 2, np.nan, SEEN(1))[None].astype(np.float32)},
+            "the features have NaN or infinite values in 2 of 53 items; leave those out",
+        ),
+        (
+            {"x": np.ones((1, 53, 3), np.float32)},
+            "the features are the same for every item: there is nothing to probe",
+        ),
+    ],
+)
+def test_what_cannot_be_probed(change, message):
+    with pytest.raises(VlmProbeError) as caught:
+        transferred_predictions(**{"x": SEEN(1)[None], "y": SHAPE, "parts": COLOR, **change})
+    assert str(caught.value) == message

@@ -1,0 +1,196 @@
+"""Statistics as values: which columns of a finding's tables a claim rests on, and how they are estimated.
+
+Each is called with the tables of one model, or of two (the first is what the second is held against).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.evidence.estimate import Estimate, against_null, described, jackknifed, over_runs, paired
+
+Tables = Mapping[str, pd.DataFrame]
+"""What a finding measured of one model: tables by name, a row an item (or a row, draw or run)."""
+OBSERVED = -1
+"""The number of the draw that is none: what was measured, among those of its null."""
+
+
+@runtime_checkable
+class Statistic(Protocol):
+    """Estimates a claim from the tables of one or two models."""
+
+    def __call__(self, tables: Sequence[Tables]) -> Estimate: ...
+
+
+def _rows(tables: Tables, name: str, where: str) -> pd.DataFrame:
+    if name not in tables:
+        raise VlmProbeError(f"no table {name!r} was measured; there are {', '.join(tables)}")
+    return tables[name].query(where) if where else tables[name]
+
+
+def _together(tables: Sequence[Tables], name: str, where: str, key: str) -> pd.DataFrame:
+    """One model's rows as they are; of two, the rows both have, with suffixes _a and _b."""
+    parts = [_rows(one, name, where) for one in tables]
+    if len(parts) == 1:
+        return parts[0]
+    return parts[0].merge(parts[1], on=key, suffixes=("_a", "_b"))
+
+
+def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
+    if column not in table:
+        raise VlmProbeError(f"no column {column!r} was measured; there are {', '.join(map(str, table.columns))}")
+    return table[column].to_numpy(dtype=float)
+
+
+@dataclass(frozen=True)
+class PairedMean:
+    """The mean of a column less that of another (or a number), item by item.
+
+    Of two models it is the second's less the first's; with a control, the difference of the two differences.
+    """
+
+    table: str
+    value: str
+    control: str | float | None = None
+    where: str = ""
+    """Which rows count (`DataFrame.query`)."""
+    clusters: str = "cluster"
+    key: str = "id"
+    """What tells rows apart that two models share."""
+    right_or_wrong: bool = False
+    """Whether both are 0 or 1, so that an interval of few that differ must not close (see `paired`)."""
+
+    def __call__(self, tables: Sequence[Tables]) -> Estimate:
+        rows = _together(tables, self.table, self.where, self.key)
+        how: dict[str, bool] = {"right_or_wrong": self.right_or_wrong}
+        if len(tables) == 1:
+            against = 0.0 if self.control is None else self.control
+            control = _numbers(rows, against) if isinstance(against, str) else against
+            return paired(_numbers(rows, self.value), control, rows[self.clusters].to_numpy(), **how)
+        first, second = (self._of(rows, side) for side in ("_a", "_b"))
+        clusters = self.clusters if self.clusters == self.key else f"{self.clusters}_a"
+        return paired(second, first, rows[clusters].to_numpy(), **how)
+
+    def _of(self, rows: pd.DataFrame, side: str) -> np.ndarray:
+        own = _numbers(rows, f"{self.value}{side}")
+        if isinstance(self.control, str):
+            return own - _numbers(rows, f"{self.control}{side}")
+        return own - (self.control or 0.0)
+
+
+@dataclass(frozen=True)
+class AgainstNull:
+    """One value beside its null: rows with the columns draw (`OBSERVED` for what was measured), n, and the value's.
+
+    Of two models it is the second's value less the first's, beside the same of their nulls, draw by draw.
+    """
+
+    table: str
+    value: str
+    where: str = ""
+
+    def __call__(self, tables: Sequence[Tables]) -> Estimate:
+        parts = [_rows(one, self.table, self.where) for one in tables]
+        draws = [pd.Series(_numbers(rows, self.value), index=rows["draw"].to_numpy()) for rows in parts]
+        values = draws[0] if len(draws) == 1 else (draws[1] - draws[0]).dropna()
+        if OBSERVED not in values.index:
+            return described(np.zeros(0))
+        n = parts[-1].loc[parts[-1]["draw"] == OBSERVED, "n"]
+        return against_null(float(values[OBSERVED]), values.drop(OBSERVED).to_numpy(), int(n.iloc[0]))
+
+
+Measure = Callable[[pd.DataFrame], float]
+"""A number from some of the rows."""
+
+
+@dataclass(frozen=True)
+class OfAllRows:
+    """A measure of all rows together less another (or a number), by leaving blocks of clusters out.
+
+    Of two models, rows are those both have, with suffixes _a and _b.
+    """
+
+    table: str
+    value: Measure
+    control: Measure | float
+    where: str = ""
+    clusters: str = "cluster"
+    key: str = "id"
+
+    def __call__(self, tables: Sequence[Tables]) -> Estimate:
+        rows = _together(tables, self.table, self.where, self.key)
+        named = self.clusters if len(tables) == 1 or self.clusters == self.key else f"{self.clusters}_a"
+        against = self.control
+
+        def value(kept: np.ndarray) -> float:
+            return self.value(rows.iloc[kept])
+
+        def control(kept: np.ndarray) -> float:
+            return float(against) if isinstance(against, int | float) else against(rows.iloc[kept])
+
+        return jackknifed(value, control, rows[named].to_numpy())
+
+
+@dataclass(frozen=True)
+class EveryWay:
+    """One difference, estimated by several units (images; vocabulary rows): as sure as the least sure of them.
+
+    An intersection-union test (Berger 1982): decided where every unit decides it. By one unit alone what is fixed would
+    pass for what is general: all images of one model meet the same rows of its vocabulary, so that two random sets of
+    rows differ "significantly" over images whatever they are.
+    """
+
+    of: tuple[Statistic, ...]
+    """The first gives the value and its control."""
+
+    def __call__(self, tables: Sequence[Tables]) -> Estimate:
+        found = [one(tables) for one in self.of]
+        low, high = np.min([one.low for one in found]), np.max([one.high for one in found])
+        p, clusters = np.max([one.p for one in found]), min(one.clusters for one in found)
+        return replace(found[0], clusters=clusters, low=float(low), high=float(high), p=float(p))
+
+
+@dataclass(frozen=True)
+class OverRuns:
+    """The mean over training runs of a column less another: a row a seed, and nothing else."""
+
+    table: str
+    value: str
+    control: str | float = 0.0
+    where: str = ""
+    resolution: float | str = 0.0
+    """The least standard deviation to believe in (see `evidence.over_seeds`), or the column that holds it."""
+
+    def __call__(self, tables: Sequence[Tables]) -> Estimate:
+        rows = _rows(tables[-1], self.table, self.where)
+        value = _numbers(rows, self.value)
+        control = _numbers(rows, self.control) if isinstance(self.control, str) else np.full(len(rows), self.control)
+        least = self.resolution
+        if isinstance(least, str):
+            least = float(_numbers(rows, least).max(initial=0.0))
+        return over_runs(value, control, resolution=least)
+
+
+@dataclass(frozen=True)
+class Described:
+    """A column's mean, beside another's (or a number, or the first model's), without a test."""
+
+    table: str
+    value: str
+    control: str | float | None = None
+    where: str = ""
+
+    def __call__(self, tables: Sequence[Tables]) -> Estimate:
+        *before, own = [_rows(one, self.table, self.where) for one in tables]
+        values = _numbers(own, self.value)
+        if before:
+            return described(values, _numbers(before[0], self.value))
+        if isinstance(self.control, str):
+            return described(values, _numbers(own, self.control))
+        return described(values) if self.control is None else described(values, self.control)

@@ -1,0 +1,219 @@
+"""C1: does the connector land on the language manifold?
+
+Where the language model receives them, image rows are held against the vocabulary's: are they nearer to its rows than
+rows that are turned at random, can they be told from words better than words from words, and what does the model still
+answer where every image row is rebuilt from words?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from vlm_probe.evidence import AgainstNull, Claim, Described, PairedMean, Tables
+from vlm_probe.evidence.statistics import OBSERVED
+from vlm_probe.findings.connected import TURNED, TURNS, WORDS, connected, joined, means
+from vlm_probe.findings.finding import FigureOf, Finding, Section, Shown, TableOf
+from vlm_probe.findings.shared import Shared
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.items import Item
+from vlm_probe.settings import TAIL
+
+
+def lands_on_words(
+    model: HookedVLM, items: Sequence[Item], *, shared: Shared | None = None, seed: int = 0
+) -> dict[str, pd.DataFrame]:
+    """Where a model's image rows lie among its vocabulary's; returns what `connected` does, and raises as it does."""
+    return connected(shared or Shared(model, items), items, seed=seed)
+
+
+CLAIMS = (
+    Claim(
+        "nearer",
+        "{model}: image rows are nearer to vocabulary rows than the same rows turned at random about their mean "
+        "(cosine)",
+        AgainstNull("rotations", "cosine"),
+        control="the mean of the rotations",
+        unit="random rotations",
+        margin=0.01,  # of a cosine: replicas that pass are 0.05 and more above their rotations
+        least=TURNS,
+    ),
+    Claim(
+        "blend_in",
+        "{model}: image rows are harder to tell from words than words are from each other",
+        PairedMean("images", "told_apart", "told_words"),
+        control="other words in place of image rows",
+        unit="images",
+        margin=0.05,  # of a share of rows, of which half are sorted rightly by chance
+        more=False,
+        # An untrained connector lands nowhere either, which does not make a trained one land.
+        untrained=False,
+    ),
+    Claim(
+        "words_turned",
+        f"{{model}}: rebuilt from their {WORDS} nearest vocabulary rows, image rows still answer more than from the "
+        "nearest rows of a vocabulary turned at random",
+        PairedMean("items", "right_words", "right_turned"),
+        control="a vocabulary turned at random",
+        unit="images",
+        margin=0.05,  # one answer in twenty
+    ),
+    Claim(
+        "words",
+        f"{{model}}: rebuilt from their {WORDS} nearest vocabulary rows, image rows still answer more than from "
+        "random ones",
+        PairedMean("items", "right_words", "right_random"),
+        control="as many random vocabulary rows",
+        unit="images",
+        margin=0.05,
+        requires=("words_turned",),
+    ),
+    Claim(
+        "kept",
+        f"{{model}}: share of items answered right from {WORDS} words a row",
+        Described("items", "right_words", "right"),
+        control="the image rows as they are",
+        unit="items",
+        descriptive=True,
+    ),
+    Claim(
+        "longer",
+        "{model}: how much longer image rows are than question rows (log2 of the ratio)",
+        Described("images", "longer", 0.0),
+        control="as long",
+        unit="images",
+        descriptive=True,
+    ),
+)
+
+
+def shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
+    """Tables nearest, answers, gap and stages; a sentence a model."""
+    rows = []
+    for model, tables in measured.items():
+        draws = tables["rotations"]
+        null = draws.loc[draws["draw"] != OBSERVED, "cosine"].to_numpy(dtype=float)
+        own = draws.loc[draws["draw"] == OBSERVED].iloc[0]
+        low, high = np.quantile(null, [TAIL, 1 - TAIL])
+        rows += [
+            (model, "image rows", own["cosine"], np.nan, np.nan, int(own["n"])),
+            (model, "turned at random", null.mean(), low, high, int(own["n"])),
+        ]
+    answers = {
+        "right": "image rows as they are",
+        "right_words": "rebuilt from nearest words",
+        "right_turned": "from nearest rows,\nvocabulary turned",
+        "right_random": "from random rows",
+    }
+    nearest = pd.DataFrame(rows, columns=["model", "measure", "mean", "low", "high", "n"])
+    return Shown(
+        tables={
+            "nearest": nearest,
+            "answers": means(measured, "items", answers),
+            "gap": joined(measured, "gap"),
+            "stages": joined(measured, "stages"),
+        },
+        summary=[_sentence(model, nearest) for model in measured],
+    )
+
+
+def _sentence(model: str, nearest: pd.DataFrame) -> str:
+    own, turned = (row for row in nearest.query("model == @model").to_dict("records"))
+    return (
+        f"{model}'s image rows have a mean cosine of {own['mean']:.3f} to the nearest vocabulary row; turned at random "
+        f"about their mean {turned['mean']:.3f} (95 % of rotations: {turned['low']:.3f} to {turned['high']:.3f})."
+    )
+
+
+FINDING = Finding(
+    id="C1",
+    question="Does the connector land on the language manifold?",
+    claims=CLAIMS,
+    measure=lands_on_words,
+    wants="items with images",
+    shown=shown,
+    caveats=(
+        "Rows that lie apart from all words may still be read well: the language model was trained on what the "
+        "connector gives it. Being near to words, or rebuilt from them, is one way to land and not the only one.",
+        "The least squares of a few rows keep some of any row; what counts is what other rows keep.",
+    ),
+    sections=(
+        Section(
+            "Are image rows near to words?",
+            (
+                FigureOf(
+                    "nearest",
+                    "measures_by_model",
+                    "nearest",
+                    "Mean cosine of image rows to their nearest vocabulary row, and of the same rows turned at random "
+                    "about their mean: bars reach over 95 % of the rotations.",
+                    "cosine to the nearest vocabulary row",
+                    {"title": "Are image rows near to words?", "label": "cosine to the nearest vocabulary row"},
+                ),
+                FigureOf(
+                    "gap",
+                    "gap_by_layer",
+                    "gap",
+                    "Mean cosines between and within image rows and rows of the question, where block 0 receives them "
+                    "and behind every layer. Rows of the same few words are alike whatever images do.",
+                    "mean cosines by layer",
+                ),
+            ),
+        ),
+        Section(
+            "What do words keep of an image?",
+            (
+                FigureOf(
+                    "words",
+                    "measures_by_model",
+                    "answers",
+                    f"Share of items answered right where every image row is rebuilt from {WORDS} rows of the "
+                    "vocabulary: its nearest, the nearest of a vocabulary turned at random, random ones.",
+                    "share right by how image rows are rebuilt",
+                    {"title": "What do words keep of an image?", "note": "95 % by Student's t over images"},
+                ),
+                TableOf("answers"),
+            ),
+        ),
+        Section(
+            "How many directions are used?",
+            (
+                FigureOf(
+                    "effective_rank",
+                    "dimension_by_stage",
+                    "stages",
+                    "Effective rank of image rows. It grows with the width and the number of rows, so models of "
+                    "different width are not to be compared.",
+                    "effective rank by stage",
+                ),
+                FigureOf(
+                    "intrinsic_dimension",
+                    "dimension_by_stage",
+                    "stages",
+                    "Intrinsic dimension of image rows (TwoNN).",
+                    "intrinsic dimension by stage",
+                    {"measure": "intrinsic_dimension"},
+                ),
+            ),
+        ),
+    ),
+    methods=(
+        f"Nearness: the mean over {TURNED} image rows (of as many images where there are enough) of max_w cos(x, w) "
+        f"over all vocabulary rows w that stand for a token, where block 0 receives x. Null: {TURNS} random rotations "
+        "Q (Haar; Mezzadri 2007, arXiv:math-ph/0609050) of the rows about their mean m, x -> m + Q (x - m). The mean "
+        "stays, because embedding rows share a direction and a constant that points there is near to all of them; were "
+        "all of x turned, that alone would pass. Where the deviations' orientation has nothing to do with the "
+        "vocabulary, what was measured is one more draw, so p is exact.",
+        "Telling apart: logistic regression on rows of images and of as many words, every word once, images and words "
+        "held out together; control: other words in place of image rows, with the same numbers and the same parts. "
+        "Rows of questions do not serve: they are the same few words again and again, from which any words are told.",
+        f"Words: every image row x is replaced, where it leaves the connector, by its projection onto the span of its "
+        f"{WORDS} nearest vocabulary rows W (cosine), W^T (W W^T)^+ W x, while the model is asked. Controls: the "
+        "nearest rows of a vocabulary turned at random, anew for every image, which are as many and as near as chance "
+        "allows; random rows.",
+        "Gap: Liang et al. 2022, arXiv:2203.02053. Effective rank: Roy and Vetterli 2007. Intrinsic dimension: TwoNN, "
+        "Facco et al. 2017.",
+    ),
+)

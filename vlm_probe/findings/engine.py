@@ -1,0 +1,270 @@
+"""Measure hypotheses on models, one after the other, and judge them: `findings.run`."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import torch
+
+from vlm_probe.errors import VlmProbeError, nearest
+from vlm_probe.evidence import Evidence, Tables, evidence_table, judge_all
+from vlm_probe.findings.finding import Finding, Measure, Shown
+from vlm_probe.findings.registry import FINDINGS
+from vlm_probe.findings.scope import scope_of
+from vlm_probe.findings.shared import Shared
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.untrained import untrained as untrained_copy
+from vlm_probe.items import Item
+from vlm_probe.opening import load as open_model
+from vlm_probe.running.evaluation import chunks
+from vlm_probe.running.resuming import resumed, run_settings
+from vlm_probe.scenes import family_items, scene_items
+
+Model = str | HookedVLM
+
+
+def generated_items(n: int, *, seed: int = 0) -> list[Item]:
+    """Held-out scenes with what all findings ask for: `n` with every type of question in turn, and `n` of twins."""
+    twins = family_items(n, families=("mmvp",), seed=seed)
+    return [*scene_items(n, split="heldout", seed=seed), *twins]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A finding that could not be measured, on a model or on any (""), and what it would take."""
+
+    finding: str
+    model: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.finding} on {self.model}: {self.reason}" if self.model else f"{self.finding}: {self.reason}"
+
+
+@dataclass
+class Run:
+    """What was measured of each model, and what it comes to."""
+
+    findings: list[Finding]
+    models: list[str]
+    items: list[Item]
+    seed: int
+    measured: dict[str, dict[str, Tables]] = field(default_factory=dict)
+    """By finding and model."""
+    untrained: dict[str, dict[str, Tables]] = field(default_factory=dict)
+    """Of untrained copies, by finding and the model's own name."""
+    skipped: list[Skipped] = field(default_factory=list)
+    provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def judged(self, finding: Finding) -> list[Evidence]:
+        """The claims of one finding."""
+        measured, bare = self.measured.get(finding.id, {}), self.untrained.get(finding.id, {})
+        return judge_all(finding.claims, measured, finding=finding.id, untrained=bare, scope=scope_of)
+
+    @property
+    def evidence(self) -> pd.DataFrame:
+        """All claims, a row each, columns `evidence.evidence.COLUMNS`."""
+        rows = [row for finding in self.findings for row in self.judged(finding)]
+        return evidence_table(rows, title="evidence")
+
+    def tables(self, finding: Finding) -> dict[str, pd.DataFrame]:
+        """A finding's tables, all models' rows together: a column model, and untrained (whether it is a bare copy)."""
+        parts: dict[str, list[pd.DataFrame]] = {}
+        for bare, of in ((False, self.measured), (True, self.untrained)):
+            for model, tables in of.get(finding.id, {}).items():
+                for name, table in tables.items():
+                    own = table.drop(columns=[c for c in ("model", "untrained") if c in table])
+                    own.insert(0, "untrained", bare)
+                    own.insert(0, "model", model)
+                    parts.setdefault(name, []).append(own)
+        return {name: pd.concat(found, ignore_index=True) for name, found in parts.items()}
+
+    def shown(self, finding: Finding) -> Shown:
+        """What the finding shows: summaries for its figures, sentences, single cases."""
+        measured = self.measured.get(finding.id, {})
+        return finding.shown(measured, self.items) if measured else Shown()
+
+
+def find(ids: Sequence[str]) -> list[Finding]:
+    """Findings by their ids, in any case, each once.
+
+    Raises VlmProbeError for an id there is none of.
+    """
+    for one in ids:
+        if one.upper() not in FINDINGS:
+            raise VlmProbeError(f"no finding {one!r}; nearest are {nearest(one.upper(), FINDINGS)}")
+    return [FINDINGS[one] for one in dict.fromkeys(i.upper() for i in ids)]
+
+
+def _name(model: Model) -> str:
+    return model if isinstance(model, str) else str(model.name)
+
+
+def steps(ids: Sequence[str], models: Sequence[Model], items: Sequence[Item], *, untrained: bool | None = None) -> int:
+    """How often `run` will report progress in all."""
+    count = 0
+    for finding in find(ids):
+        if not finding.models:
+            continue
+        for model in models:
+            copies = 2 if finding.untrained and _wants_copy(_name(model), untrained) else 1
+            count += copies * len(finding.picks(items))
+    return count
+
+
+def _wants_copy(name: str, untrained: bool | None) -> bool:
+    return name.startswith("replica/") if untrained is None else untrained
+
+
+def run(
+    ids: Sequence[str],
+    models: Sequence[Model],
+    items: Sequence[Item] = (),
+    *,
+    seed: int = 0,
+    suffix: str = "",
+    untrained: bool | None = None,
+    parts: Path | None = None,
+    load: Callable[[str], HookedVLM] = open_model,
+    progress: Callable[[int], None] | None = None,
+) -> Run:
+    """Measure findings on models and items. A finding or model that lacks something is skipped, and says what it lacks.
+
+    Parameters
+    ----------
+    ids: of `FINDINGS`.
+    models: names (opened one at a time by `load`) or models; pairs are every other against the first.
+    items: of scenes (`generated_items`) or any benchmark's reader; each finding takes those it can be measured on.
+    suffix: appended to every question (see `items.suffix_of`).
+    untrained: whether an untrained copy is measured beside every model; None: beside replicas, where it is cheap.
+    parts: a folder for finished parts, from which a killed run goes on to the identical result.
+    progress: called with how many of `steps` were just done.
+
+    Raises
+    ------
+    VlmProbeError: an unknown finding, no finding that could be measured (with what each would take), parts of
+        another run, two models of one name.
+    """
+    began, chosen, given = time.monotonic(), find(ids), list(items)
+    names = [_name(model) for model in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise VlmProbeError(f"{name} is given twice; models are told apart by their names")
+    result = Run(chosen, names, given, seed)
+    able = []
+    for finding in chosen:
+        lacking = _lacking(finding, names, given)
+        if lacking:
+            result.skipped.append(Skipped(finding.id, "", lacking))
+        elif finding.models:
+            able.append(finding)
+        else:
+            # Protocols tell functions apart by their names alone, so that isinstance would say yes to either kind.
+            measure = cast(Callable[[], dict[str, Tables]], finding.measure)
+            result.measured[finding.id] = measure()
+    for model in models if able else ():
+        opened = load(model) if isinstance(model, str) else model  # one at a time: two real ones rarely fit together
+        name = _name(model)
+        result.provenance[name] = opened.provenance()
+        _measure_model(opened, name, able, result, result.measured, suffix, parts, progress)
+        bare = [finding for finding in able if finding.untrained and name in result.measured.get(finding.id, {})]
+        if bare and _wants_copy(name, untrained):
+            _measure_model(untrained_copy(opened), name, bare, result, result.untrained, suffix, parts, progress)
+        del opened
+        gc.collect()
+        torch.cuda.empty_cache()
+    if not any(result.measured.values()):
+        raise VlmProbeError("nothing could be measured; " + "; ".join(map(str, result.skipped)))
+    result.seconds = time.monotonic() - began
+    return result
+
+
+def _lacking(finding: Finding, names: Sequence[str], items: Sequence[Item]) -> str:
+    """What a finding lacks, whatever the models are; "" for nothing."""
+    if not finding.models:
+        return ""
+    if len(names) < finding.models:
+        return f"it compares models: give {finding.models} or more, got {len(names)}"
+    if not finding.picks(items):
+        return f"it needs {finding.wants}; there is none among the {len(items)} given"
+    return ""
+
+
+def _measure_model(
+    model: HookedVLM,
+    name: str,
+    findings: Sequence[Finding],
+    result: Run,
+    into: dict[str, dict[str, Tables]],
+    suffix: str,
+    parts: Path | None,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Every finding on one model; what one cannot do is noted, and the others go on."""
+    done = progress or (lambda n: None)
+    settings = run_settings(model, result.items, seed=result.seed, suffix=suffix) if parts is not None else {}
+    with nullcontext() if parts is None else resumed(parts, str(model.name), settings) as folder:
+        wanted = {item.id for finding in findings for item in finding.picks(result.items)}
+        shared = Shared(
+            model,
+            [item for item in result.items if item.id in wanted],
+            suffix=suffix,
+            parts=None if folder is None else folder / "answers",
+        )
+        for finding in findings:
+            if finding.reads is not None and model.vision_config is not None:
+                shared.want(finding.reads(model))
+        for finding in findings:
+            picked, counted = finding.picks(result.items), 0
+            try:
+                tables: list[dict[str, pd.DataFrame]] = []
+                for number, part in enumerate(chunks(picked) if finding.itemwise else [picked]):
+                    own = None if folder is None else folder / finding.id / f"{number:06d}"
+                    tables.append(_part(finding, model, part, shared, result.seed, own))
+                    counted += len(part)
+                    done(len(part))
+                whole = {key: pd.concat([t[key] for t in tables], ignore_index=True) for key in tables[0]}
+                into.setdefault(finding.id, {})[name] = whole
+            except VlmProbeError as error:
+                done(len(picked) - counted)
+                result.skipped.append(Skipped(finding.id, str(model.name), str(error)))
+
+
+def _part(
+    finding: Finding, model: HookedVLM, items: list[Item], shared: Shared, seed: int, folder: Path | None
+) -> dict[str, pd.DataFrame]:
+    """The tables of some items, from their folder where it is there."""
+    if folder is not None and folder.is_dir():
+        return _read(folder)
+    tables = cast(Measure, finding.measure)(model, items, shared=shared, seed=seed)
+    if folder is None:
+        return tables
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        for name, table in tables.items():
+            table.attrs = {}
+            table.to_parquet(partial / f"{name}.parquet", index=False)
+        os.replace(partial, folder)
+    except OSError as error:
+        raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
+    return _read(folder)  # what a run that goes on will read
+
+
+def _read(folder: Path) -> dict[str, pd.DataFrame]:
+    return {file.stem: pd.read_parquet(file) for file in _tables_in(folder)}
+
+
+def _tables_in(folder: Path) -> Iterator[Path]:
+    yield from sorted(folder.glob("*.parquet"))
