@@ -46,8 +46,8 @@ def test_a_question_file_serves_as_items(refused, tmp_path):
     file.write_text("\n".join(lines))
     next(iter(scene_items(1))).picture(64).save(tmp_path / "a.png")
     assert refused("findings", "S1", "--items", file, "--images", tmp_path) == (
-        "nothing could be measured; S1: it needs items whose box and another object's box are known (generated scenes); "
-        "there is none among the 3 given"
+        "nothing could be measured; S1: it needs items with boxes of what they ask about and of another object "
+        "(generated scenes; `others` in an item file); there is none among the 3 given"
     )
 
 

@@ -8,7 +8,6 @@ from planting import MOST, decided, verdicts
 
 from vlm_probe import findings
 from vlm_probe.attention import image_attention, points_at_box, relevancy, share_in_box, union_coverage
-from vlm_probe.embedding.features import other_boxes
 from vlm_probe.evidence import Verdict
 from vlm_probe.findings import FINDINGS
 from vlm_probe.findings.s1_where_it_looks import MEASURES, _on, _relevancy, where_it_looks
@@ -40,7 +39,7 @@ def test_nothing_is_rarely_called_at_the_smallest_n():
 
 def test_planted_effects_are_found_and_their_opposites_contradicted():
     def make(rng, sign=1):
-        some = {name: sign * 0.3 for name in MEASURES}
+        some = dict.fromkeys(MEASURES, sign * 0.3)
         return {"first": table(rng, 101), "second": table(rng, 101, **some)}
 
     found = verdicts(S1, make)
@@ -50,7 +49,7 @@ def test_planted_effects_are_found_and_their_opposites_contradicted():
 
 
 def test_a_map_that_lights_every_object_alike_says_nothing():
-    """Half of its mass on the objects, which the background has not: against the boxes' area that would be a finding."""
+    """Most of its mass is on objects: against the boxes' area that would be a finding."""
     rng = np.random.default_rng(0)
     columns = {}
     for name in MEASURES:
@@ -90,7 +89,7 @@ def test_measured_values_are_what_they_say(replica, items):
     for item in [item for item in items if item.boxes][:3]:
         row, inputs = rows.loc[item.id], replica.prepare(item.picture(64), item.question)
         span = inputs.layout.image()
-        asked, other = ([span.box_coverage(box) for box in boxes] for boxes in (item.boxes, other_boxes(item)))
+        asked, other = ([span.box_coverage(box) for box in boxes] for boxes in (item.boxes, item.others))
         assert row["area"] == pytest.approx(union_coverage(asked).mean())
         map_ = relevancy(replica, inputs)
         assert row["relevancy_asked"] == pytest.approx(np.mean([float(share_in_box(map_, c)) for c in asked]), rel=1e-5)
@@ -120,7 +119,7 @@ def test_relevancy_is_of_the_word_that_is_scored(replica, items):
 
 def test_an_untrained_model_finds_nothing(replica):
     """Told "relevancy peaks inside the box: supported" while other items' boxes were the control."""
-    items = [item for item in scene_items(60) if item.boxes and other_boxes(item)]
+    items = [item for item in scene_items(60) if item.boxes and item.others]
     bare = untrained(replica)
     found = findings.run(["S1"], [bare], items, untrained=False)
     assert not found.evidence["verdict"].isin(["supported"]).to_numpy().any(), found.evidence
@@ -132,6 +131,6 @@ def test_items_without_another_object_are_not_looked_at(replica):
     with pytest.raises(findings.engine.VlmProbeError) as error:
         findings.run(["S1"], [replica], items)
     assert str(error.value) == (
-        "nothing could be measured; S1: it needs items whose box and another object's box are known (generated scenes); "
-        "there is none among the 3 given"
+        "nothing could be measured; S1: it needs items with boxes of what they ask about and of another object "
+        "(generated scenes; `others` in an item file); there is none among the 3 given"
     )

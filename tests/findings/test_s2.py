@@ -41,7 +41,7 @@ def world(each=EACH, questions=QUESTIONS):
 
 
 def raw(rng, runs, *, each=EACH, questions=QUESTIONS, signal=0.8, width=5, means=None):
-    """Features of one place, many times: what the answer adds, what a kind adds of its own, twins' images, and noise."""
+    """Features of one place, many times: what the answer adds, what a kind adds, twins' images, and noise."""
     answer, question, kind = world(each, questions)
     n = len(kind)
     image = np.arange(n)
@@ -158,7 +158,7 @@ def test_colors_are_described_and_not_tested():
 
 def test_a_probe_is_read_where_it_is_told_to_and_never_saw_the_question():
     rng = np.random.default_rng(0)
-    answer, question, _ = world(7)
+    answer, _, _ = world(7)
     strong = np.eye(ANSWERS)[answer][None] * 9 + rng.normal(size=(1, len(answer), ANSWERS)) * 0.1
     assert probed(strong, each=7).mean() == 1
     # Another object of the next answer: read there, the same probes say that one.

@@ -138,8 +138,8 @@ def test_a_model_without_processor_cannot_be_reported_on(tmp_path):
 
     from vlm_probe.hooked import HookedVLM
 
+    given = {"items": 12, "seed": 0, "progress": lambda n: None, "findings": ["S1"]}
     with pytest.raises(VlmProbeError) as error:
-        given = {"items": 12, "seed": 0, "progress": lambda n: None, "findings": ["S1"]}
         measure(lambda name: HookedVLM(tiny_llava()), ["tiny"], **given)
     assert str(error.value) == (
         "nothing could be measured; S1 on model: model has no tokenizer or no image processor, so it cannot be asked"

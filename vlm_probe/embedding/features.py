@@ -14,7 +14,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.anatomy import patches_of
 from vlm_probe.items.item import Item
-from vlm_probe.layout import TokenLayout, UnitBox
+from vlm_probe.layout import TokenLayout
 from vlm_probe.names import dimensions
 from vlm_probe.running.batches import Batch, run_batches
 from vlm_probe.scenes.questions import NUMBERS
@@ -50,19 +50,12 @@ def scene_labels(item: Item) -> dict[str, str]:
     return {**about, "count": NUMBERS[len(scene.objects)], "existence": red}
 
 
-def other_boxes(item: Item) -> list[UnitBox]:
-    """Boxes of a generated scene's objects that the item does not ask about; empty for items from files."""
-    if not isinstance(item.source, Scene):
-        return []
-    return [o.box for o in item.source.objects if o.box not in item.boxes]
-
-
 def _weights(item: Item, layout: TokenLayout, pool: str) -> Float[np.ndarray, " patch"]:
     """How much each patch counts in the pooled vector; sums to 1."""
     if pool not in ("box", "other"):
         n = len(layout.image_positions)
         return np.full(n, 1 / n)
-    coverage = layout.box_coverage((item.boxes if pool == "box" else other_boxes(item))[0]).ravel()
+    coverage = layout.box_coverage((item.boxes if pool == "box" else item.others)[0]).ravel()
     if coverage.sum() == 0:
         raise VlmProbeError(f"the {pool} of item {item.id} lies outside what the model sees of its image")
     return coverage / coverage.sum()
@@ -88,7 +81,7 @@ def _check(items: Sequence[Item], points: list[str], pool: str) -> None:
     without = sum(not item.boxes for item in items)
     if pool == "box" and without:
         raise VlmProbeError(f"pool 'box' needs a box for every item; {without} of {len(items)} have none")
-    without = sum(not other_boxes(item) for item in items)
+    without = sum(not item.others for item in items)
     if pool == "other" and without:
         raise VlmProbeError(f"pool 'other' needs another object for every item; {without} of {len(items)} have none")
 

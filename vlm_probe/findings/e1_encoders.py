@@ -7,7 +7,6 @@ alike two encoders are (CKA), beside two seeds of one encoder.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,19 @@ from safetensors.torch import load_file
 from vlm_probe.embedding.encoder import encoded
 from vlm_probe.embedding.features import scene_labels
 from vlm_probe.embedding.probe import STRENGTHS
-from vlm_probe.embedding.similarity import cka
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence import Claim, OfAllRows, PairedMean, Tables, summarize
 from vlm_probe.findings.finding import FigureOf, Finding, Section, Shown, TableOf
 from vlm_probe.findings.held_out import FOLDS, OfProbes, probed
+from vlm_probe.findings.likeness import (
+    between,
+    between_others,
+    between_random,
+    expected,
+    expected_of_others,
+    likeness,
+    vectors,
+)
 from vlm_probe.findings.probed import POOL_OF
 from vlm_probe.findings.shared import Shared, about, cluster_of
 from vlm_probe.hooked import HookedVLM
@@ -39,8 +46,6 @@ ONE_STRENGTH = (1.0,)
 """Inverse regularisation of the probes along the encoder."""
 LEAST, LEAST_COMPARED = 60, 30
 """Images that decide at least: of probes, and of CKA."""
-MOST_COMPARED = 1000
-"""Images that layers are compared on at most, for the figures."""
 
 
 def another_seed(model: HookedVLM) -> HookedVLM | None:
@@ -50,7 +55,7 @@ def another_seed(model: HookedVLM) -> HookedVLM | None:
     """
     name = str(model.name)
     if name.endswith(MARK):
-        return with_random_encoder(model, seed=1)
+        return with_random_encoder(model, seed=2)
     file = second_encoder(name.removeprefix("replica/")) if name.startswith("replica/") else None
     return None if file is None else with_encoder(model, load_file(file), words="second encoder")
 
@@ -91,8 +96,8 @@ def encodings(
     probes: a row an item; for every label L the columns L (whether a probe of what the connector reads has it right
         while the item is held out), L_random (of a random encoder), L_pixels (of `pixel_numbers`) and L_common (whether
         the most frequent label is right). NaN where an item has no such label.
-    encoders: a row an item; features, random and seed: the mean over patches of what the connector reads, of a random
-        encoder, and of another seed of the same recipe (empty where there is none).
+    encoders: a row an item; features, random, random_again and seed: the mean over patches of what the connector
+        reads, of two random encoders, and of another seed of the same recipe (empty where there is none).
     layers: a row an item and point of the encoder; features (mean over patches), and for every label whether a probe
         has it right.
 
@@ -105,7 +110,11 @@ def encodings(
     own, pixels = encoded(model, items, points)
     bare, _ = encoded(shared.random_encoder, items, points[-1:])
     other = another_seed(model)
-    second = encoded(other, items, points[-1:])[0]["mean"][0] if other is not None else np.zeros((len(items), 0))
+    again = with_random_encoder(model, seed=1)
+    more = {
+        name: np.zeros((len(items), 0)) if one is None else encoded(one, items, points[-1:])[0]["mean"][0]
+        for name, one in (("random_again", again), ("seed", other))
+    }
     base = about(items)
     labels = pd.DataFrame([{**dict.fromkeys((*LABELS, "object"), ""), **_labels(item)} for item in items])
     columns, along = {}, {}
@@ -117,7 +126,7 @@ def encodings(
         columns |= {f"{label}_{name}".rstrip("_"): right for name, right in probed(views, *given, seed=seed).items()}
         right = probed({"": own[pool]}, *given, seed=seed, strengths=ONE_STRENGTH)[""]
         along[label] = right.ravel()
-    features = {"features": own["mean"][-1], "random": bare["mean"][0], "seed": second}
+    features = {"features": own["mean"][-1], "random": bare["mean"][0], **more}
     layers = pd.concat([base.assign(point=point) for point in points], ignore_index=True)
     return {
         "probes": base.assign(**columns),
@@ -128,34 +137,6 @@ def encodings(
 
 def _lists(rows: np.ndarray) -> list[list[float]]:
     return rows.astype(float).tolist()
-
-
-def alike(rows: pd.DataFrame, first: str, second: str) -> float:
-    """CKA of two columns of vectors; NaN where there are too few rows for one, or a column is empty."""
-    if len(rows) < 4:
-        return float("nan")
-    one, two = (np.asarray(rows[name].tolist(), dtype=float) for name in (first, second))
-    return float("nan") if 0 in (one.shape[1], two.shape[1]) else cka(one, two)
-
-
-def _between(rows: pd.DataFrame) -> float:
-    return alike(rows, "features_a", "features_b")
-
-
-def _own_seeds(rows: pd.DataFrame) -> float:
-    return alike(rows, "features_a", "seed_a")
-
-
-def _between_again(rows: pd.DataFrame) -> float:
-    return alike(rows, "seed_a", "seed_b")
-
-
-def _own_seeds_again(rows: pd.DataFrame) -> float:
-    return alike(rows, "features_b", "seed_b")
-
-
-def _to_random(rows: pd.DataFrame) -> float:
-    return alike(rows, "features_a", "random_a")
 
 
 SENSE = {"color": "the color", "shape": "the shape", "position": "the position", "count": "how many objects there are"}
@@ -196,23 +177,25 @@ def _claims() -> tuple[Claim, ...]:
             )
         )
     seeds: dict[str, Any] = {"unit": "images", "of": "pair", "margin": CKA_MARGIN, "least": LEAST_COMPARED}
-    # Two recipes differ before anything is trained, and that is no artefact: the control is a seed, not training.
-    seeds |= {"more": False, "untrained": False}
     found.append(
         Claim(
             "recipes_again",
-            "other seeds of {first}'s and {second}'s recipes are less alike than two seeds of {second}'s (CKA)",
-            OfAllRows("encoders", _between_again, _own_seeds_again),
-            control="{second} and another seed of its recipe",
+            "other seeds of {first}'s and {second}'s recipes are less alike than two seeds of {second}'s, by more "
+            "than before training (CKA)",
+            OfAllRows("encoders", between_others, expected_of_others),
+            control="two seeds of {second}'s recipe, less what the architectures differ by untrained",
+            more=False,
             **seeds,
         )
     )
     found.append(
         Claim(
             "recipes",
-            "{first}'s and {second}'s encoders are less alike than two seeds of {first}'s recipe (CKA)",
-            OfAllRows("encoders", _between, _own_seeds),
-            control="{first} and another seed of its recipe",
+            "{first}'s and {second}'s encoders are less alike than two seeds of {first}'s recipe, by more than "
+            "before training (CKA)",
+            OfAllRows("encoders", between, expected),
+            control="two seeds of {first}'s recipe, less what the architectures differ by untrained",
+            more=False,
             requires=("recipes_again",),
             **seeds,
         )
@@ -221,8 +204,8 @@ def _claims() -> tuple[Claim, ...]:
         Claim(
             "cka",
             "how alike {first}'s and {second}'s encoders are (CKA)",
-            OfAllRows("encoders", _between, _to_random),
-            control="{first} and a random encoder",
+            OfAllRows("encoders", between, between_random),
+            control="random encoders of their architectures",
             unit="images",
             of="pair",
             descriptive=True,
@@ -245,19 +228,6 @@ def _words(point: str) -> str:
     return f"layer {block}" if block.isdigit() else "embedding"
 
 
-def _likeness(rows: Mapping[str, pd.Series], columns: Mapping[str, pd.Series]) -> pd.DataFrame:
-    """CKA of every two of some columns of vectors by item, on the items that both have."""
-    found = []
-    for (one, a), (other, b) in product(rows.items(), columns.items()):
-        both = pd.concat({"a": a, "b": b}, axis=1, join="inner").head(MOST_COMPARED)
-        found.append({"row": one, "column": other, "cka": alike(both, "a", "b"), "n": len(both)})
-    return pd.DataFrame(found)
-
-
-def _vectors(table: pd.DataFrame, column: str = "features") -> pd.Series:
-    return pd.Series(table[column].to_list(), index=table["id"].to_list())
-
-
 def shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
     """Tables probes and along (a probe's accuracy, at what the connector reads and along the encoder), encoders and
     layers (CKA); a sentence a model."""
@@ -278,17 +248,17 @@ def shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
         whole = tables["encoders"]
         for column, words in (("features", ""), ("seed", ", another seed"), ("random", ", random")):
             if len(whole) and len(whole[column].iloc[0]):
-                encoders[f"{model}{words}"] = _vectors(whole, column)
+                encoders[f"{model}{words}"] = vectors(whole, column)
         by = tables["layers"].groupby("point", sort=False)
-        layers[model] = {f"{model} {_words(str(point))}": _vectors(own) for point, own in by}
+        layers[model] = {f"{model} {_words(str(point))}": vectors(own) for point, own in by}
     first, *rest = layers.values()
     # One model's layers are compared with themselves.
     below = {name: own for one in rest or [first] for name, own in one.items()}
     tables = {
         "probes": probes,
         "along": by_point,
-        "encoders": _likeness(encoders, encoders),
-        "layers": _likeness(below, first),
+        "encoders": likeness(encoders, encoders),
+        "layers": likeness(below, first),
     }
     return Shown(tables=tables, summary=[_sentence(model, probes, measured[model]["encoders"]) for model in measured])
 
@@ -325,18 +295,21 @@ FINDING = Finding(
         "known, "
         f"images in {FOLDS} parts. Holding out kinds for colors and shapes would not do: a probe that finds the color "
         "learns that it goes with every shape but one, and is wrong more often the better it finds it.",
-        "Intervals of differences between two probes: Student's t over images, with the variance times 1 + k / (k - 1) "
+        "Intervals of differences between two probes: Student's t over images, with the variance times 1 + k / (k - "
+        "1) "
         f"for k = {FOLDS} parts (Nadeau and Bengio 2003), since what the probes of all parts were trained on is mostly "
-        "the same; without it, two encodings that hold a label alike are told apart too often, however many the images.",
+        "the same; without it, two encodings that hold a label alike are told apart too often, with however many "
+        "images.",
         "Controls of a probe: the same probe of the same architecture with random weights, and of six numbers, the "
         "mean and spread of the color channels over the same patches of the pixel tensor that the encoder was given.",
         "CKA, with K and L the Gram matrices of the images' mean patches: HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) "
         "(Kornblith et al. 2019, arXiv:1905.00414, equation 4), with the unbiased HSIC (Nguyen et al. 2021, "
         "arXiv:2010.15327, equation 3). Difference of two CKAs of the same images: delete-a-group jackknife (Tukey "
         "1958), Student's t; both are computed anew without each group, so that what they share cancels.",
-        "Control of CKA: another seed of the same recipe, which no replica sees through. It must hold against the "
-        "two seeds of the first model's recipe, and again for the other seeds of both recipes against the second "
-        "model's two.",
+        "Control of CKA: another seed of the same recipe, which no replica sees through, less what CKA loses "
+        "between the two architectures with random weights: CKA(A, A') - CKA(RA, RA') + CKA(RA, RB), where A' is "
+        "the other seed and R stands for random weights. It must hold against the two seeds of the first model's "
+        "recipe, and again for the other seeds of both recipes against the two of the second's.",
         "Items: one an image, and of twins one. Seed {seed}.",
     ),
     caveats=(
@@ -344,8 +317,6 @@ FINDING = Finding(
         "Two seeds of a recipe are one draw of how far apart its seeds are: the interval counts images, not seeds. "
         "A recipe whose encoders differ much from seed to seed could be told from itself by one pair of them, which "
         "is why other seeds must show the same.",
-        "Encoders of two recipes differ before they are trained, since their architectures do: the column untrained "
-        "says by how much.",
         "Where no second encoder of a recipe is at hand, as for all models but replicas, CKA is not judged.",
         "Position, of the mean over a box: a probe may read which patches were averaged from position embeddings, "
         "and a random encoder has those too.",
@@ -355,7 +326,7 @@ FINDING = Finding(
             "What a linear probe finds",
             (
                 FigureOf(
-                    "encoder_probes",
+                    "probes",
                     "probes_with_controls",
                     "probes",
                     "Share of images of which a linear probe of what the connector reads has the label right while "
@@ -366,7 +337,7 @@ FINDING = Finding(
                 TableOf("probes"),
                 *(
                     FigureOf(
-                        f"encoder_probe_{label}",
+                        f"probe_{label}",
                         "probe_along_encoder",
                         "along",
                         f"Share of images of which a linear probe finds {SENSE[label]}, along the encoder (C is "
@@ -382,14 +353,14 @@ FINDING = Finding(
             "How alike they are",
             (
                 FigureOf(
-                    "encoder_cka",
+                    "cka",
                     "likeness",
                     "encoders",
                     "CKA of what connectors read, between encoders, other seeds of their recipes and random encoders.",
                     "CKA between encoders",
                 ),
                 FigureOf(
-                    "encoder_cka_layers",
+                    "cka_layers",
                     "likeness",
                     "layers",
                     "CKA between the layers of the first model's encoder (columns) and the others'.",

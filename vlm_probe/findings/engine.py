@@ -24,6 +24,7 @@ from vlm_probe.findings.shared import Shared
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.untrained import untrained as untrained_copy
 from vlm_probe.items import Item
+from vlm_probe.items.item import with_others
 from vlm_probe.opening import load as open_model
 from vlm_probe.running.evaluation import chunks
 from vlm_probe.running.resuming import resumed, run_settings
@@ -155,7 +156,7 @@ def run(
     VlmProbeError: an unknown finding, no finding that could be measured (with what each would take), parts of
         another run, two models of one name.
     """
-    began, chosen, given = time.monotonic(), find(ids), list(items)
+    began, chosen, given = time.monotonic(), find(ids), with_others(items)
     names = [_name(model) for model in models]
     for name in names:
         if names.count(name) > 1:

@@ -25,7 +25,8 @@ def _needs(finding: Finding) -> str:
 
 def evidence_listing(evidence: pd.DataFrame) -> pd.DataFrame:
     """Rows of evidence in words: claim, rests on (n and what is independent), value, control (and what it is),
-    difference (with its interval), p (after Holm), untrained (the difference of an untrained copy), verdict (with the reason)."""
+    difference (with its interval), p (after Holm), untrained (the difference of an untrained copy), verdict (with the
+    reason)."""
     rows = [
         {
             "claim": row["sentence"],

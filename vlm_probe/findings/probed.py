@@ -12,12 +12,11 @@ import xarray as xr
 from jaxtyping import Float, Shaped
 
 from vlm_probe.embedding import held_out_predictions
-from vlm_probe.embedding.features import other_boxes
 from vlm_probe.embedding.probe import STRENGTHS
 from vlm_probe.embedding.transfer import dealt, transferred_predictions
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.items import Item
-from vlm_probe.layout import UnitBox
+from vlm_probe.items.item import with_others
 from vlm_probe.scenes import Scene
 
 POOL_OF = {"color": "box", "shape": "box", "position": "box", "count": "mean", "existence": "mean"}
@@ -54,18 +53,6 @@ def probe_right(data: xr.Dataset, label: Sequence[str], groups: Sequence[str], *
     return pd.DataFrame(found)
 
 
-def other_object(item: Item, items: Sequence[Item]) -> UnitBox | None:
-    """The box of another object of the item's image: of the scene, or one that another of the items asks about."""
-    if isinstance(item.source, Scene):
-        return next(iter(other_boxes(item)), None)
-    boxes = (box for other in items if other.image == item.image for box in other.boxes)
-    return next((box for box in boxes if not _overlap(box, item.boxes[0])), None)
-
-
-def _overlap(a: UnitBox, b: UnitBox) -> bool:
-    return min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1])
-
-
 def properties(items: Sequence[Item]) -> list[Item]:
     """The items that ask for a property of one object, its answers a closed set, with another object to hold it to.
 
@@ -77,10 +64,7 @@ def properties(items: Sequence[Item]) -> list[Item]:
     kept = [item for item in items if len(item.boxes) == 1 and item.answer not in ("yes", "no")]
     kept = [item for item in kept if not isinstance(item.source, Scene) or item.kind in OF_SCENES]
     while True:
-        by_image: dict[str, list[Item]] = {}
-        for item in kept:
-            by_image.setdefault(item.image, []).append(item)
-        able = [item for item in kept if other_object(item, by_image[item.image]) is not None]
+        able = [item for item, whole in zip(kept, with_others(kept), strict=True) if whole.others]
         fewer = _askable(able)
         if len(fewer) == len(kept):
             return kept
@@ -103,11 +87,7 @@ def _askable(items: Sequence[Item]) -> list[Item]:
 
 def at_other_object(items: Sequence[Item]) -> list[Item]:
     """The same `properties` with the box of another object of their image."""
-    by_image: dict[str, list[Item]] = {}
-    for item in items:
-        by_image.setdefault(item.image, []).append(item)
-    boxes = [other_object(item, by_image[item.image]) for item in items]
-    return [replace(item, boxes=(box,)) for item, box in zip(items, boxes, strict=True) if box is not None]
+    return [replace(item, boxes=item.others[:1]) for item in with_others(items) if item.others]
 
 
 def object_kinds(items: Sequence[Item]) -> np.ndarray:

@@ -23,7 +23,6 @@ from vlm_probe.attention import (
     sink_positions,
     union_coverage,
 )
-from vlm_probe.embedding.features import other_boxes
 from vlm_probe.evidence import Claim, PairedMean, Tables, summarize
 from vlm_probe.findings.finding import Cases, CasesOf, FigureOf, Finding, Section, Shown, TableOf
 from vlm_probe.findings.shared import Shared, about
@@ -99,7 +98,7 @@ def _one(
 ) -> tuple[dict[str, object], list[dict[str, object]], xr.DataArray | None]:
     """An item's record, its rows by layer, and the relevancy map where something is known to be looked at."""
     layout = inputs.layout
-    asked, other = (_coverages(boxes, layout) for boxes in (item.boxes, other_boxes(item)))
+    asked, other = (_coverages(boxes, layout) for boxes in (item.boxes, item.others))
     logits = trace.logits[trace.layout.answer_position]
     right = target_token(model, item.answer, logits)
     summary = head_summary(trace, sinks=found).mean("head")
@@ -172,7 +171,7 @@ def _scored(answers: pd.DataFrame, items: Sequence[Item]) -> pd.DataFrame:
 
 def _seen(items: Sequence[Item]) -> list[Item]:
     """All items, if some have a box and another object beside it."""
-    return list(items) if any(item.boxes and other_boxes(item) for item in items) else []
+    return list(items) if any(item.boxes and item.others for item in items) else []
 
 
 CASES = 8
@@ -289,7 +288,7 @@ FINDING = Finding(
     claims=_claims(),
     measure=where_it_looks,
     picks=_seen,
-    wants="items whose box and another object's box are known (generated scenes)",
+    wants="items with boxes of what they ask about and of another object (generated scenes; `others` in an item file)",
     itemwise=True,
     shown=shown,
     caveats=(
@@ -369,10 +368,10 @@ FINDING = Finding(
         "Accuracy: 95 % Wilson intervals. Differences: Student's t and sign flips over images, Holm over the claims. "
         "Other intervals: percentile bootstrap over items, 2,000 draws. Best blind guess: the most frequent answer to "
         "the same question text over 6,000 training items.",
-        "Attention: exact softmax rows of the last prompt position, mean over heads. Sinks: positions before the question "
-        "that receive more than five times an even share of attention from the question on, in 90 % of prompts about "
-        "different images (Xiao et al. 2024, arXiv:2309.17453; deviation: found by the attention they receive, not assumed "
-        "to come first).",
+        "Attention: exact softmax rows of the last prompt position, mean over heads. Sinks: positions before the "
+        "question that receive more than five times an even share of attention from the question on, in 90 % of prompts "
+        "about different images (Xiao et al. 2024, arXiv:2309.17453; deviation: found by the attention they receive, not "
+        "assumed to come first).",
         "Relevancy: Chefer et al. 2021, arXiv:2103.15679, equations 5 and 6, for the token that begins the word "
         "that is scored of the model's own answer, over the image rows the language model received.",
         "Pointing game: Zhang et al. 2018, arXiv:1608.00507, at patch resolution: the most relevant patch touches the "

@@ -11,13 +11,12 @@ import pandas as pd
 import xarray as xr
 
 from vlm_probe.attention.sinks import QUESTIONS, find_sinks
-from vlm_probe.embedding.features import other_boxes, pooled
+from vlm_probe.embedding.features import pooled
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.untrained import with_random_encoder
 from vlm_probe.items import Item, suffix_of
 from vlm_probe.running.evaluation import evaluate
-
 
 SINK_ITEMS = 32
 """Images that sinks are looked for in, with a question each."""
@@ -99,7 +98,7 @@ def _any(item: Item) -> bool:
 
 _ABLE: dict[str, Callable[[Item], bool]] = {
     "box": lambda item: bool(item.boxes),
-    "other": lambda item: bool(other_boxes(item)),
+    "other": lambda item: bool(item.others),
 }
 
 

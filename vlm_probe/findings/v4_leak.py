@@ -234,7 +234,7 @@ FINDING = Finding(
             "Where the probability goes, layer by layer",
             (
                 FigureOf(
-                    "image",
+                    "leakage_image",
                     "leakage_by_layer",
                     "image",
                     "Joint probability at image positions, read through the logit lens, of rows known to be "
@@ -242,7 +242,7 @@ FINDING = Finding(
                     "probability at image positions by layer",
                 ),
                 FigureOf(
-                    "answer",
+                    "leakage_answer",
                     "leakage_by_layer",
                     "answer",
                     "The same where the answer is predicted.",

@@ -114,7 +114,7 @@ FINDING = Finding(
                 for split, words in SPLITS.items()
                 for block in (
                     FigureOf(
-                        f"vocabulary_{split}",
+                        f"size_{split}",
                         "change_over_seeds",
                         split,
                         f"Change in the share right of questions about {words}, from a smaller vocabulary to a "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -52,6 +52,8 @@ class Item:
     """Wrong answers of the same kind."""
     boxes: tuple[UnitBox, ...] = ()
     """What one must look at; empty where unknown, or where the answer is an absence."""
+    others: tuple[UnitBox, ...] = ()
+    """Other objects of the image, which are not asked about: what looking at the right one is told from."""
     image_seed: int | None = None
     """Seed of the generated scene (of an MMVP twin: of the scene it was edited from); None for files."""
     source: Drawable | Path | None = field(default=None, compare=False, repr=False)
@@ -65,6 +67,29 @@ class Item:
         if self.source is None:
             raise VlmProbeError(f"item {self.id} names the image {self.image!r}, but no image folder was given")
         return self.source if isinstance(self.source, Path) else self.source.image(size)
+
+
+def with_others(items: Sequence[Item]) -> list[Item]:
+    """The items, those that tell no other object having what other items ask about in the same image.
+
+    Boxes that touch one asked about are left out.
+    """
+    asked: dict[str, dict[UnitBox, None]] = {}
+    for item in items:
+        asked.setdefault(item.image, {}).update(dict.fromkeys(item.boxes))
+
+    def apart(box: UnitBox, item: Item) -> bool:
+        return not any(
+            min(a.right, box.right) > max(a.left, box.left) and min(a.bottom, box.bottom) > max(a.top, box.top)
+            for a in item.boxes
+        )
+
+    return [
+        item
+        if item.others or not item.boxes
+        else replace(item, others=tuple(box for box in asked[item.image] if apart(box, item)))
+        for item in items
+    ]
 
 
 _COLUMNS = (
@@ -81,6 +106,7 @@ _COLUMNS = (
     "parts",
     "distractors",
     "boxes",
+    "others",
 )
 
 
@@ -93,7 +119,7 @@ def item_table(items: Iterable[Item]) -> pd.DataFrame:
             "also": list(item.also),
             "parts": list(item.parts),
             "distractors": list(item.distractors),
-            "boxes": [list(map(float, box)) for box in item.boxes],
+            **{name: [list(map(float, box)) for box in getattr(item, name)] for name in ("boxes", "others")},
         }
         for item in items
     ]
@@ -166,6 +192,7 @@ def item_from_row(row: dict[str, Any], images: Path | None) -> Item:
         parts=texts_in(row, "parts"),
         distractors=texts_in(row, "distractors"),
         boxes=boxes_in(row, "boxes"),
+        others=boxes_in(row, "others"),
         image_seed=None if seed is None or pd.isna(seed) else int(seed),
         source=None if images is None else images / str(row["image"]),
     )

@@ -36,6 +36,7 @@ def make_item(
         parts=tuple(q.answer.split(", ")) if family == "mmvet" else (),
         distractors=tuple(c for c in q.choices if c != q.answer),
         boxes=q.boxes,
+        others=tuple(o.box for o in scene.objects if o.box not in q.boxes),
         image_seed=scene.seed,
         source=scene,
     )

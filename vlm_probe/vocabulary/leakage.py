@@ -89,7 +89,7 @@ def leakage(
     Raises VlmProbeError for ids outside the vocabulary, and where no token is used, or all are.
     """
     table = unembedding(model)
-    groups = token_sets(model, used, sets or {})
+    groups = _token_sets(model, used, sets or {})
     shares = {f"{name}_share": len(ids) / len(table) for name, ids in groups.items() if name != "padding"}
     rows = []
     for item in items:
@@ -127,7 +127,7 @@ def leakage(
     return found
 
 
-def token_sets(model: HookedVLM, used: Iterable[int], further: Mapping[str, Iterable[int]]) -> dict[str, list[int]]:
+def _token_sets(model: HookedVLM, used: Iterable[int], further: Mapping[str, Iterable[int]]) -> dict[str, list[int]]:
     """The rows that a task never uses ("unused"), those that stand for no token ("padding"), and further sets.
 
     Raises VlmProbeError for ids outside the vocabulary, and where no token is used, or all are.

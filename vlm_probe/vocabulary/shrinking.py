@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -65,8 +65,7 @@ def apart(items: Sequence[Item], *, n: int = TRAINING_ITEMS, seed: int = 0) -> t
     return [item for item in items if item.id in asked], text
 
 
-@dataclass
-class Shrunk:
+class Shrunk(NamedTuple):
     """A model with fewer rows, and what it answers."""
 
     model: HookedVLM
