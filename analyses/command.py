@@ -15,6 +15,7 @@ from vlm_probe.figures import save
 from vlm_probe.findings import Run, generated_items, scope_of, steps
 from vlm_probe.findings.listing import evidence_listing
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.items import Item
 from vlm_probe.report import chapters, draw
 from vlm_probe.zoo.replicas import shipped
 
@@ -39,19 +40,21 @@ def each_model(arguments: argparse.Namespace, steps: int) -> Iterator[tuple[Hook
             yield vlm_probe.load(name, device=arguments.device), lambda done, t=task: bar.advance(t, done)
 
 
-def measure_and_draw(arguments: argparse.Namespace, ids: Sequence[str], prefix: str) -> Run:
-    """Measure findings on the models and generated items that the options name, and show what they come to.
+def measure_and_draw(
+    arguments: argparse.Namespace, ids: Sequence[str], prefix: str, items: Sequence[Item] | None = None
+) -> Run:
+    """Measure findings on the models that the options name and on items (generated if none); show what it comes to.
 
     Writes every figure as <out>/<prefix>_<figure>.png and .svg and the evidence as <out>/<prefix>.csv, prints the
     verdicts and what could not be measured.
     """
-    items = generated_items(arguments.n, seed=arguments.seed)
+    asked = generated_items(arguments.n, seed=arguments.seed) if items is None else list(items)
     with Progress(transient=True) as bar:
-        task = bar.add_task("measuring", total=steps(ids, arguments.models, items))
+        task = bar.add_task("measuring", total=steps(ids, arguments.models, asked))
         found = findings.run(
             ids,
             arguments.models,
-            items,
+            asked,
             seed=arguments.seed,
             load=lambda name: vlm_probe.load(name, device=arguments.device),
             progress=lambda n: bar.advance(task, n),

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from vlm_probe.findings import grid_differences, grid_effects
 from vlm_probe.items import Item
 from vlm_probe.scenes import NOVEL_KINDS, Scene, scene_items
+from vlm_probe.studies import grid_differences, grid_effects
 from vlm_probe.studies.grid import grid_scores
 from vlm_probe.training.card import ITEMS_SEED
 from vlm_probe.zoo.replicas import shipped

@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny_vlm
 
 from vlm_probe.findings import FINDINGS
-from vlm_probe.scenes import scene_items
+from vlm_probe.scenes import sample_scene, scene_image
 
 
 def test_without_a_model_the_hypotheses_are_listed(command):
@@ -44,7 +44,7 @@ def test_a_question_file_serves_as_items(refused, tmp_path):
     lines = [json.dumps({"question_id": n, "image": "a.png", "text": "Is it?", "label": "yes"}) for n in range(3)]
     file = tmp_path / "coco_pope_random.json"
     file.write_text("\n".join(lines))
-    next(iter(scene_items(1))).picture(64).save(tmp_path / "a.png")
+    scene_image(sample_scene(3), 64).save(tmp_path / "a.png")
     assert refused("findings", "S1", "--items", file, "--images", tmp_path) == (
         "nothing could be measured; S1: it needs items with boxes of what they ask about and of another object "
         "(generated scenes; `others` in an item file); there is none among the 3 given"

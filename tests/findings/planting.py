@@ -21,7 +21,7 @@ def decided(finding: Finding, make: Make, *, runs: int = RUNS) -> dict[str, floa
     """
     from dataclasses import replace
 
-    hits = {claim.id: 0 for claim in finding.claims if not claim.descriptive}
+    hits = {claim.id: 0.0 for claim in finding.claims if not claim.descriptive}
     for run in range(runs):
         measured = make(np.random.default_rng([run, 7]))
         for claim in finding.claims:

@@ -261,7 +261,7 @@ def test_files_are_compared_and_what_they_say_is_probed(tmp_path):
     tables = encodings(vlm_probe.load("replica/small-clip", device="cpu"), items)
     known = tables["probes"].filter(list(LABELS)).notna().sum()
     assert known[[label for label in LABELS if label != "color"]].tolist() == [0] * 4
-    assert known["color"] > 50
+    assert np.isfinite(tables["probes"]["color"].to_numpy(dtype=float)).sum() > 50
     assert np.isfinite(np.asarray(tables["encoders"]["features"].tolist())).all()
 
 

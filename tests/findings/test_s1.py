@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 from planting import MOST, decided, verdicts
 
-from vlm_probe import findings
+from vlm_probe import VlmProbeError, findings
 from vlm_probe.attention import image_attention, points_at_box, relevancy, share_in_box, union_coverage
 from vlm_probe.evidence import Verdict
 from vlm_probe.findings import FINDINGS
@@ -128,7 +128,7 @@ def test_an_untrained_model_finds_nothing(replica):
 
 def test_items_without_another_object_are_not_looked_at(replica):
     items = [item for item in scene_items(40) if not item.boxes][:3]
-    with pytest.raises(findings.engine.VlmProbeError) as error:
+    with pytest.raises(VlmProbeError) as error:
         findings.run(["S1"], [replica], items)
     assert str(error.value) == (
         "nothing could be measured; S1: it needs items with boxes of what they ask about and of another object "

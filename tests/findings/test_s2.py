@@ -198,8 +198,8 @@ def test_only_properties_of_one_object_beside_another_are_asked(items):
         {"kind": [i.kind for i in items], "answer": [i.answer for i in items], "object": object_kinds(items)}
     )
     counts = table.groupby(["kind", "answer"]).agg(n=("answer", "size"), kinds=("object", "nunique"))
-    assert (counts["n"] >= FOLDS).all()
-    assert (counts["kinds"] > 1).all()
+    assert min(counts["n"].tolist()) >= FOLDS
+    assert min(counts["kinds"].tolist()) > 1
 
 
 def from_file(n, answers=("wood", "metal"), questions=("cup", "car", "door")):
@@ -237,8 +237,8 @@ def test_items_from_files_serve_where_an_image_has_two_objects():
 def test_a_real_run_has_what_is_promised_and_an_untrained_model_finds_nothing_unused(replica, items):
     bare = untrained(replica)
     found = findings.run(["S2"], [bare], items, untrained=False)
-    verdict = found.evidence.set_index("claim")["verdict"]
-    assert "supported" not in {verdict[name] for name in verdict.index if name.endswith(("unused", "beats_random"))}
+    verdict = dict(found.evidence[["claim", "verdict"]].itertuples(index=False))
+    assert "supported" not in {said for name, said in verdict.items() if name.endswith(("unused", "beats_random"))}
     assert found.evidence.set_index("claim").loc[TESTED, "n"].gt(0).to_numpy().all()
     tables = found.measured["S2"][str(bare.name)]
     scores = tables["items"].set_index("id")

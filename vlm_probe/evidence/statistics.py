@@ -102,7 +102,7 @@ class AgainstNull:
         if OBSERVED not in values.index:
             return described(np.zeros(0))
         n = parts[-1].loc[parts[-1]["draw"] == OBSERVED, "n"]
-        return against_null(float(values[OBSERVED]), values.drop(OBSERVED).to_numpy(), int(n.iloc[0]))
+        return against_null(float(values.loc[[OBSERVED]].iloc[0]), values.drop(OBSERVED).to_numpy(), int(n.iloc[0]))
 
 
 Measure = Callable[[pd.DataFrame], float]

@@ -105,7 +105,7 @@ def _measure(shared: Shared, items: Sequence[Item], seed: int) -> dict[str, pd.D
 def _some(items: Sequence[Item], seed: int) -> list[Item]:
     """All items of `IMAGES` images or a few more, in their order: whole clusters, at random where there are more."""
     table = about(items)
-    order = np.random.default_rng(seed).permutation(table["cluster"].unique())
+    order = np.random.default_rng(seed).permutation(np.asarray(table["cluster"].unique()))
     of = table.groupby("cluster")["image"].nunique().loc[order].cumsum()
     kept = set(order[: int((of < IMAGES).sum()) + 1])
     return [item for item, cluster in zip(items, table["cluster"], strict=True) if cluster in kept]

@@ -43,7 +43,7 @@ def evidence_listing(evidence: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(
         rows, columns=["claim", "rests on", "value", "control", "difference", "p", "untrained", "verdict"]
     )
-    empty = [name for name in ("p", "untrained") if (table[name] == "").all()]
+    empty = [name for name in ("p", "untrained") if not "".join(table[name].tolist())]
     return table.drop(columns=empty)
 
 

@@ -163,9 +163,8 @@ def _scored(answers: pd.DataFrame, items: Sequence[Item]) -> pd.DataFrame:
     """The answers, and for generated scenes what seeing has to beat."""
     plain = [item for item in items if item.family == FAMILY]
     kept = answers.filter(["id", "question", "truth", "answer", "correct"])
-    bare = with_baselines(answers[answers["id"].isin([item.id for item in plain])], plain).filter(
-        ["id", "chance", "blind"]
-    )
+    own = answers.loc[answers["id"].isin([item.id for item in plain])]
+    bare = with_baselines(pd.DataFrame(own), plain).filter(["id", "chance", "blind"])
     return kept.merge(bare.astype({"blind": float}), on="id", how="left")
 
 
@@ -369,9 +368,9 @@ FINDING = Finding(
         "Other intervals: percentile bootstrap over items, 2,000 draws. Best blind guess: the most frequent answer to "
         "the same question text over 6,000 training items.",
         "Attention: exact softmax rows of the last prompt position, mean over heads. Sinks: positions before the "
-        "question that receive more than five times an even share of attention from the question on, in 90 % of prompts "
-        "about different images (Xiao et al. 2024, arXiv:2309.17453; deviation: found by the attention they receive, not "
-        "assumed to come first).",
+        "question that receive more than five times an even share of attention from the question on, in 90 % of "
+        "prompts about different images (Xiao et al. 2024, arXiv:2309.17453; deviation: found by the attention they "
+        "receive, not assumed to come first).",
         "Relevancy: Chefer et al. 2021, arXiv:2103.15679, equations 5 and 6, for the token that begins the word "
         "that is scored of the model's own answer, over the image rows the language model received.",
         "Pointing game: Zhang et al. 2018, arXiv:1608.00507, at patch resolution: the most relevant patch touches the "

@@ -90,8 +90,9 @@ def _seen(model: HookedVLM, items: Sequence[Item], end: str) -> list[Item]:
     """The `properties` whose boxes, and other objects' boxes, lie in what the model sees of their images."""
     asked = properties(items)
     for which in (list, at_other_object):
-        seen = np.isfinite(encoded(model, which(asked), [end])[1]["box"]).all(axis=1) if asked else []
-        asked = [item for item, there in zip(asked, seen, strict=True) if there]
+        if asked:
+            unseen = np.isnan(encoded(model, which(asked), [end])[1]["box"]).sum(axis=1).tolist()
+            asked = [item for item, n in zip(asked, unseen, strict=True) if n == 0]
     return properties(asked)
 
 
