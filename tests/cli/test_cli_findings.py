@@ -54,11 +54,11 @@ def test_a_question_file_serves_as_items(refused, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("S11",), "no finding 'S11'; nearest are S1, "),
+        (("S11",), "no finding 'S11'; nearest are "),
         (("S1", "--items", "0"), "--items must be 1 or more, or a question file, got 0"),
         (("S1", "--items", "nothing.json", "--images", "."), "cannot read nothing.json: No such file or directory"),
         (("S1", "--model", "replica/nought"), "no replica 'nought'; nearest are "),
-        (("E2",), "nothing could be measured; E2: it compares models: give 2 or more, got 1"),
+        (("C2",), "nothing could be measured; C2: it compares models: give 2 or more, got 1"),
     ],
 )
 def test_what_is_wrong_is_one_line(refused, argv, message):

@@ -11,7 +11,7 @@ from tiny import tiny_language, tiny_vlm
 
 from vlm_probe import findings
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.evidence import Verdict, judge_all
+from vlm_probe.evidence import Verdict
 from vlm_probe.findings import FINDINGS, Shared
 from vlm_probe.findings.probed import (
     FOLDS,
@@ -89,27 +89,6 @@ def test_nothing_is_rarely_called_at_the_smallest_n():
     print(rates)
     assert set(rates) == set(TESTED)
     assert max(rates.values()) <= MOST, rates
-
-
-def test_with_images_as_units_probes_of_equal_features_would_be_called_different():
-    """Why kinds are the unit: a probe errs by kinds, and many images of a kind are no more kinds."""
-    rng, each, questions = np.random.default_rng(1), 5, 6
-    own, means = raw(rng, 100, each=each, questions=questions)
-    both = [
-        probed(x, each=each, questions=questions)
-        for x in (own, raw(rng, 100, each=each, questions=questions, means=means)[0])
-    ]
-    kind = world(each, questions)[2].astype(str)
-    claim = next(claim for claim in S2.claims if claim.id == "connector_beats_pixels")
-
-    def share(clusters):
-        hits = 0
-        for a, b in zip(*both, strict=True):
-            items = pd.DataFrame({"kind": "shape", "object": clusters, "found_connector": a, "pixels": b})
-            hits += judge_all([claim], {"model": {"items": items}})[0].verdict.decided
-        return hits / 100
-
-    assert share(kind) <= MOST < share(np.arange(len(kind)).astype(str))
 
 
 def planted(rng, **shares):

@@ -2,12 +2,12 @@
 
 import json
 import re
-from html import escape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import escape
 from PIL import Image
 
 from vlm_probe import VlmProbeError
@@ -19,9 +19,13 @@ ITEMS = 24
 
 
 def self_contained(page: str) -> bool:
-    """No address but data URIs: nothing is fetched when the page is opened."""
+    """No address but data URIs and places on the page itself: nothing is fetched when the page is opened."""
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    return all(s.startswith("data:image/png;base64,") for s in sources) and "url(" not in page and "<script" not in page
+    return (
+        all(s.startswith(("data:image/png;base64,", "#")) for s in sources)
+        and "url(" not in page
+        and "<script" not in page
+    )
 
 
 @pytest.fixture(scope="module")

@@ -244,3 +244,19 @@ def test_new_cells_see_through_the_shipped_encoders(tmp_path):
         sweep.adopt_shipped(tmp_path)
     # The card of a new cell reads the encoder's log.
     assert (runs_of(cell, tmp_path) / "encoders/encoder-dino.jsonl").read_text().startswith('{"step": 0, "loss"')
+
+
+def test_a_second_encoder_is_shipped_when_it_is_finished(tmp_path):
+    package, runs = tmp_path / "package", tmp_path / "runs"
+    stage = sweep.ENCODERS["clip"](replace(CELLS["small-clip"], seed=1), sweep.Packer(sweep.build_tokenizer(704)))
+    file = runs / "seed-1" / "encoders" / f"{stage.name}.pt"
+    file.parent.mkdir(parents=True)
+    torch.save({"module": stage.module.state_dict(), "step": stage.steps - 1}, file)
+    with pytest.raises(VlmProbeError, match="runs has no finished cell$"):
+        sweep.ship(runs, package)
+    torch.save({"module": stage.module.state_dict(), "step": stage.steps}, file)
+    assert sweep.ship(runs, package) == ["encoder-clip-seed1"]
+    there = load_file(package / "zoo" / "weights" / "replicas" / "encoder-clip-seed1.safetensors")
+    first = stage.encoder.state_dict()
+    assert there.keys() == {f"vision_tower.{name}" for name in first}
+    assert all(torch.equal(there[f"vision_tower.{name}"], value.half()) for name, value in first.items())

@@ -166,7 +166,7 @@ def shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
     }
     parts, along = [], []
     for kind in dict.fromkeys(kind for tables in measured.values() for kind in tables["items"]["kind"].unique()):
-        own = {name: {key: t.query("kind == @kind") for key, t in tables.items()} for name, tables in measured.items()}
+        own = {name: {key: t.loc[t["kind"] == kind] for key, t in tables.items()} for name, tables in measured.items()}
         words = {column: f"{kind}: {text}" for column, text in columns.items()}
         parts.append(means(own, "items", words, clusters="object"))
         for model, tables in own.items():

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
 from vlm_probe.errors import VlmProbeError
@@ -178,15 +179,19 @@ def ship(runs: Path, package: Path) -> list[str]:
 
     package: its folder, which holds `zoo/weights/replicas` and `studies/grid_scores.csv`.
 
-    Scores of cells and seeds that are not in this runs folder stay in the table. Returns the copied cells'
-    names: none where the folder has other seeds alone.
+    Scores of cells and seeds that are not in this runs folder stay in the table. Encoders of seed 1 are copied alone:
+    nothing sees through them, they say how far apart two seeds are (E1). Returns the names of what was copied: no cell
+    where the folder has other seeds alone.
 
     Raises VlmProbeError before anything is written where no cell is finished, or two cells of one
     encoder saw through two.
     """
-    if collect_scores(runs).empty:
-        raise VlmProbeError(f"{runs} has no finished cell")
     weights, scores = package / "zoo" / "weights" / "replicas", package / "studies" / "grid_scores.csv"
+    encoders = _ship_second_encoders(runs, weights)
+    if collect_scores(runs).empty:
+        if encoders:
+            return encoders
+        raise VlmProbeError(f"{runs} has no finished cell")
     finished = [cell for cell in CELLS.values() if (model_folder(cell, runs) / "card.json").exists()]
     _check_encoders(finished, runs, weights)
     for cell in finished:
@@ -196,7 +201,31 @@ def ship(runs: Path, package: Path) -> list[str]:
     make_folder(scores.parent)
     kept = pd.read_csv(scores) if scores.exists() else None
     collect_scores(runs, kept).to_csv(scores, index=False)
-    return [cell.name for cell in finished]
+    return [*encoders, *(cell.name for cell in finished)]
+
+
+def _ship_second_encoders(runs: Path, weights: Path) -> list[str]:
+    """Put the finished encoders of seed 1 into the package, in half precision as the first; returns their names."""
+    done = []
+    for kind, make in ENCODERS.items():
+        cell = replace(CELLS[f"small-{kind}"], seed=1)
+        stage = make(cell, Packer(build_tokenizer(VOCABULARY)))
+        file = runs_of(cell, runs) / "encoders" / f"{stage.name}.pt"
+        state = torch.load(file, weights_only=True, map_location="cpu") if file.exists() else {"step": 0}
+        if state["step"] < stage.steps:
+            continue
+        stage.module.load_state_dict(state["module"])
+        # By the names that a checkpoint has, which are not always those of modules.
+        with tempfile.TemporaryDirectory() as folder:
+            stage.encoder.half().save_pretrained(folder)
+            saved = load_file(Path(folder) / "model.safetensors")
+        named = {f"vision_tower.{name.removeprefix('vision_model.')}": value for name, value in saved.items()}
+        name = f"encoder-{kind}-seed{cell.seed}"
+        make_folder(weights)
+        with replacing(weights / f"{name}.safetensors") as partial:
+            save_file(named, partial, metadata={"format": "pt"})
+        done.append(name)
+    return done
 
 
 def _shared_file(cell: Cell) -> str:
