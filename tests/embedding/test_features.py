@@ -83,7 +83,7 @@ def test_color_and_shape_are_read_off_the_object(replica):
 @pytest.mark.parametrize(
     ("points", "pool", "message"),
     [
-        ("connector.hook_out", "max", "no pool 'max'; there are patches, mean, box, last"),
+        ("connector.hook_out", "max", "no pool 'max'; there are patches, mean, box, other, last"),
         ("connector.hook_out", "last", "pool 'last' is the language model's answer position; connector.hook_out has"),
         ("language.blocks.0.attn.hook_pattern", "mean", "language.blocks.0.attn.hook_pattern has dimensions batch"),
         ("language.hook_nothing", "mean", "no hook point 'language.hook_nothing'"),

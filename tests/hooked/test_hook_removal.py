@@ -25,7 +25,7 @@ from transformer_lens.hook_points import HookPoint
 
 import vlm_probe
 from vlm_probe.embedding import scene_labels
-from vlm_probe.findings.probed import POOL_OF
+from vlm_probe.findings.probed import POOL_OF, properties
 from vlm_probe.hooked import HookedVLM, ModelInputs
 from vlm_probe.hooked.families import families_of
 from vlm_probe.hooked.wiring import layers_of
@@ -85,8 +85,10 @@ REASONS = {
     "reads weights and names": "hooked.config hooked.embedding hooked.unembedding hooked.is_tied hooked.head "
     "hooked.final_norm hooked.parameter_count embedding.used_rows vocabulary.known_unused "
     "vocabulary.vocabulary_geometry vocabulary.always_kept findings.vocabulary_cost findings.vocabulary_use "
-    "findings.trained_rows",
-    "makes another model": "hooked.with_rows vocabulary.trim vocabulary.shrunk_answers",
+    "findings.trained_rows findings.word_rows findings.layers_of embedding.streams running.run_settings",
+    "makes another model": "hooked.with_rows vocabulary.trim vocabulary.shrunk_answers hooked.untrained "
+    "hooked.with_encoder hooked.with_random_encoder findings.another_seed",
+    "keeps what a run will need": "findings.Finding.__init__ findings.Shared.__init__",
     "reads what a run has left": "embedding.nearest_tokens hooked.target_token report.top_tokens",
     "counts the bytes of a run before it": "running.check_fits",
     "trains a Hugging Face model that nobody has hooked": "training.answer_loss",
@@ -115,6 +117,12 @@ def copies() -> tuple[Item, ...]:
     labels = scene_labels(first)
     other = next(o for o in others if all(scene_labels(o)[name] != labels[name] for name in POOL_OF))
     return tuple(replace(i, id=f"{i.id}-{n}", image=f"{i.id}-{n}") for i in (first, other) for n in range(5))
+
+
+@cache
+def of_properties() -> list[Item]:
+    """Questions about a property of one object beside another."""
+    return properties(list(family_items(60, families=("gqa", "mmvp"), seed=3)))
 
 
 def see(x: torch.Tensor, hook: HookPoint) -> None:
@@ -178,6 +186,9 @@ CASES: dict[str, Case] = {
     "embedding.attribute (gradients)": lambda f, m: f(m, look(m), steps=4),
     "embedding.attribute (occlusion)": lambda f, m: f(m, look(m), method="occlusion"),
     "embedding.attribute (conductance)": lambda f, m: f(m, look(m), method="layer_conductance", point=POINT, steps=4),
+    "embedding.run_encoder": lambda f, m: list(f(m, [PICTURE], ["vision.hook_embed"])),
+    "embedding.encoded": lambda f, m: f(m, copies(), ["vision.blocks.1.hook_resid_post"]),
+    "embedding.pooled": lambda f, m: f(m, asked(), {"mean": POINT}, batch_size=1),
     "embedding.image_embeddings": lambda f, m: f(m, [PICTURE, PICTURE], batch_size=1),
     "embedding.blind_pairs": lambda f, m: f(m, m, [PICTURE, PICTURE]),
     "embedding.features": lambda f, m: f(m, asked(), ["vision.hook_embed", POINT], batch_size=1),
@@ -193,8 +204,9 @@ CASES: dict[str, Case] = {
     "vocabulary.answer_and_image_rows": lambda f, m: f(m, asked()[0]),
     "findings.where_it_looks": lambda f, m: f(m, asked(1)),
     "findings.leaked_probability": lambda f, m: f(m, asked(), reference=[20, 21, 22, 23]),
-    "findings.measure_encoder": lambda f, m: f(m, copies(), asked(2, "mmvp")),
-    "findings.probe_items": lambda f, m: f(m, copies(), ["connector.hook_out", POINT], ["color"]),
+    "findings.twins_apart": lambda f, m: f(m, asked(4, "mmvp")),
+    "findings.found_but_unused": lambda f, m: f(m, of_properties()),
+    "findings.run": lambda f, m: f(["S1"], [m], asked(1)),
     "report.measure": lambda f, m: f(lambda _: m, ["m"], items=2, seed=0, progress=lambda n: None, findings=["S1"]),
     "report.inspect": lambda f, m: f(m, "picture.png", QUESTION, out=Path("page"), max_new_tokens=1),
     "training.check_scores": lambda f, m: f(m, 1),
