@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from vlm_probe.evidence import Verdict
+from vlm_probe.findings.v5_smaller import SHARES
 from vlm_probe.scenes import sample_scene, scene_image
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +38,8 @@ def test_where_it_looks_draws_the_figures_for_a_list_of_models(tmp_path):
     assert {p.stem for p in tmp_path.glob("*.png")} == {
         f"where_it_looks_{n}" for n in ("accuracy", "box_share", "image_mass", "pointing")
     }
-    assert "relevancy peaks inside the box" in done.stdout
+    said = "the most relevant patch is on the object asked about rather than another object of the same scene"
+    assert said in done.stdout
     assert "nothing here is a statement about the 2B or the 7B" in done.stdout
     wrong = run("analyses/where_it_looks.py", "--models", "replica/none")
     assert wrong.returncode == 1
@@ -157,27 +160,28 @@ def test_encoders_are_compared_and_their_blind_pairs_shown(tmp_path):
     out = ["--images", str(pictures), "--out", str(tmp_path)]
     done = run("analyses/encoder_clip_vs_dino.py", *models, "--n", "90", *out)
     assert done.returncode == 0, done.stderr
-    labels = ("color", "shape", "position", "count", "existence")
-    expected = {f"encoder_probe_{label}.png" for label in labels} | {"encoder_cka_replica-small-dino.png"}
+    probed = [f"probe_{label}" for label in ("color", "shape", "position", "count", "existence")]
+    expected = {f"encoder_{name}.png" for name in ("cka", "cka_layers", "probes", "twins", *probed)}
     assert {p.name for p in tmp_path.glob("*.png")} == expected
     verdicts = pd.read_csv(tmp_path / "encoder.csv")
-    assert verdicts["hypothesis"].tolist() == ["E1"] * 6 + ["E2"] * 2
-    assert verdicts["verdict"].isin(["supported", "not supported", "undecided (interval includes 0)"]).to_numpy().all()
+    assert set(verdicts["finding"]) == {"E1", "E2"}
+    assert set(verdicts["verdict"]) <= set(Verdict)
     assert "<figure" in (tmp_path / "blind_pairs" / "pairs.html").read_text()
     assert "nothing here is a statement about the 2B or the 7B" in done.stdout
 
 
 def test_connectors_are_compared(tmp_path):
     models = ["--models", "replica/small-clip", "replica/small-clip-nopre"]
-    done = run("analyses/connector.py", *models, "--n", "90", "--out", str(tmp_path))
+    done = run("analyses/connector.py", *models, "--n", "40", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     names = {p.stem for p in tmp_path.glob("*.svg")}
-    assert {"connector_gap", "connector_effective_rank", "connector_intrinsic_dimension"} < names
+    shown = ("gap", "effective_rank", "intrinsic_dimension", "nearest", "words", "compared", "unused")
     each = [f"connector_{what}_{name.replace('/', '-')}" for what in ("words", "tokens") for name in models[1:]]
-    assert set(each) < names
+    assert names == {*(f"connector_{what}" for what in shown), *each}
     verdicts = pd.read_csv(tmp_path / "connector.csv")
-    assert verdicts["hypothesis"].value_counts().to_dict() == {"C1": 6, "S2": 8, "C2": 7}
-    assert "replica/small-clip-nopre against replica/small-clip" in done.stdout
+    assert verdicts["finding"].value_counts().to_dict() == {"S2": 20, "C1": 12, "C2": 8}
+    assert set(verdicts["verdict"]) <= set(Verdict)
+    assert "answers more of the items than replica/small-clip" in done.stdout
 
 
 def test_vocabularies_are_compared(tmp_path):
@@ -192,12 +196,15 @@ def test_vocabularies_are_compared(tmp_path):
     models = ["--models", "replica/small-clip", "replica/large-clip", str(tmp_path / "alone")]
     done = run("analyses/vocabulary_256k.py", *models, "--n", "4", "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
-    names = ("parameters", "flops", "growth", "leakage", "image_leakage", "image_untrained", "shrinking")
+    names = ("parameters", "flops", "growth", "indicator", "leakage_image", "leakage_answer", "shrinking")
+    names = (*names, "size_heldout", "size_novel")
     assert {p.stem for p in (tmp_path / "out").glob("*.png")} == {f"vocabulary_{name}" for name in names}
     verdicts = pd.read_csv(tmp_path / "out" / "vocabulary.csv")
-    assert verdicts["hypothesis"].value_counts().to_dict() == {"V1": 5, "V2": 5, "V3": 3, "V4": 6, "V5": 2, "V6": 1}
-    trimmed = verdicts.query("hypothesis == 'V5'")
-    assert (trimmed["difference"] == 0).to_numpy().all()  # the used tokens suffice
+    assert set(verdicts["finding"]) == {"V1", "V2", "V3", "V4", "V5", "V6"}
+    assert set(verdicts["verdict"]) <= set(Verdict)
+    # The used tokens suffice.
+    trimmed = verdicts.loc[verdicts["claim"] == f"worse_{SHARES[0]}", "difference"].to_numpy()
+    assert (len(trimmed), *trimmed) == (2, 0, 0)
     assert pd.read_csv(tmp_path / "out" / "vocabulary_usage.csv")["tokens_per_word"].gt(0).to_numpy().all()
 
 
