@@ -18,6 +18,7 @@ from vlm_probe.training import sweep
 from vlm_probe.training.encoders import DinoStage
 from vlm_probe.training.loop import run_stage
 from vlm_probe.training.packing import Packer, build_tokenizer
+from vlm_probe.training.processes import Job
 from vlm_probe.training.replica import runs_of
 from vlm_probe.zoo.cells import CELLS, VOCABULARY
 from vlm_probe.zoo.replicas import shipped
@@ -60,7 +61,7 @@ def stub(monkeypatch):
         log = folder.parent / "train.log"
         with log.open("wb") as out:
             process = subprocess.Popen([sys.executable, "-c", code], stdout=out, stderr=subprocess.STDOUT)
-        return sweep._Job(cell, process, log)
+        return Job(f"{cell.name} (seed {cell.seed})", process, log)
 
     monkeypatch.setattr(sweep, "_start", start)
     return started, start
@@ -103,7 +104,7 @@ from vlm_probe.training import sweep
 def start(cell, *rest):
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     print(process.pid, flush=True)
-    return sweep._Job(cell, process, Path(sys.argv[1]) / "log")
+    return sweep.Job(cell.name, process, Path(sys.argv[1]) / "log")
 
 sweep._start = start
 sweep.run_grid(Path(sys.argv[1]), sweep.order_of_grid(1), jobs=1)

@@ -1,10 +1,10 @@
-"""The command line: inspect, report, findings, evaluate, models, fetch, train, scenes; one file a command."""
+"""The command line: inspect, report, findings, evaluate, models, fetch, train, study, scenes; one file a command."""
 
 from __future__ import annotations
 
 import sys
 
-from vlm_probe.cli import evaluate, fetch, findings, inspect, models, report, scenes, ship, train
+from vlm_probe.cli import evaluate, fetch, findings, inspect, models, report, scenes, ship, study, train
 from vlm_probe.cli.models import HUB_MODELS
 from vlm_probe.cli.terminal import app, err, plain
 from vlm_probe.errors import VlmProbeError
@@ -20,6 +20,7 @@ for command in (
     models.models,
     fetch.fetch,
     train.train,
+    study.study,
 ):
     app.command()(command)
 app.command(hidden=True)(ship.ship)

@@ -100,16 +100,23 @@ def run_stage(
     *,
     resume: bool,
     listen: Listener | None = None,
+    rate: Callable[[int], float] | None = None,
+    until: int | None = None,
 ) -> None:
     """Train a stage to its end, writing `<stage>.pt` (state) and `<stage>.jsonl` (log) to `folder`.
 
     With `resume`, goes on from the state found there; without, starts afresh. A stage that is
     finished is loaded, not trained again. Of two processes that need a stage, one trains it and the
     other waits.
+
+    rate: the learning rate at a step; `schedule` over all steps if None.
+    until: the step to stop before, its optimiser kept, so that the stage can go on from there.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    at = rate or (lambda step: schedule(step, stage.steps, stage.learning_rate))
+    end = stage.steps if until is None else min(until, stage.steps)
     with alone(folder / f"{stage.name}.lock"):
-        _run(stage, folder, resume=resume, listen=listen)
+        _run(stage, folder, end, at, resume=resume, listen=listen)
 
 
 def _return_memory() -> None:
@@ -122,7 +129,9 @@ def _return_memory() -> None:
         libc.malloc_trim(0)
 
 
-def _run(stage: Stage, folder: Path, *, resume: bool, listen: Listener | None) -> None:
+def _run(
+    stage: Stage, folder: Path, end: int, rate: Callable[[int], float], *, resume: bool, listen: Listener | None
+) -> None:
     path, log = folder / f"{stage.name}.pt", folder / f"{stage.name}.jsonl"
     optimizers = _optimizers(stage)
     start, seconds = 0, 0.0
@@ -152,9 +161,9 @@ def _run(stage: Stage, folder: Path, *, resume: bool, listen: Listener | None) -
     began = saved = time.time()
     stage.module.train()
     with log.open("a") as lines:
-        for step in range(start, stage.steps):
+        for step in range(start, end):
             for group in groups:
-                group["lr"] = schedule(step, stage.steps, stage.learning_rate)
+                group["lr"] = rate(step)
             loss, figures = stage.loss(step)
             stage.module.zero_grad(set_to_none=True)
             loss.backward()
@@ -163,7 +172,7 @@ def _run(stage: Stage, folder: Path, *, resume: bool, listen: Listener | None) -
                 optimizer.step()
             stage.after_step(step)
             figures = {"loss": loss.item(), **figures}
-            if step % 20 == 0 or step == stage.steps - 1:
+            if step % 20 == 0 or step == end - 1:
                 rounded = {name: round(value, 5) for name, value in figures.items()}
                 lines.write(json.dumps({"step": step, **rounded}) + "\n")
                 lines.flush()
@@ -173,6 +182,6 @@ def _run(stage: Stage, folder: Path, *, resume: bool, listen: Listener | None) -
             if time.time() - saved > SAVE_EVERY_S:
                 save(step + 1)
                 saved = time.time()
-    if start < stage.steps:
-        save(stage.steps)
+    if start < end or not path.exists():
+        save(end)
     stage.module.eval()

@@ -61,20 +61,26 @@ def train(
     stages start afresh, and so do the shared ones it needs. Stages go to `<runs>/seed-<seed>/`:
     `encoders/`, `language-<size>/` and `<cell>/`.
     """
-    runs = runs_of(cell, runs)
-    packer = Packer(build_tokenizer(cell.vocabulary, world_of(cell.world)))
+    trained = apart(cell, runs, resume=resume, listen=listen, device=device)
+    for name in FUSION_STAGES:
+        stage = FusionStage(name, cell, trained.packer, trained.encoder, trained.connector, trained.language)
+        if stage.steps > 0:
+            run_stage(stage, runs_of(cell, runs) / cell.name, resume=resume, listen=listen)
+    return trained
+
+
+def apart(cell: Cell, runs: Path, *, resume: bool, listen: Listener | None = None, device: str = "cpu") -> Trained:
+    """A cell's parts before they meet: encoder and language model trained, the connector's weights as drawn."""
+    runs, world = runs_of(cell, runs), world_of(cell.world)
+    packer = Packer(build_tokenizer(cell.vocabulary, world))
     # The encoder never meets the language model's tokens: one encoder serves every vocabulary.
     shared = replace(cell, vocabulary=VOCABULARY)
-    encoder = ENCODERS[cell.encoder](shared, Packer(build_tokenizer(VOCABULARY, world_of(cell.world))), device)
+    encoder = ENCODERS[cell.encoder](shared, Packer(build_tokenizer(VOCABULARY, world)), device)
     run_stage(encoder, runs / "encoders", resume=resume, listen=listen)
     language = LanguageStage(cell, packer, device)
     run_stage(language, runs / cell.language_name, resume=resume, listen=listen)
     torch.manual_seed(cell.seed + 2)
     connector = Connector(cell.vision["hidden_size"], cell.language.hidden_size).to(device)
-    for name in FUSION_STAGES:
-        stage = FusionStage(name, cell, packer, encoder.encoder, connector, language.module)
-        if stage.steps > 0:
-            run_stage(stage, runs / cell.name, resume=resume, listen=listen)
     return Trained(cell, packer, encoder.encoder, connector, language.module)
 
 

@@ -7,17 +7,10 @@ model, its card and its log in `<runs>/seed-<seed>/<cell>/`. What is finished is
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -30,6 +23,7 @@ from vlm_probe.files import alone, make_folder, replacing
 from vlm_probe.studies.grid import collect_scores
 from vlm_probe.training.encoders import ENCODERS, ClipStage, DinoStage
 from vlm_probe.training.packing import Packer, build_tokenizer
+from vlm_probe.training.processes import Job, run_all, start
 from vlm_probe.training.replica import runs_of, share_encoder
 from vlm_probe.zoo.cells import CELLS, VOCABULARY, Cell
 from vlm_probe.zoo.replicas import folder_of, shipped
@@ -91,13 +85,6 @@ def _check_adopted(stage: ClipStage | DinoStage, file: Path, ours: dict[str, tor
         )
 
 
-@dataclass
-class _Job:
-    cell: Cell
-    process: subprocess.Popen[bytes]
-    log: Path
-
-
 def model_folder(cell: Cell, runs: Path) -> Path:
     """Where a cell's finished model and card go."""
     return runs_of(cell, runs) / cell.name / "model"
@@ -123,55 +110,14 @@ def run_grid(
     for cell in cells:
         if cell not in waiting and finished is not None:
             finished(cell)
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    running: list[_Job] = []
-    with _sigterm_noted() as told:
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    running.append(_start(waiting.pop(0), runs, items, device, threads))
-                time.sleep(0.5)
-                if told:
-                    sys.exit(128 + signal.SIGTERM)
-                for job in [job for job in running if job.process.poll() is not None]:
-                    running.remove(job)
-                    if job.process.returncode != 0:
-                        last = job.log.read_text(errors="replace").strip().splitlines()[-1:] or ["it wrote nothing"]
-                        about = f"training {job.cell.name} (seed {job.cell.seed}) failed"
-                        raise VlmProbeError(f"{about}; {job.log}: {last[0]}")
-                    if finished is not None:
-                        finished(job.cell)
-        finally:
-            for job in running:
-                job.process.terminate()
-            for job in running:
-                job.process.wait()
+    run_all(waiting, lambda cell, threads: _start(cell, runs, items, device, threads), jobs=jobs, finished=finished)
 
 
-@contextmanager
-def _sigterm_noted() -> Iterator[list[int]]:
-    """A list that a `kill` of this process adds to, so that it can end its children before itself."""
-    told: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
-        yield told
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
-    try:
-        yield told
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _start(cell: Cell, runs: Path, items: int, device: str, threads: str) -> _Job:
-    folder = model_folder(cell, runs).parent
-    make_folder(folder)
-    log = folder / "train.log"
-    command = [sys.executable, "-m", "vlm_probe", "train", cell.name, "--runs", str(runs), "--resume"]
-    command += ["--seed", str(cell.seed), "--items", str(items), "--device", device]
-    with log.open("ab") as out:
-        environment = {**os.environ, "OMP_NUM_THREADS": threads}
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
-    return _Job(cell, process, log)
+def _start(cell: Cell, runs: Path, items: int, device: str, threads: int) -> Job:
+    arguments = ["train", cell.name, "--runs", str(runs), "--resume"]
+    arguments += ["--seed", str(cell.seed), "--items", str(items), "--device", device]
+    log = model_folder(cell, runs).parent / "train.log"
+    return start(arguments, f"{cell.name} (seed {cell.seed})", log, threads)
 
 
 def ship(runs: Path, package: Path) -> list[str]:

@@ -68,6 +68,8 @@ class Cell:
     )
     world: str = "shipped"
     """What the scenes show that it is trained on: the name of a world, as `scenes.world_of` takes it."""
+    shape: LanguageShape | None = None
+    """Of the language model; what `SIZES` says of the size if None."""
 
     @property
     def name(self) -> str:
@@ -85,7 +87,7 @@ class Cell:
 
     @property
     def language(self) -> LanguageShape:
-        return SIZES[self.size]
+        return self.shape or SIZES[self.size]
 
 
 def _cells() -> list[Cell]:

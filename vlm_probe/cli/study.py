@@ -1,0 +1,79 @@
+"""`vlm-probe study`: the trained experiments that findings X1 to X3, V6 and C2 read, trained again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlm_probe.cli.terminal import bar, err, say, show
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.files import make_folder, replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_probe.studies.study import Study
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="The study: grid.")],
+    runs: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and tables.")] = Path("runs"),
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from --first-seed on.")] = 5,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Arms trained at a time.")] = 1,
+    arm: Annotated[str | None, typer.Option(help="Train this arm alone, from --first-seed, in this process.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Train the arms of a study from several seeds, resuming what was begun, and collect their scores."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    with err.status("starting"):
+        from vlm_probe.opening import find_device
+        from vlm_probe.studies.study import find_study
+    chosen = find_study(name)
+    find_device(device)
+    make_folder(runs)
+    if arm is not None:
+        from vlm_probe.training.study import train_arm
+
+        say(train_arm(chosen, chosen.arm(arm, first_seed), runs, device=device))
+        return
+    _train(chosen, runs, range(first_seed, first_seed + seeds), jobs, device)
+
+
+def _train(study: Study, runs: Path, seeds: range, jobs: int, device: str) -> None:
+    """Train every arm from every seed behind one bar; the tables are written anew with every finished run."""
+    from vlm_probe.training.processes import run_all
+    from vlm_probe.training.study import begin_arm
+
+    cells = [cell for seed in seeds for cell in study.of_seed(seed)]
+    with bar("runs", len(cells)) as advance:
+
+        def finished(_: object) -> None:
+            _write(study, runs)
+            advance(1)
+
+        run_all(
+            cells,
+            lambda cell, threads: begin_arm(study, cell, runs, device, threads),
+            jobs=jobs,
+            finished=finished,
+        )
+    table = _write(study, runs).query("kind == 'all' and budget == 1")
+    if table.empty:
+        raise VlmProbeError(f"{runs} has no finished run of study {study.id}")
+    show(table.filter(["arm", "seed", "split", "n", "accuracy"]), f"study {study.id}, all questions, whole budget")
+    say(runs / f"{study.id}.csv")
+
+
+def _write(study: Study, runs: Path) -> pd.DataFrame:
+    """`<runs>/<study>.csv` and `<study>_runs.csv`, from what is there."""
+    from vlm_probe.studies.results import collect
+
+    table, made = collect(study, runs)
+    for file, rows in ((f"{study.id}.csv", table), (f"{study.id}_runs.csv", made)):
+        with replacing(runs / file) as partial:
+            rows.to_csv(partial, index=False)
+    return table

@@ -1,0 +1,174 @@
+"""An arm of a study: trained once, and scored at several budgets on the way.
+
+The learning rate stays up; for every budget a branch brings it down and is scored, and the trunk goes on from where
+the branch left it (warm-up, stable, decay; Hägele et al. 2024, arXiv:2405.18392). One run so gives a learning curve of
+which every point is a finished model, and costs little more than its last one.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import platform
+import random
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+import torch
+
+from vlm_probe.files import alone, make_folder, replacing
+from vlm_probe.items import Item
+from vlm_probe.opening import load
+from vlm_probe.running.evaluation import evaluate
+from vlm_probe.scenes import Scene, World, asks_novel, sample_scene, scene_items, world_of
+from vlm_probe.studies.results import MADE, SCORES
+from vlm_probe.studies.study import Study
+from vlm_probe.training.encoders import scene_seeds
+from vlm_probe.training.fusion import FusionStage
+from vlm_probe.training.loop import Listener, run_stage
+from vlm_probe.training.packing import Packed
+from vlm_probe.training.processes import Job, start
+from vlm_probe.training.replica import Trained, apart, export, runs_of
+from vlm_probe.zoo.cells import Cell
+
+ITEMS_PER_KIND = 100
+"""Questions of every type, of every split, that a run is scored on."""
+ITEMS_SEED = 1
+
+
+class StudyStage(FusionStage):
+    """A stage of fusion in a study: the same scenes in every arm, step by step, whatever an arm does with them.
+
+    "connector": captions, only the connector learns. "joint": captions and questions about the same scenes, connector
+    and language model learn; LLaVA's second stage, with which an arm without pretraining begins.
+    """
+
+    def __init__(self, *args: Any, first: int, asking: bool, **kwargs: Any):
+        """first: steps of the study before this stage. asking: whether questions follow the caption."""
+        super().__init__(*args, **kwargs)
+        self.first, self.asking = first, asking
+
+    def pack(self, step: int) -> tuple[list[Scene], Packed]:
+        at = self.first + step
+        seeds = scene_seeds("study", self.seed, at, self.batch)
+        scenes = [sample_scene(seed, world=self.world) for seed in seeds]
+        return scenes, self._pack(scenes, random.Random(f"study/questions/{self.seed}/{at}"), asking=self.asking)
+
+    def cut_at(self, name: str, steps: int) -> StudyStage:
+        """The same stage, its modules shared, under a name of its own and of another length."""
+        branch = copy.copy(self)
+        branch.name, branch.steps = name, steps  # type: ignore[assignment]
+        return branch
+
+
+def rate(step: int, *, peak: float, warm: int, cool_from: int, end: int) -> float:
+    """Linear warm-up, level, then down to nothing as 1 - sqrt(x) (Hägele et al. 2024, section 4)."""
+    if step < warm:
+        return peak * (step + 1) / warm
+    if step < cool_from:
+        return peak
+    return peak * (1 - math.sqrt((step + 1 - cool_from) / (end + 1 - cool_from)))
+
+
+def items_of(world: World) -> Iterator[tuple[str, list[Item]]]:
+    """By split, what every run in a world is scored on: `ITEMS_PER_KIND` questions of each type.
+
+    "heldout": pairs of kinds that never stood together; "novel": questions that ask *about* a kind that no training
+    image showed.
+    """
+    yield "heldout", list(scene_items(ITEMS_PER_KIND * len(world.questions), seed=ITEMS_SEED, world=world))
+    chosen: list[Item] = []
+    had: Counter[str] = Counter()
+    # More than will be looked at: of every question type about half ask about the novel kind.
+    for item in scene_items(50 * ITEMS_PER_KIND * len(world.questions), split="novel", seed=ITEMS_SEED, world=world):
+        if had[item.kind] < ITEMS_PER_KIND and asks_novel(item):
+            chosen.append(item)
+            had[item.kind] += 1
+        if len(chosen) == ITEMS_PER_KIND * len(world.questions):
+            break
+    yield "novel", chosen
+
+
+def score(trained: Trained) -> list[dict[str, Any]]:
+    """Share right by split and question type, greedy decoding and exact match; rows split, kind, n, accuracy."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        export(trained, Path(folder))
+        model = load(folder, device="cpu", dtype="float32")
+        for split, items in items_of(world_of(trained.cell.world)):
+            answers = evaluate(model, items)
+            parts = [*answers.groupby("kind", sort=False), ("all", answers)]
+            for kind, part in parts:
+                right = part["correct"].to_numpy(dtype=float)
+                rows.append({"split": split, "kind": kind, "n": len(part), "accuracy": round(float(right.mean()), 6)})
+    return rows
+
+
+def train_arm(study: Study, cell: Cell, runs: Path, *, listen: Listener | None = None, device: str = "cpu") -> Path:
+    """Train an arm and score it at every budget. A killed run goes on where it stopped.
+
+    Returns the file that has its scores so far and how they were made (`studies.results.SCORES`).
+    """
+    budget, folder = study.budget, runs_of(cell, runs) / cell.name
+    make_folder(folder)
+    file = folder / SCORES
+    with alone(folder / "arm.lock"):
+        scores = json.loads(file.read_text())["scores"] if file.exists() else []
+        trained = apart(cell, runs, resume=True, listen=listen, device=device)
+        parts = (cell, trained.packer, trained.encoder, trained.connector, trained.language)
+        before, seconds = cell.steps.connector, 0.0
+        if before:
+            run_stage(StudyStage("connector", *parts, first=0, asking=False), folder, resume=True, listen=listen)
+            seconds = _seconds(folder / "connector.pt")
+        trunk = StudyStage("joint", *parts, first=before, asking=True)
+        warm = max(1, round(0.03 * trunk.steps))
+        for share in budget.scored:
+            steps = round(share * budget.fusion)
+            end, cool_from = steps - before, round((1 - budget.cooldown) * steps) - before
+            if any(row["budget"] == share for row in scores):
+                continue
+            at = partial(rate, peak=trunk.learning_rate, warm=warm, cool_from=cool_from, end=end)
+            run_stage(trunk, folder, resume=True, listen=listen, rate=at, until=cool_from)
+            branch = trunk.cut_at(f"joint-{steps}", end)
+            for suffix in (".jsonl", ".pt"):  # the state last: a branch that has one has its log
+                if not (folder / f"{branch.name}.pt").exists():
+                    with replacing(folder / f"{branch.name}{suffix}") as copied:
+                        copyfile(folder / f"{trunk.name}{suffix}", copied)
+            run_stage(branch, folder, resume=True, listen=listen, rate=at)
+            about = {"budget": share, "scenes": steps * trunk.batch}
+            scores += [{**about, **row} for row in score(trained)]
+            found = {
+                **{"study": study.id, "arm": cell.name, "seed": cell.seed, "scores": scores},
+                "made": _made(seconds + _seconds(folder / f"{branch.name}.pt"), device),
+            }
+            with replacing(file) as written:
+                written.write_text(json.dumps(found, indent=1) + "\n")
+    return file
+
+
+def begin_arm(study: Study, cell: Cell, runs: Path, device: str, threads: int) -> Job:
+    """Begin `train_arm` in a process of its own, its log beside the arm."""
+    arguments = ["study", study.id, "--arm", cell.name, "--first-seed", str(cell.seed)]
+    arguments += ["--runs", str(runs), "--device", device]
+    log = runs_of(cell, runs) / cell.name / "train.log"
+    return start(arguments, f"{cell.name} (seed {cell.seed})", log, threads)
+
+
+def _seconds(state: Path) -> float:
+    return torch.load(state, weights_only=True, map_location="cpu")["seconds"]
+
+
+def _made(seconds: float, device: str) -> dict[str, Any]:
+    """How a run was made: `studies.results.MADE`."""
+    git = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    said = (round(seconds), device, torch.get_num_threads(), platform.machine(), torch.__version__, git.stdout.strip())
+    return dict(zip(MADE, said, strict=True))
