@@ -248,21 +248,58 @@ def test_pairs_are_every_other_model_against_the_first():
 
 def test_what_an_untrained_copy_shows_too_is_undecided():
     measured = {"a": items(0.3), "b": items(0.3, seed=1), "c": items(-0.3, seed=2)}
-    bare = {"a": items(0.2, seed=5), "b": items(-0.2, seed=6)}
+    bare = {"a": items(0.25, seed=5), "b": items(-0.2, seed=6)}
     rows = judge_all([claim()], measured, untrained=bare)
     assert [(row.verdict, row.reason) for row in rows] == [
-        (Verdict.UNDECIDED, "an untrained copy shows it too"),
+        (Verdict.UNDECIDED, "an untrained copy shows as much"),
         (Verdict.SUPPORTED, ""),
         (Verdict.CONTRADICTED, ""),
     ]
-    assert [row.untrained for row in rows][:2] == pytest.approx([0.2, -0.2])
+    assert [row.untrained for row in rows][:2] == pytest.approx([0.25, -0.2])
     assert math.isnan(rows[2].untrained)
     assert judge_all([claim(untrained=False)], measured, untrained=bare)[0].verdict == Verdict.SUPPORTED
-    # A pair is taken away by a pair: one bare copy is not enough.
+    # Of a pair it takes both copies to say, or none is asked for.
     pair = claim("pair", of="pair", sentence="{second}, {first}", control="")
     measured = {"a": items(0.0), "b": items(0.4, seed=2)}
-    for bare, verdict in ((measured, Verdict.UNDECIDED), ({"b": measured["b"]}, Verdict.SUPPORTED)):
-        assert judge_all([pair], measured, untrained=bare)[0].verdict == verdict
+    lone, missing = {"b": items(0.0)}, "of one of the two models there is no untrained copy"
+    for bare, said in (
+        (measured, (Verdict.UNDECIDED, "an untrained copy shows as much")),
+        (lone, (Verdict.UNDECIDED, missing)),
+        ({}, (Verdict.SUPPORTED, "")),
+    ):
+        (row,) = judge_all([pair], measured, untrained=bare)
+        assert (row.verdict, row.reason) == said
+
+
+@pytest.mark.parametrize("errors", [1, 2, 3])
+def test_a_copy_that_is_as_good_by_chance_takes_a_verdict_away(errors):
+    """Of one distribution both, an effect of so many standard errors: that one alone is significant says nothing."""
+    hits = 0
+    for run in range(200):
+        rng = np.random.default_rng([run, errors])
+        own, copy = (rng.normal(errors / 41**0.5, 1, 41) for _ in range(2))
+        tables = [
+            {"items": pd.DataFrame({"id": range(41), "cluster": range(41), "right": x, "guess": 0.0})}
+            for x in (own, copy)
+        ]
+        (row,) = judge_all([claim()], {"a": tables[0]}, untrained={"a": tables[1]})
+        hits += row.verdict.decided
+    assert hits / 200 <= 0.07
+
+
+def test_what_rests_on_nothing_is_not_equivalent_either():
+    resting = claim("two", margin=0.3, requires=("one",))
+    rows = judge_all([claim(), resting], {"a": items(0.0)})
+    assert rows[0].verdict == Verdict.UNDECIDED
+    assert judge(replace(resting, requires=()), items(0.0)).verdict == Verdict.EQUIVALENT
+    assert (rows[1].verdict, rows[1].reason) == (Verdict.UNDECIDED, "it rests on one, which is not supported")
+
+
+def test_rows_of_one_name_are_no_more_rows():
+    pair = claim("pair", of="pair", sentence="{second}, {first}", control="")
+    twice = {"items": pd.concat([items(0.0)["items"]] * 2)}
+    with pytest.raises(VlmProbeError, match=r"^table 'items' has the id 'i0' twice$"):
+        judge(pair, twice, items(0.4))
 
 
 def test_a_claim_may_be_about_some_of_the_tables_alone():

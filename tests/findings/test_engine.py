@@ -10,7 +10,8 @@ from vlm_probe import VlmProbeError, findings
 from vlm_probe.evidence import Claim, PairedMean, judge_all
 from vlm_probe.findings import FINDINGS, engine, registry
 from vlm_probe.findings.finding import Finding
-from vlm_probe.findings.shared import about
+from vlm_probe.findings.shared import about, clusters_of
+from vlm_probe.items import Item
 from vlm_probe.scenes import family_items
 
 QUESTION = "Is an answer as long as the question?"
@@ -56,7 +57,7 @@ def test_a_run_measures_judges_and_says_what_it_rests_on(made_up, replica, items
     assert (row["n"], row["clusters"], row["unit"], row["verdict"]) == (37, 37, "images", "undecided")
     assert row["scope"] == "Replicas are miniatures: nothing here is a statement about the 2B or the 7B."
     # Contradicted, were it not the same without any training.
-    assert (row["untrained"], row["reason"]) == (row["difference"], "an untrained copy shows it too")
+    assert (row["untrained"], row["reason"]) == (row["difference"], "an untrained copy shows as much")
     alone = findings.run(["s9"], [replica], items, untrained=False).evidence.iloc[0]
     assert (alone["verdict"], alone["reason"]) == ("contradicted", "")
     table = found.tables(made_up)["items"]
@@ -165,3 +166,21 @@ def test_every_finding_says_what_it_is():
             assert ("{second}" in claim.sentence) == (claim.of == "pair"), claim.sentence
             assert claim.descriptive or claim.least >= 5
     assert engine.find(["s1"])[0].id == "S1"
+
+
+def test_what_hangs_together_is_one_cluster(tmp_path):
+    """Pairs that share an image, images that share a file; and across the parts in which an itemwise finding runs."""
+
+    def item(name, group, image, source=None):
+        return Item(name, "x", "x", group, image, "what?", "red", source=source)
+
+    items = [
+        item("a", "g1", "1"),
+        item("b", "g1", "2"),
+        item("c", "g2", "2"),
+        item("d", "d", "3"),
+        item("e", "e", "4", tmp_path / "one.png"),
+        item("f", "f", "5", tmp_path / "one.png"),
+        item("g", "g2", "6"),
+    ]
+    assert clusters_of(items) == ["1", "1", "1", "3", "4", "4", "1"]

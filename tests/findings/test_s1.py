@@ -1,5 +1,7 @@
 """S1 on maps whose truth is known: another object of the same scene is the control, and it can fail."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,9 +12,10 @@ from vlm_probe import VlmProbeError, findings
 from vlm_probe.attention import image_attention, points_at_box, relevancy, share_in_box, union_coverage
 from vlm_probe.evidence import Verdict
 from vlm_probe.findings import FINDINGS
-from vlm_probe.findings.s1_where_it_looks import MEASURES, _on, _relevancy, where_it_looks
+from vlm_probe.findings.s1_where_it_looks import MEASURES, _beyond, _on, _relevancy, where_it_looks
 from vlm_probe.hooked.untrained import untrained
-from vlm_probe.scenes import family_items, scene_items
+from vlm_probe.layout import UnitBox
+from vlm_probe.scenes import family_items, sample_scene, scene_image, scene_items
 
 S1 = FINDINGS["S1"]
 LEAST = max(claim.least for claim in S1.claims)
@@ -26,8 +29,8 @@ def table(rng, clusters=LEAST, **effects):
         extra = effects.get(name, 0.0)
         both = rng.random((2, n)) < 0.3 if name == "points" else rng.gamma(0.7, 0.1, (2, n))
         # What an image does to both objects alike is no difference.
-        columns[f"{name}_asked"] = both[0] + rng.normal(0, 0.02, clusters)[image] + extra
-        columns[f"{name}_other"] = both[1]
+        columns[f"{name}_asked_more"] = both[0] + rng.normal(0, 0.02, clusters)[image] + extra
+        columns[f"{name}_rival_more"] = both[1]
     return {"items": pd.DataFrame({"id": np.arange(n), "cluster": image, **columns})}
 
 
@@ -54,10 +57,44 @@ def test_a_map_that_lights_every_object_alike_says_nothing():
     columns = {}
     for name in MEASURES:
         shared = rng.gamma(2, 0.2, 101)
-        columns |= {f"{name}_asked": shared + rng.normal(0, 0.01, 101), f"{name}_other": shared}
+        columns |= {f"{name}_asked_more": shared + rng.normal(0, 0.01, 101), f"{name}_rival_more": shared}
     items = pd.DataFrame({"id": range(101), "cluster": range(101), **columns})
     found = verdicts(S1, lambda rng: {"model": {"items": items}})
     assert set(found.values()) == {Verdict.EQUIVALENT}
+
+
+def test_a_larger_box_is_no_better_looked_at(replica):
+    """Boxes of any size over maps that know of none: an even one, and one that peaks anywhere."""
+    span = replica.prepare(scene_image(sample_scene(0), 64), "what?").layout
+    coverages = [span.box_coverage(UnitBox(0.1, 0.1, 0.1 + side, 0.1 + side)) for side in (0.2, 0.6)]
+    rows, cols = coverages[0].shape
+    even = xr.DataArray(np.ones((rows, cols)), dims=("row", "col"))
+    attention = even.expand_dims(layer=3)
+    for coverage in coverages:
+        found = _beyond(even, attention, [coverage])
+        assert (found["relevancy"], found["attention"]) == pytest.approx((0, 0), abs=1e-6)
+    hits = []
+    for place in range(rows * cols):
+        peak = even.copy()
+        peak[divmod(place, cols)] = 2.0
+        hits.append([_beyond(peak, attention, [coverage])["points"] for coverage in coverages])
+    np.testing.assert_allclose(np.mean(hits, axis=0), [0, 0], atol=1e-9)
+    for nothing in (_beyond(even, attention, []), _beyond(None, attention, coverages)):
+        assert np.isnan(list(nothing.values())).tolist() == [True] * len(MEASURES)
+
+
+def test_one_of_several_others_is_held_against_the_asked_one():
+    """A map that peaks on one of ten objects, whichever is asked about: the mean of nine others would be skewed."""
+
+    def make(rng):
+        peak = rng.integers(0, 10, LEAST)
+        asked, rival = (peak == number for number in range(2))
+        hits = {"asked": asked - 0.1, "rival": rival - 0.1}
+        columns = {f"{name}_{which}_more": hit for name in MEASURES for which, hit in hits.items()}
+        return {"model": {"items": pd.DataFrame({"id": range(LEAST), "cluster": range(LEAST), **columns})}}
+
+    rates = decided(replace(S1, claims=tuple(claim for claim in S1.claims if claim.of == "model")), make)
+    assert max(rates.values()) <= MOST, rates
 
 
 def test_what_an_untrained_copy_shows_too_is_undecided():
@@ -93,6 +130,9 @@ def test_measured_values_are_what_they_say(replica, items):
         assert row["area"] == pytest.approx(union_coverage(asked).mean())
         map_ = relevancy(replica, inputs)
         assert row["relevancy_asked"] == pytest.approx(np.mean([float(share_in_box(map_, c)) for c in asked]), rel=1e-5)
+        assert row["relevancy_asked_more"] == pytest.approx(row["relevancy_asked"] - np.mean(asked), rel=1e-4)
+        beyond = [float(share_in_box(relevancy(replica, inputs), c)) - c.mean() for c in other]
+        assert min(abs(row["relevancy_rival_more"] - one) for one in beyond) < 1e-5
         assert row["points_other"] == pytest.approx(np.mean([points_at_box(map_, c) for c in other]))
         attention = image_attention(replica.trace(inputs)).mean("head")
         shares = np.mean([share_in_box(attention, c).values for c in other], axis=0)

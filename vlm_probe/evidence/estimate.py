@@ -99,8 +99,8 @@ def _by_student(mean: float, error: float, degrees: int) -> tuple[float, float, 
     if degrees < 1 or np.isnan(mean) or np.isnan(error):
         return NAN, NAN, NAN
     reach = float(student_t.ppf(1 - TAIL, degrees)) * error
-    # Where nothing varies the difference is certain or there is none.
-    p = 2 * float(student_t.sf(abs(mean) / error, degrees)) if error > 0 else float(mean == 0)
+    # Where nothing varies Student's p would be 0; that all signs agree has the chance that sign flips give it.
+    p = 2 * float(student_t.sf(abs(mean) / error, degrees)) if error > 0 else 1.0 if mean == 0 else 2.0**-degrees
     return mean - reach, mean + reach, p
 
 

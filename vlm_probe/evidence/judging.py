@@ -25,6 +25,8 @@ class _Asked:
     found: Estimate
     bare: Estimate | None
     """Of their untrained copies, where all have one."""
+    half: bool
+    """Whether some have one, and others have none."""
 
     @property
     def testable(self) -> bool:
@@ -59,8 +61,9 @@ def judge_all(
 ) -> list[Evidence]:
     """All claims of a finding about all models; pairs are every other model against the first.
 
-    measured: the finding's tables by model. untrained: of untrained copies, by the same names: a claim that they show
-    too is undecided. scope: a sentence on what results of these models say nothing about.
+    measured: the finding's tables by model. untrained: of untrained copies, by the same names: a claim in which a model
+    does not differ from its own copy is undecided, and so is a pair of which one alone has a copy. scope: a sentence on
+    what results of these models say nothing about.
 
     p-values are corrected together (Holm 1979), over all that are tested on enough clusters.
 
@@ -72,7 +75,6 @@ def judge_all(
     p = {id(one): next(corrected) if one.testable else NAN for one in asked}
     order = {claim.id: number for number, claim in enumerate(claims)}
     said: dict[tuple[str, tuple[str, ...]], Verdict] = {}
-    shown: dict[tuple[str, tuple[str, ...]], Verdict] = {}
     rows = []
     for one in asked:
         missing = [name for name in one.claim.requires if order.get(name, len(order)) >= order[one.claim.id]]
@@ -80,12 +82,8 @@ def judge_all(
             raise VlmProbeError(f"claim {one.claim.id!r} rests on {', '.join(missing)}, which is not judged before it")
         verdict, reason = _verdict(one.claim, one.found, p[id(one)])
         verdict, reason = _resting(one, verdict, reason, said)
-        if one.bare is not None:
-            # Uncorrected: what takes a verdict away need not be beyond doubt.
-            bare, _ = _resting(one, *_verdict(one.claim, one.bare, one.bare.p), shown)
-            shown[one.claim.id, one.models] = bare
-            if verdict.decided and bare == verdict and one.claim.untrained:
-                verdict, reason = Verdict.UNDECIDED, "an untrained copy shows it too"
+        if verdict.decided and one.claim.untrained and (lacks := _not_more_than_untrained(one)):
+            verdict, reason = Verdict.UNDECIDED, lacks
         said[one.claim.id, one.models] = verdict
         rows.append(_evidence(one, p[id(one)], verdict, reason, finding, scope))
     return rows
@@ -99,7 +97,8 @@ def _ask(claims: Sequence[Claim], measured: Mapping[str, Tables], untrained: Map
         for group in groups:
             bare = [untrained[name] for name in group if name in untrained]
             estimates = claim.statistic([measured[name] for name in group])
-            asked.append(_Asked(claim, group, estimates, claim.statistic(bare) if len(bare) == len(group) else None))
+            copies = claim.statistic(bare) if len(bare) == len(group) else None
+            asked.append(_Asked(claim, group, estimates, copies, half=len(bare) not in (0, len(group))))
     return asked
 
 
@@ -109,6 +108,22 @@ def _verdict(claim: Claim, found: Estimate, p: float) -> tuple[Verdict, str]:
     if found.clusters < claim.least:
         return Verdict.UNDECIDED, f"{found.clusters} {claim.unit}, {claim.least} would do"
     return decide(found.difference, found.low, found.high, p, margin=claim.margin, more=claim.more)
+
+
+def _not_more_than_untrained(one: _Asked) -> str:
+    """Why what was found says nothing of training; "" where it goes beyond what an untrained copy shows.
+
+    By the difference of the two, its interval as if they were measured apart: that one is significant and the other is
+    not says nothing of their difference (Gelman and Stern 2006).
+    """
+    if one.half:
+        return "of one of the two models there is no untrained copy"
+    if one.bare is None:
+        return ""
+    found, bare = one.found, one.bare
+    reach = np.hypot(found.high - found.low, bare.high - bare.low) / 2
+    beyond = (found.difference - bare.difference) * np.sign(found.difference)
+    return "" if beyond > reach else "an untrained copy shows as much"
 
 
 def _resting(
@@ -121,7 +136,7 @@ def _resting(
         return all(said.get(key) == Verdict.SUPPORTED for key in each)
 
     lacking = [name for name in one.claim.requires if not holds(name)]
-    if verdict.decided and lacking:
+    if verdict not in (Verdict.UNDECIDED, Verdict.DESCRIPTIVE) and lacking:
         return Verdict.UNDECIDED, f"it rests on {', '.join(lacking)}, which is not supported"
     return verdict, reason
 

@@ -20,7 +20,7 @@ from vlm_probe.evidence import Evidence, Tables, evidence_table, judge_all
 from vlm_probe.findings.finding import Finding, Measure, Shown
 from vlm_probe.findings.registry import FINDINGS
 from vlm_probe.findings.scope import scope_of
-from vlm_probe.findings.shared import Shared
+from vlm_probe.findings.shared import Shared, clusters_of
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.untrained import untrained as untrained_copy
 from vlm_probe.items import Item
@@ -235,6 +235,11 @@ def _measure_model(
                     counted += len(part)
                     done(len(part))
                 whole = {key: pd.concat([t[key] for t in tables], ignore_index=True) for key in tables[0]}
+                if finding.itemwise:  # a part does not know which of its items go together with another part's
+                    cluster = dict(zip([item.id for item in picked], clusters_of(picked), strict=True))
+                    for table in whole.values():
+                        if "cluster" in table:
+                            table["cluster"] = table["id"].map(cluster)
                 into.setdefault(finding.id, {})[name] = whole
             except VlmProbeError as error:
                 done(len(picked) - counted)

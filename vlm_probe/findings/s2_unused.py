@@ -116,7 +116,7 @@ def _claims() -> tuple[Claim, ...]:
                 Claim(
                     ids[control],
                     f"{{model}}: a probe {at} finds a shape (or other property, no color) more often than {beaten}",
-                    PairedMean("items", f"found_{place}", column, where=ASKED, clusters="object"),
+                    PairedMean("items", f"found_{place}", column, ASKED, clusters="object", right_or_wrong=True),
                     control=what,
                     unit="kinds of object",
                     margin=MARGIN,
@@ -129,7 +129,7 @@ def _claims() -> tuple[Claim, ...]:
                 f"{place}_unused",
                 f"{{model}}: a probe {at}, given the box, finds a shape (or other property, no color) more often than "
                 "the model answers it",
-                PairedMean("items", f"found_{place}", "right", where=ASKED, clusters="object"),
+                PairedMean("items", f"found_{place}", "right", ASKED, clusters="object", right_or_wrong=True),
                 control="the model's own answers",
                 unit="kinds of object",
                 margin=MARGIN,
@@ -189,6 +189,18 @@ def _sentence(model: str, tables: Tables) -> str:
     return f"{model}: {'; '.join(said)}."
 
 
+_LAYERS = {
+    "model": "model",
+    "kind": "property",
+    "point": "read at",
+    "mean": "share found",
+    "low": "95 % from",
+    "high": "to",
+    "other": "in another's box",
+    "n": "n",
+}
+"""Columns that a page shows."""
+
 FINDING = Finding(
     id="S2",
     question="Is the answer in the image tokens but unused?",
@@ -219,10 +231,20 @@ FINDING = Finding(
                         "note": "95 % by Student's t over kinds of object",
                     },
                 ),
-                TableOf("found"),
+                TableOf(
+                    "found",
+                    {
+                        "model": "model",
+                        "measure": "measure",
+                        "mean": "share",
+                        "low": "95 % from",
+                        "high": "to",
+                        "n": "n",
+                    },
+                ),
             ),
         ),
-        Section("Layer by layer", (TableOf("layers"),)),
+        Section("Layer by layer", (TableOf("layers", _LAYERS),)),
     ),
     methods=(
         "Items: those that ask for a property of one object whose box is known, beside another object. Whole questions "

@@ -102,18 +102,38 @@ _ABLE: dict[str, Callable[[Item], bool]] = {
 }
 
 
-def cluster_of(item: Item) -> str:
-    """What an item is not independent of: its pair, or the items of its image."""
-    return item.group if item.group != item.id else item.image
+def clusters_of(items: Sequence[Item]) -> list[str]:
+    """What each item is not independent of: items that share a pair, an image or an image's file, also through others.
+
+    Four images in five pairs are one cluster, and no five. Named by the first image.
+    """
+    above: dict[str, str] = {}
+
+    def top(name: str) -> str:
+        while name in above:
+            name = above[name]
+        return name
+
+    for item in items:
+        shared = [f"image {item.image}"]
+        if item.group != item.id:
+            shared.append(f"group {item.group}")
+        if isinstance(item.source, str | Path):
+            shared.append(f"file {item.source}")
+        own, *others = dict.fromkeys(top(name) for name in shared)
+        above |= dict.fromkeys(others, own)
+    tops = [top(f"image {item.image}") for item in items]
+    first = {name: item.image for name, item in reversed(list(zip(tops, items, strict=True)))}
+    return [first[name] for name in tops]
 
 
 def about(items: Sequence[Item]) -> pd.DataFrame:
-    """The columns that every table by item begins with: id, image, cluster (`cluster_of`), kind."""
+    """The columns that every table by item begins with: id, image, cluster (`clusters_of`), kind."""
     return pd.DataFrame(
         {
             "id": [item.id for item in items],
             "image": [item.image for item in items],
-            "cluster": [cluster_of(item) for item in items],
+            "cluster": clusters_of(items),
             "kind": [item.kind for item in items],
         }
     )
