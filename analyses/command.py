@@ -13,7 +13,7 @@ import vlm_probe
 from vlm_probe import VlmProbeError, findings
 from vlm_probe.figures import save
 from vlm_probe.findings import Run, generated_items, scope_of, steps
-from vlm_probe.findings.listing import evidence_listing
+from vlm_probe.findings.listing import evidence_text
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.items import Item
 from vlm_probe.report import chapters, draw
@@ -77,7 +77,8 @@ def print_verdicts(found: Run) -> None:
         rows = evidence.loc[evidence["finding"] == finding.id]
         if len(rows):
             print(f"\n{finding.id}. {finding.question}")
-            print(evidence_listing(rows).to_string(index=False))
+            for row in rows.to_dict("records"):
+                print(f"  {row['verdict']}: {row['sentence']}\n      {evidence_text(row)}")
 
 
 def run(main: Callable[[], None]) -> None:

@@ -15,19 +15,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from command import disclaim, run
 
 from vlm_probe import VlmProbeError
-from vlm_probe.figures import effect_over_seeds, interactions, save, scores_by_seed, styled
+from vlm_probe.figures import effect_over_seeds, effects_by_factor, interactions, save, scores_by_seed
 from vlm_probe.findings import Run, find
 from vlm_probe.findings.finding import FigureOf
 from vlm_probe.findings.x1_size_pretraining import size_by_pretraining
 from vlm_probe.findings.x2_encoder_size import encoder_by_size
 from vlm_probe.findings.x3_vocabulary_size import vocabulary_by_size
 from vlm_probe.studies import collect_scores, grid_differences, grid_effects, grid_scores
-from vlm_probe.studies.effects import GRID_FACTORS
 
 CROSSED = {"X1": size_by_pretraining, "X2": encoder_by_size, "X3": vocabulary_by_size}
 
@@ -51,22 +49,9 @@ def main() -> None:
     ending = "" if arguments.split == "heldout" else f"_{arguments.split}"
 
     print(*save(scores_by_seed(_rows(scores, **overall)), arguments.out, f"grid_scores{ending}"), sep="\n")
-    there = [name for name in GRID_FACTORS if name in set(effects["factor"])]
-    with styled():
-        sizes = [len(_rows(effects, factor=name, **overall)) for name in there]
-        high = 0.34 * sum(sizes) + 0.6 * len(there) + 0.6
-        figure, panels = plt.subplots(
-            len(there), 1, figsize=(7.4, high), sharex=True, height_ratios=sizes, squeeze=False, layout="constrained"
-        )
-        for name, ax in zip(there, panels[:, 0], strict=True):
-            chosen = {"factor": name, **overall}
-            effect_over_seeds(_rows(differences, **chosen), _rows(effects, **chosen), ax, title=name)
-            ax.label_outer()
-        labelled = {
-            label: handle for ax in panels[:, 0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=2, fontsize=8)
-    print(*save(figure, arguments.out, f"grid_effects{ending}"), sep="\n")
+    shown = _rows(effects, **overall)
+    drawn = effects_by_factor(_rows(differences, **overall), shown)
+    print(*save(drawn, arguments.out, f"grid_effects{ending}"), sep="\n")
 
     pair = {"first": "small-clip", "second": "large-clip", "split": arguments.split}
     by_type = _rows(effects, **pair)
@@ -76,7 +61,6 @@ def main() -> None:
         print(*save(ax, arguments.out, f"grid_size_by_type{ending}"), sep="\n")
     effects.to_csv(arguments.out / f"grid_effects{ending}.csv", index=False)
     columns = ["factor", "first", "second", "seeds", "a", "b", "difference", "low", "high", "p_holm", "verdict"]
-    shown = _rows(effects, **overall)
     print(f"\n{effects.attrs['title']}: {arguments.split} scenes, {shown['n'].max()} items")
     print(effects.attrs["method"])
     print(shown.filter([*columns, "reason"]).round(3).to_string(index=False))

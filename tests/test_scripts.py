@@ -38,7 +38,9 @@ def test_where_it_looks_draws_the_figures_for_a_list_of_models(tmp_path):
     assert {p.stem for p in tmp_path.glob("*.png")} == {
         f"where_it_looks_{n}" for n in ("accuracy", "box_share", "image_mass", "pointing")
     }
-    said = "the most relevant patch is on the object asked about rather than another object of the same scene"
+    said = (
+        "the most relevant patch is on the object asked about, beyond its area, rather than another object of the same"
+    )
     assert said in done.stdout
     assert "nothing here is a statement about the 2B or the 7B" in done.stdout
     wrong = run("analyses/where_it_looks.py", "--models", "replica/none")

@@ -10,7 +10,7 @@ import typer
 from vlm_probe.cli import app
 from vlm_probe.errors import VlmProbeError
 
-COMMANDS = ["inspect", "report", "findings", "evaluate", "models", "fetch", "train", "scenes"]
+COMMANDS = ["inspect", "report", "findings", "evaluate", "models", "fetch", "train", "study", "scenes"]
 
 
 def walk(command, words=""):

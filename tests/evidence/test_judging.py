@@ -95,7 +95,7 @@ def test_interval_and_test_of_an_estimate_never_point_in_different_directions(nu
     ones = (x > 0).astype(float)
     found = [
         paired(x, 0.0, clusters),
-        paired(ones, rng.integers(0, 2, len(x)).astype(float), clusters, right_or_wrong=True),
+        paired(ones, rng.integers(0, 2, len(x)).astype(float), clusters, right_or_wrong=1.0),
         over_runs(x, np.zeros(len(x))),
         jackknifed(lambda kept: float(np.median(x[kept])), lambda kept: 0.0, clusters),
     ]

@@ -149,9 +149,10 @@ def test_difference_by_family_colours_by_the_verdict():
     assert rows(ax) == ["gqa (n=20)", "pope (n=21)", "mmvp (n=2)", "mme (n=7)"]
     assert ax.get_xlabel() == "score of b/large\nminus a/small"
     assert [np.asarray(line.get_xdata())[0] for line in ax.lines] == [0]
-    assert legend(ax) == ["b/large scores more", "undecided"]
+    assert legend(ax) == ["b/large scores more", "undecided", "open: no interval"]
     hollow = [c for c in ax.collections if isinstance(c, PathCollection) and same_color(face(c), "white")]
-    assert [tuple(map(float, at)) for c in hollow for at in np.asarray(c.get_offsets())] == [(0.3, 2.0)]
+    drawn = [tuple(map(float, at)) for c in hollow for at in np.ma.getdata(c.get_offsets())]
+    assert [at for at in drawn if not np.isnan(at).any()] == [(0.3, 2.0)]
     assert any("two checkpoints on the same items" in text.get_text().replace("\n", " ") for text in ax.texts)
 
 
@@ -159,7 +160,8 @@ def test_difference_by_family_says_whom_every_verdict_favours():
     table = COMPARISON.assign(verdict=["contradicted", "equivalent", "descriptive", "supported"])
     table.attrs = COMPARISON.attrs
     ax = figures.difference_by_family(table)
-    assert legend(ax) == ["a/small scores more", "no difference that matters", "not tested", "b/large scores more"]
+    words = ["a/small scores more", "no difference that matters", "not tested", "b/large scores more"]
+    assert legend(ax) == [*words, "open: no interval"]
     assert [dots(ax, color)[0][1] for color in PALETTE[:3]] == [3.0, 0.0, 1.0]
     assert dots(ax, CONTROL) == [(0.3, 2.0)]
 
@@ -185,6 +187,56 @@ def test_pointing_game_has_the_asked_object_first():
     assert rows(ax) == ["an object asked about\n(n=36)", "another of its scene\n(n=30)"]
     assert "share of objects" in ax.get_xlabel()
     assert legend(ax) == ["a", "b"]
+
+
+def test_probes_have_a_random_encoder_a_model_in_its_colour():
+    table = pd.DataFrame(
+        {
+            "model": ["a", "b"],
+            "label": "shape",
+            "mean": [0.5, 0.6],
+            "low": [0.1, 0.59],
+            "high": [0.9, 0.61],
+            "random": [0.3, 0.4],
+            "pixels": 0.2,
+            "common": 0.25,
+            "n": 30,
+        }
+    )
+    _, ax = plt.subplots()
+    assert figures.probes_with_controls(table, ax) is ax
+    for color, own in zip(PALETTE, table.to_dict("records"), strict=False):
+        (mean, height), (random, beside) = sorted(dots(ax, color), reverse=True)
+        assert (mean, random) == (own["mean"], own["random"])
+        assert height == beside
+        assert intervals(ax, color) == [(own["low"], own["high"], height)]
+    assert marks(ax, "six numbers of the pixels") == {0: 0.2}
+    controls = ["six numbers of the pixels", "most frequent label"]
+    assert legend(ax) == ["a", "b", "a, random encoder", "b, random encoder", *controls]
+
+
+MEASURES = pd.DataFrame(
+    {"model": "a", "measure": ["right", "found"], "mean": [0.9, 0.1], "low": [0.7, -0.4], "high": [1.3, 0.6], "n": 7}
+)
+
+
+def test_shares_and_their_intervals_end_at_0_and_1():
+    _, ax = plt.subplots()
+    assert figures.measures_by_model(MEASURES, ax, title="shares", note="95 %") is ax
+    assert [x for x, _ in dots(ax)] == [0.9, 0.1]
+    assert [(low, high) for low, high, _ in intervals(ax)] == [(0.7, 1.0), (0.0, 0.6)]
+    assert ax.get_xlim() == (-0.02, 1.02)
+    assert [text.get_text() for text in ax.texts] == ["95 %; cut off at 0 and 1"]
+    within = figures.measures_by_model(MEASURES.assign(low=0.0, high=1.0), note="95 %")
+    assert [text.get_text() for text in within.texts] == ["95 %"]
+
+
+def test_what_is_no_share_is_drawn_as_it_is():
+    ax = figures.measures_by_model(MEASURES, label="cosine", shares=False)
+    assert [(low, high) for low, high, _ in intervals(ax)] == [(0.7, 1.3), (-0.4, 0.6)]
+    assert ax.get_xlim()[0] < -0.4
+    assert ax.get_xlim()[1] > 1.3
+    assert [text.get_text() for text in ax.texts] == []
 
 
 SCORES = pd.DataFrame(
@@ -318,6 +370,8 @@ def test_interactions_draws_the_paper_beside_the_replicas():
     empty = figures.interactions(CROSSED.iloc[2:4])
     assert dots(empty) == []
     assert [t.get_text() for t in empty.texts].count("not at hand") == 2
+    assert list(empty.lines) == []
+    assert list(empty.get_xticks()) == []
 
 
 def test_a_dot_without_an_interval_is_hollow_and_a_row_without_a_value_is_empty():
@@ -326,6 +380,7 @@ def test_a_dot_without_an_interval_is_hollow_and_a_row_without_a_value_is_empty(
     assert forest(table, ax, y="name", x="value", controls={"value": (":", "again")}) is ax
     assert dots(ax) == [(1.0, 0.0), (3.0, 2.0)]
     hollow = [same_color(face(c), "white") for c in ax.collections if isinstance(c, PathCollection)]
-    assert hollow == [False, True]
+    assert hollow == [False, True, True]  # the last is the legend's
+    assert ax.get_legend_handles_labels()[1] == ["open: no interval", "again"]
     assert rows(ax) == ["x", "y", "z"]
     assert marks(ax, "again") == {0: 1.0, 2: 3.0}

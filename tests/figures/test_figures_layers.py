@@ -156,8 +156,24 @@ def test_probe_by_layer_draws_one_label_with_its_controls():
     assert [t.get_text() for t in ax.get_xticklabels()] == ["V embed", "V0", "C out", "L embed"]
     assert ax.get_xlabel() == "V: behind encoder layer, C: connector, L: behind language-model layer"
     assert ax.get_ylabel() == "accuracy (share right)"
+    assert ax.get_title(loc="left").startswith("Shape: does a linear probe find it?")
     assert note(ax) == "n = 90 items, 5 classes; bands: 95 % over images"
     assert legend(ax) == ["a", "probe", "probe of control labels", "most frequent label"]
+
+
+def test_probe_along_encoder_has_a_random_encoder_a_model():
+    rows = [
+        (model, "shape", point, 0.5, 0.1, 0.9, random)
+        for model, random in (("a", 0.2), ("b", 0.3))
+        for point in POINTS[:2]
+    ]
+    table = pd.DataFrame(rows, columns=["model", "label", "point", "mean", "low", "high", "random"]).assign(n=90)
+    _, ax = plt.subplots()
+    assert figures.probe_along_encoder(table, "shape", ax, title="Does a linear probe find the shape?") is ax
+    assert [one for one in levels(ax) if one[1] < 0.5] == [(PALETTE[0], 0.2), (PALETTE[1], 0.3)]
+    assert ax.get_title(loc="left").startswith("Does a linear probe find the shape?")
+    unnamed = figures.probe_along_encoder(table, "shape")
+    assert unnamed.get_title(loc="left").startswith("Shape: does a linear probe find it?")
 
 
 def test_a_table_of_one_model_takes_its_name_from_the_attrs():
@@ -188,6 +204,7 @@ def test_gap_by_layer_draws_three_cosines():
             assert line(ax, color, style) == along(own, "x", column)
         assert bands(ax, color) == []
     assert ax.get_ylabel() == "mean cosine"
+    assert ax.get_xlabel() == "L: behind language-model layer"
     assert ax.get_ylim()[0] <= -0.2
     assert note(ax) == "n = 585 image rows, 577 text rows"
     assert legend(ax) == ["a", "b", "image to text", "image to image", "text to text"]
@@ -271,6 +288,9 @@ def test_leakage_by_layer_draws_untrained_rows_beside_their_controls():
     for style, values in means.values():
         assert line(ax, PALETTE[0], style) == [(0, values[0]), (1, values[1])]
     assert ax.get_ylabel() == "probability"
+    assert ax.get_title(loc="left").startswith("Where does the probability go?")
+    named = figures.leakage_by_layer(pd.DataFrame(rows), title="And at image positions?")
+    assert named.get_title(loc="left").startswith("And at image positions?")
     words = ["rows known to be untrained", "as many rows that the text uses", "as many others"]
     assert legend(ax) == ["a", *words]
 

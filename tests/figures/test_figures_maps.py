@@ -246,7 +246,7 @@ def words(edges=True):
         )
     more = [table.assign(rank=1, token="second"), table.assign(image=1, token="other")]
     found = pd.concat([table, *more], ignore_index=True)
-    found.attrs = {"title": "nearest", "units": "cosine"}
+    found.attrs = {"title": "nearest", "units": "cosine", "model": "replica/x"}
     return found
 
 
@@ -264,6 +264,7 @@ def test_words_stand_in_the_middle_of_their_patches(edges):
     shows_the_image(ax)
     assert "best per patch; cosine 0.10 to 0.90" in [t.get_text() for t in ax.texts]
     assert "second" not in at
+    assert ax.get_title(loc="left").startswith("nearest, replica/x")
 
 
 def test_words_of_another_image_and_long_ones():

@@ -65,8 +65,42 @@ def test_projection_draws_every_row_in_its_colour():
         assert same_color(found[name].get_facecolor()[0][:3], color)
     assert ax.get_xlabel() == "first direction (40% of the variance)"
     assert any("n = 4 rows; trustworthiness 0.90" in text for text in texts(ax))
-    assert ax.get_title(loc="left").startswith("PCA of L embed")
+    assert ax.get_title(loc="left").startswith("PCA of L embed\n")
+    table.attrs["model"] = "replica/x"
+    assert figures.projection(table).get_title(loc="left").startswith("PCA of L embed, replica/x\n")
     assert legend(ax) == ["image", "text"]
+
+
+def test_likeness_of_two_sets_says_of_what():
+    table = pd.DataFrame({"row": ["x", "y"], "column": "z", "cka": [0.25, 0.75], "n": 31})
+    _, ax = plt.subplots()
+    assert figures.likeness(table, ax, title="How alike are their layers?") is ax
+    assert {"0.25", "0.75", "n = 31 items"} <= set(texts(ax))
+    assert ax.get_title(loc="left").startswith("How alike are their layers?")
+    assert figures.likeness(table).get_title(loc="left").startswith("CKA (linear, debiased)")
+
+
+def test_twin_likeness_counts_pairs_once_and_begins_where_the_data_do():
+    table = pd.DataFrame(
+        {
+            "model": ["a", "a", "b", "b"],
+            "id": ["p", "q", "p", "q"],
+            "percentile": [0.9, 0.8, 1.0, 0.95],
+            "percentile_random": [0.99, 0.97, 0.96, 0.94],
+            "both_right": [1.0, 0.0, 1.0, 1.0],
+        }
+    )
+    _, ax = plt.subplots()
+    assert figures.twin_likeness(table, ax) is ax
+    found: Any = ax.collections
+    drawn = {tuple(at): one for one in found for at in np.ma.getdata(one.get_offsets()).tolist()}
+    drawn = {at: one for at, one in drawn.items() if not np.isnan(at).any()}
+    assert set(drawn) == set(zip(table["percentile_random"], table["percentile"], strict=True))
+    assert len(drawn[0.97, 0.8].get_facecolor()) == 0  # not both right: hollow
+    assert same_color(drawn[0.99, 0.9].get_facecolor()[0], PALETTE[0])
+    assert ax.get_xlim() == ax.get_ylim() == pytest.approx((0.79, 1.01))
+    (note,) = [text.replace("\n", " ") for text in texts(ax)]
+    assert note == "share of other pairs that are less alike (axes not from 0); n = 2 pairs of twins; full: both right"
 
 
 def test_budget_bars_stand_end_to_end():
@@ -86,11 +120,21 @@ def test_budget_bars_stand_end_to_end():
     assert {"30%", "50%", "20%", "75%", "25%", "10M", "4B"} <= set(texts(ax))
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
     assert ax.get_xlabel() == "share of parameters"
+    assert ax.get_title(loc="left").startswith("What does the vocabulary cost in parameters?")
     key = ax.get_legend()
     assert key is not None
     colors = {text.get_text(): p for text, p in zip(key.get_texts(), key.get_patches(), strict=True)}
     assert same_color(colors["embedding"].get_facecolor(), PALETTE[1])
     assert same_color(colors["encoder"].get_facecolor(), PALETTE[2])
+    assert list(colors) == ["embedding", "mlp", "encoder"]  # those that are drawn
+
+
+def test_budget_bars_say_what_they_are_shares_of():
+    table = pd.DataFrame({"model": "a", "part": ["mlp", "norm"], "flops_per_token": [7, 0]})
+    ax = figures.budget_bars(table, "flops_per_token")
+    assert ax.get_xlabel() == "share of operations for a token"
+    assert ax.get_title(loc="left").startswith("What does the vocabulary cost in operations for a token?")
+    assert legend(ax) == ["mlp"]
 
 
 def test_vocabulary_growth_draws_every_model():
@@ -101,6 +145,13 @@ def test_vocabulary_growth_draws_every_model():
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("tokens read", "different tokens")
     assert legend(ax) == ["a", "b"]
+
+
+def test_lines_that_would_hide_each_other_are_one_with_all_names():
+    rows = [(model, tokens, used) for model in "abc" for tokens, used in ((10, 5), (100, 20 + 7 * (model == "b")))]
+    ax = figures.vocabulary_growth(pd.DataFrame(rows, columns=["model", "tokens", "used"]))
+    assert lines(ax) == [[(10, 5), (100, 20)], [(10, 5), (100, 27)]]
+    assert legend(ax) == ["a,\nc", "b"]
 
 
 def test_shrinking_draws_accuracy_with_its_band_and_what_can_be_spelled():
@@ -159,3 +210,5 @@ def test_change_over_seeds_draws_seeds_and_their_mean():
     assert [round(x, 9) for x in values if x] == [-0.2, 0.05, 0.1, 0.25]
     assert ax.get_xlabel().startswith("change in share right of 700 questions about held-out scenes")
     assert [t.get_text() for t in ax.get_yticklabels()] == ["v3 to v5"]
+    title = ax.get_title(loc="left").replace("\n", " ")
+    assert title == "Does the size of the vocabulary itself matter on held-out scenes?"

@@ -120,7 +120,7 @@ def test_what_cannot_be_measured_says_what_it_would_take(made_up, replica, items
     counts = []
     found = findings.run(["S9", "S8", "S7", "S6"], [replica], items, untrained=False, progress=counts.append)
     assert [str(one) for one in found.skipped] == [
-        "S7: it compares models: give 2 or more, got 1",
+        "S7: it takes 2 models or more, got 1",
         "S6: it needs pictures of cats; there is none among the 37 given",
         "S8 on replica/default: it has no tail",
     ]
@@ -128,7 +128,7 @@ def test_what_cannot_be_measured_says_what_it_would_take(made_up, replica, items
     assert sum(counts) == 2 * 37
     with pytest.raises(VlmProbeError) as error:
         findings.run(["S7"], [replica], items)
-    assert str(error.value) == "nothing could be measured; S7: it compares models: give 2 or more, got 1"
+    assert str(error.value) == "nothing could be measured; S7: it takes 2 models or more, got 1"
 
 
 def test_progress_adds_up_to_what_was_announced(made_up, replica, items):

@@ -10,8 +10,8 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence import Verdict, judge_all
 from vlm_probe.findings.finding import FigureOf, Finding
 from vlm_probe.findings.interactions import GRID, MARGIN
+from vlm_probe.studies import at_budget, grid_scores, results
 from vlm_probe.studies.effects import FEWEST_RUNS
-from vlm_probe.studies.grid import grid_scores
 
 
 @pytest.mark.parametrize("finding", ALL, ids=lambda f: f.id)
@@ -85,7 +85,8 @@ def test_on_the_committed_scores(finding):
     assert len(grid) == (2 if finding is X3 else 4)
     assert set(grid["unit"]) == {"training seeds"}
     assert set(grid["scope"]) == {"Replicas are miniatures: nothing here is a statement about the 2B or the 7B."}
-    scores = grid_scores().query("kind == 'all'")
+    own = grid_scores() if finding is X3 else at_budget(results("grid"))
+    scores = own.query("kind == 'all'")
     for row in grid.to_dict("records"):
         pair, split = row["claim"].split(", ")
         first, last = pair.split(" to ")

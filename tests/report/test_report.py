@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,12 @@ from markupsafe import escape
 from PIL import Image
 
 from vlm_probe import VlmProbeError
+from vlm_probe.findings import run
+from vlm_probe.findings.finding import Shown, TableOf
 from vlm_probe.report import measure, write_report
+from vlm_probe.report.build import at_hand, listed
 from vlm_probe.report.inspection import inspect
+from vlm_probe.report.page import rows_of
 from vlm_probe.scenes import sample_scene, scene_image
 
 ITEMS = 24
@@ -65,6 +70,30 @@ def test_report_writes_page_figures_tables_and_results(measured, tmp_path):
     accuracy = pd.read_csv(tmp_path / "report" / "tables" / "S1_accuracy.csv").query("kind == 'all'")
     assert accuracy["accuracy"].item() == pytest.approx(table.query("not untrained")["correct"].mean())
     assert not [p for p in tmp_path.iterdir() if p.name != "report"], "nothing half-written is left"
+
+
+def test_a_page_shows_what_a_reader_needs_of_a_table():
+    table = pd.DataFrame({"a": [1.5, 2.5, 3.5], "seed": pd.array([1200, None, 3], "Int64"), "model": ["x", "y", "z"]})
+    shown = listed(TableOf("any", {"model": "which", "seed": "seed"}, where="a < 3"), table)
+    assert rows_of(shown) == {"header": ["which", "seed"], "rows": [["x", "1,200"], ["y", "–"]]}
+    assert rows_of(listed(TableOf("any"), table))["rows"][2] == ["3.500", "3", "z"]
+    assert rows_of(pd.DataFrame({"tied": [True]}))["rows"] == [["True"]]
+
+
+def test_where_no_number_is_at_hand_a_sentence_says_so(tmp_path):
+    found = run(["V6"], [])
+    whole = write_report(found, tmp_path / "whole").read_text()
+    assert (whole.count("<figure>"), whole.count("No figure")) == (2, 0)
+    tables = {name: table.iloc[:0] for name, table in found.shown(found.findings[0]).tables.items()}
+    found.findings = [replace(found.findings[0], shown=lambda measured, items: Shown(tables=tables))]
+    page = write_report(found, tmp_path / "report")
+    text = page.read_text()
+    assert text.count("No figure: none of its numbers is at hand.") == 2
+    assert "<figure>" not in text
+    assert "change in share right</th>" not in text
+    assert list((page.parent / "figures").glob("*")) == []
+    assert not at_hand(pd.DataFrame({"name": ["x"], "value": [np.nan]}))
+    assert at_hand(pd.DataFrame({"name": ["x"], "value": [0]}))
 
 
 def test_only_a_report_is_ever_replaced(measured, tmp_path):

@@ -9,7 +9,7 @@ from torch import nn
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.scenes import asks_novel, study_world, world_of
-from vlm_probe.studies.results import collect, factors_of
+from vlm_probe.studies.results import at_budget, collect, factors_of, merged
 from vlm_probe.studies.study import STUDIES, Budget, Study, find_study
 from vlm_probe.training import study as training
 from vlm_probe.training.fusion import Connector, LanguageStage
@@ -161,7 +161,13 @@ def test_scores_are_collected_by_seed_and_arm(tmp_path):
         | {"seed": 2, **row}
     ]
     assert runs["seconds"].tolist() == [3, 3, 3]
+    assert at_budget(table).set_index("cell")["connector_pretrained"].tolist() == [True, False, True]
+    assert at_budget(table, 0.5).empty
     # Seeds that were trained elsewhere stay; a run that is here takes the place of an older one.
     kept = table.assign(accuracy=0.5, seed=table["seed"].replace({5: 7}))
-    merged, _ = collect(study, tmp_path, kept)
-    assert merged.filter(["seed", "accuracy"]).to_numpy().tolist() == [[2, 0.25], [2, 0.25], [5, 0.25], [7, 0.5]]
+    assert merged(study, table, kept).filter(["seed", "accuracy"]).to_numpy().tolist() == [
+        [2, 0.25],
+        [2, 0.25],
+        [5, 0.25],
+        [7, 0.5],
+    ]

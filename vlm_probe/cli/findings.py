@@ -9,6 +9,7 @@ import typer
 
 from vlm_probe.cli.terminal import Device, Dtype, EmbedScale, bar, console, err, load_quietly, plain, say, show
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.files import make_folder
 
 if TYPE_CHECKING:
     from vlm_probe.findings import Run
@@ -23,6 +24,7 @@ def findings(
     items: Annotated[str, typer.Option(help="How many generated scenes, or a question file (see evaluate).")] = "200",
     images: Annotated[Path | None, typer.Option(help="Folder with the question file's images.")] = None,
     format: Annotated[str | None, typer.Option(help="The question file's format, where it is not recognised.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out malformed lines and missing images.")] = False,
     suffix: Annotated[str, typer.Option(help="Appended to every question; or: benchmark, for each one's own.")] = "",
     out: Annotated[
         Path | None, typer.Option(help="Folder for evidence.csv, item tables and results.json; a killed run goes on.")
@@ -38,14 +40,20 @@ def findings(
 ) -> None:
     """List the hypotheses, or measure some of them on models: value, hard control, difference, interval, verdict."""
     if not ids and not model:
+        if out is not None:
+            raise VlmProbeError("name hypotheses (S1, V4) or models to measure; --out is for what they come to")
         _show_list()
         return
+    if out is not None:  # before the work, not after it
+        make_folder(out)
     names = list(dict.fromkeys(model or ["replica/default"]))
     with err.status("starting"):
         from vlm_probe.findings import FINDINGS, find, run, steps, write_run
 
         wanted = [finding.id for finding in find(ids)] if ids else list(FINDINGS)
-        chosen = _items(items, images, format, seed)
+        chosen, skipped = _items(items, images, format, seed, skip_bad)
+    for line in skipped:
+        err.print(f"skipped: {plain(line)}", soft_wrap=True, highlight=False)
     with bar("measuring", steps(wanted, names, chosen, untrained=untrained)) as advance:
         found = run(
             wanted,
@@ -63,17 +71,19 @@ def findings(
         say(write_run(found, out))
 
 
-def _items(items: str, images: Path | None, format: str | None, seed: int) -> list[Item]:
+def _items(
+    items: str, images: Path | None, format: str | None, seed: int, skip_bad: bool
+) -> tuple[list[Item], list[str]]:
+    """The items to ask, and what was left out of a file."""
     from vlm_probe.findings import generated_items
     from vlm_probe.items.gathering import gather_items
 
-    if items.isdecimal():
+    if items.removeprefix("-").isdecimal():
         if int(items) < 1:
             raise VlmProbeError(f"--items must be 1 or more, or a question file, got {items}")
-        return generated_items(int(items), seed=seed)
+        return generated_items(int(items), seed=seed), []
     folders = [] if images is None else [images]
-    read, _ = gather_items([items], folders, generated=lambda: [], format=format, skip_bad=False)
-    return read
+    return gather_items([items], folders, generated=lambda: [], format=format, skip_bad=skip_bad)
 
 
 def _show_list() -> None:
@@ -84,15 +94,26 @@ def _show_list() -> None:
 
 
 def show_evidence(run: Run) -> None:
-    """Every finding's claims as a table on the terminal, and what could not be measured."""
-    from vlm_probe.findings.listing import evidence_listing
+    """Every finding's claims on the terminal, verdict first, and what could not be measured."""
+    from rich.table import Table
+
+    from vlm_probe.findings.listing import evidence_text
 
     evidence = run.evidence
     for finding in run.findings:
         rows = evidence.loc[evidence["finding"] == finding.id]
-        if len(rows):
-            show(evidence_listing(rows), f"{finding.id}. {finding.question}")
-            for scope in dict.fromkeys(text for text in rows["scope"] if text):
-                console.print(plain(scope), style="dim", soft_wrap=True, highlight=False)
+        if rows.empty:
+            continue
+        # No column a number: in 80 characters every word would be cut.
+        grid = Table.grid(padding=(0, 2), expand=False)
+        for row in rows.to_dict("records"):
+            grid.add_row(f"[bold]{row['verdict']}[/bold]", plain(row["sentence"]))
+            grid.add_row("", f"[dim]{plain(evidence_text(row))}[/dim]")
+        console.print(f"\n[bold]{finding.id}. {plain(finding.question)}[/bold]", highlight=False)
+        console.print(grid, highlight=False)
+        for scope in dict.fromkeys(text for text in rows["scope"] if text):
+            # Rows of the paper's own table are about the 2B and the 7B.
+            of = "" if (rows["scope"] == scope).to_numpy().all() else "Rows of replicas: "
+            console.print(f"{of}{plain(scope)}", style="dim", soft_wrap=True, highlight=False)
     for one in run.skipped:
         err.print(f"not measured: {plain(str(one))}", soft_wrap=True, highlight=False)

@@ -14,7 +14,14 @@ def ship(
     runs: Annotated[Path, typer.Option(help="A runs folder with finished cells.")] = Path("runs"),
     out: Annotated[Path, typer.Option(help="The package's folder.")] = Path("vlm_probe"),
 ) -> None:
-    """For maintainers: put the finished cells of seed 0 and the scores of all seeds into the package."""
+    """For maintainers: put studies' tables, finished cells of seed 0 and the scores of all seeds into the package."""
+    from vlm_probe.studies import results
+
+    studies = results.ship(runs, out)
+    for name in studies:
+        say(out / "studies" / "tables" / f"{name}.csv")
+    if studies and not any(runs.glob("seed-*")):  # a folder of studies alone
+        return
     from vlm_probe.training import sweep
 
     for name in sweep.ship(runs, out):

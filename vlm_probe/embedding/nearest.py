@@ -81,28 +81,23 @@ def random_frame(width: int, rank: int, generator: torch.Generator) -> Float[Ten
 
 
 @torch.no_grad()
-def nearest_when_turned(
+def cosines_when_turned(
     vectors: Float[Tensor, "vector feature"],
     table: Float[Tensor, "row feature"],
     *,
     draws: int,
     keep: Bool[Tensor, " row"] | None = None,
     seed: int = 0,
-    block: int = BLOCK,
-) -> Float[Tensor, " draw"]:
-    """The mean cosine of vectors to their nearest row, after their deviations from their mean were turned at random.
+) -> Float[Tensor, "draw vector"]:
+    """The cosine of every vector to its nearest row, after all deviations from their mean were turned at random.
 
     What nearness comes to where the vectors keep their mean, their lengths around it and all angles between them, and
     have nothing to do with the table's rows but for the mean. The mean stays because that alone is near to rows that
     share a direction, as embedding rows do: a constant would seem to speak in words. Where the deviations' orientation
-    is as likely as any other, the real value is one more draw: its rank among these is uniform, exactly.
+    is as likely as any other, the real mean cosine is one more draw: its rank among these is uniform, exactly.
 
-    Turned all at once, as many at a time as `nearest_rows` takes well; memory stays that of [4096, block] comparisons.
-
-    Raises VlmProbeError for fewer than two vectors.
+    Some 4096 vectors are turned at a time, as many as `nearest_rows` takes well.
     """
-    if len(vectors) < 2:
-        raise VlmProbeError(f"{len(vectors)} vectors have no deviations to turn, give at least 2")
     x = vectors.double().cpu()
     mean = x.mean(0)
     u, s, _ = torch.linalg.svd(x - mean, full_matrices=False)
@@ -114,8 +109,7 @@ def nearest_when_turned(
         count = min(together, draws - start)
         frames = [random_frame(x.shape[1], around.shape[1], generator).double() for _ in range(count)]
         turned = torch.cat([mean + around @ frame for frame in frames]).to(vectors.device)
-        near = nearest_rows(turned, table, k=1, keep=keep, block=block)
-        found.append(near.scores.view(count, -1).mean(1).cpu())
+        found.append(nearest_rows(turned, table, k=1, keep=keep).scores.view(count, -1).cpu())
     return torch.cat(found)
 
 

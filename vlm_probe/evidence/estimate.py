@@ -41,7 +41,7 @@ def paired(
     control: np.ndarray | float,
     clusters: np.ndarray,
     *,
-    right_or_wrong: bool = False,
+    right_or_wrong: float = 0.0,
     seed: int = SEED,
 ) -> Estimate:
     """Two values an item: Student's t over clusters for the interval, sign flips of whole clusters for the test.
@@ -50,10 +50,11 @@ def paired(
     (items of one image). Of right and wrong answers, an image each, sign flips are McNemar's exact test. The interval
     alone would not do where few items decide: of 200, four that differ, all one way, can exclude 0 (p is 0.125).
 
-    right_or_wrong: whether values are 0 or 1. Where hardly any item differs, their spread says next to nothing of how
-    many others would, and where none does the interval would close. Two clusters are then added to the interval, one
-    that differs each way (Agresti and Min 2005, who add half as much, for independent items): with none of n that
-    differs it is about 2.8 / n wide each way, as the rule of three says.
+    right_or_wrong: how far apart two values can be where they are 0 or 1 (1, or 2 where each is a difference of two),
+    else 0. Where hardly any item differs, their spread says next to nothing of how many others would, and where none
+    does the interval would close. Two clusters are then added to the interval, one that differs as far each way
+    (Agresti and Min 2005, who add half as much, for independent items): with none of n that differs it is about 2.8 / n
+    wide each way, as the rule of three says.
     """
     against = np.broadcast_to(np.asarray(control, dtype=float), value.shape)
     both = ~np.isnan(value.astype(float) - against)
@@ -64,16 +65,16 @@ def paired(
     p = sign_flips(value - against, clusters, seed=seed)
     count = len(np.unique(clusters))
     if right_or_wrong and not np.isnan(low):
-        _, low, high = clustered_mean(*_with_one_each_way(value - against, clusters))
+        _, low, high = clustered_mean(*_with_one_each_way(value - against, clusters, right_or_wrong))
     return Estimate(len(value), count, float(value.mean()), float(against.mean()), mean, low, high, p)
 
 
-def _with_one_each_way(differences: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _with_one_each_way(differences: np.ndarray, clusters: np.ndarray, far: float) -> tuple[np.ndarray, np.ndarray]:
     """Differences and clusters with two more, as large as the others are on average, one of which differs each way."""
     _, index = np.unique(clusters, return_inverse=True)
     count = int(index.max()) + 1
     size = max(1, round(len(index) / count))
-    more = np.repeat([1.0, -1.0], size)
+    more = np.repeat([far, -far], size)
     return np.concatenate([differences, more]), np.concatenate([index, np.repeat([count, count + 1], size)])
 
 

@@ -39,6 +39,9 @@ def _together(tables: Sequence[Tables], name: str, where: str, key: str) -> pd.D
     parts = [_rows(one, name, where) for one in tables]
     if len(parts) == 1:
         return parts[0]
+    for part in parts:
+        if part[key].duplicated().any():
+            raise VlmProbeError(f"table {name!r} has the {key} {part.loc[part[key].duplicated(), key].iloc[0]!r} twice")
     return parts[0].merge(parts[1], on=key, suffixes=("_a", "_b"))
 
 
@@ -68,14 +71,16 @@ class PairedMean:
 
     def __call__(self, tables: Sequence[Tables]) -> Estimate:
         rows = _together(tables, self.table, self.where, self.key)
-        how: dict[str, bool] = {"right_or_wrong": self.right_or_wrong}
+        # Of two models with a control each, values are differences themselves: up to two apart.
+        far = 2.0 if len(tables) == 2 and isinstance(self.control, str) else 1.0
+        binary = far if self.right_or_wrong else 0.0
         if len(tables) == 1:
             against = 0.0 if self.control is None else self.control
             control = _numbers(rows, against) if isinstance(against, str) else against
-            return paired(_numbers(rows, self.value), control, rows[self.clusters].to_numpy(), **how)
+            return paired(_numbers(rows, self.value), control, rows[self.clusters].to_numpy(), right_or_wrong=binary)
         first, second = (self._of(rows, side) for side in ("_a", "_b"))
         clusters = self.clusters if self.clusters == self.key else f"{self.clusters}_a"
-        return paired(second, first, rows[clusters].to_numpy(), **how)
+        return paired(second, first, rows[clusters].to_numpy(), right_or_wrong=binary)
 
     def _of(self, rows: pd.DataFrame, side: str) -> np.ndarray:
         own = _numbers(rows, f"{self.value}{side}")
@@ -88,21 +93,33 @@ class PairedMean:
 class AgainstNull:
     """One value beside its null: rows with the columns draw (`OBSERVED` for what was measured), n, and the value's.
 
-    Of two models it is the second's value less the first's, beside the same of their nulls, draw by draw.
+    Of two models it is the second's value less the first's, beside the same of their nulls: each draw less another
+    one of the first's, for both may have been drawn with the same random numbers, and what was measured was not.
     """
 
     table: str
     value: str
     where: str = ""
+    clusters: str = ""
+    """The column with how many images are behind the value: what its claim needs enough of, since draws can be had
+    without end. "": draws are counted."""
 
     def __call__(self, tables: Sequence[Tables]) -> Estimate:
         parts = [_rows(one, self.table, self.where) for one in tables]
-        draws = [pd.Series(_numbers(rows, self.value), index=rows["draw"].to_numpy()) for rows in parts]
-        values = draws[0] if len(draws) == 1 else (draws[1] - draws[0]).dropna()
-        if OBSERVED not in values.index:
+        real = [_numbers(rows, "draw") == OBSERVED for rows in parts]
+        if not all(own.any() for own in real):
             return described(np.zeros(0))
-        n = parts[-1].loc[parts[-1]["draw"] == OBSERVED, "n"]
-        return against_null(float(values.loc[[OBSERVED]].iloc[0]), values.drop(OBSERVED).to_numpy(), int(n.iloc[0]))
+
+        def measured(column: str) -> list[float]:
+            return [float(_numbers(rows, column)[own][0]) for rows, own in zip(parts, real, strict=True)]
+
+        *before, observed = measured(self.value)
+        *first, null = [_numbers(rows, self.value)[~own] for rows, own in zip(parts, real, strict=True)]
+        if before:
+            fewest = min(len(first[0]), len(null))
+            observed, null = observed - before[0], null[:fewest] - np.roll(first[0][:fewest], 1)
+        found = against_null(observed, null, int(measured("n")[-1]))
+        return replace(found, clusters=int(min(measured(self.clusters)))) if self.clusters else found
 
 
 Measure = Callable[[pd.DataFrame], float]

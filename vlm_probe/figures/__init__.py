@@ -13,6 +13,7 @@ from vlm_probe.figures.embedding import (
     similarity_heatmap,
     twin_likeness,
 )
+from vlm_probe.figures.factors import effects_by_factor
 from vlm_probe.figures.layers import (
     box_share_by_layer,
     dimension_by_stage,
@@ -21,6 +22,7 @@ from vlm_probe.figures.layers import (
     leakage_by_layer,
     probe_by_layer,
 )
+from vlm_probe.figures.learning import learning_curves
 from vlm_probe.figures.maps import case_panels, head_grid, layer_strip, overlay, signed_overlay
 from vlm_probe.figures.measures import measures_by_model
 from vlm_probe.figures.patches import label_map, words_on_image
@@ -43,6 +45,7 @@ __all__ = [
     "difference_by_family",
     "dimension_by_stage",
     "effect_over_seeds",
+    "effects_by_factor",
     "gap_by_layer",
     "head_grid",
     "image_mass_by_layer",
@@ -51,6 +54,7 @@ __all__ = [
     "label_map",
     "layer_strip",
     "leakage_by_layer",
+    "learning_curves",
     "likeness",
     "measures_by_model",
     "overlay",

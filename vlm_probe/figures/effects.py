@@ -129,6 +129,8 @@ def _empty_lines(table: pd.DataFrame, ax: Axes) -> None:
     for y, name in enumerate(names(table, "name")):
         if np.isnan(numbers(where(table, "name", name), "relative")).all():
             place: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "ha": "center", "va": "center"}
+            # The line at 0 may run through it.
+            place["bbox"] = {"facecolor": "white", "linewidth": 0, "pad": 1.5}
             ax.text(0.5, y, "not at hand", fontsize=8, color=CONTROL, **place)
 
 
@@ -162,10 +164,13 @@ def interactions(table: pd.DataFrame, ax: Axes | None = None, *, title: str = ""
         for words in names(mean, "what"):
             own: dict[str, Any] = {"color": MEAN, "label": words, "shift": 0.25, **_WIDE}
             forest(where(mean, "what", words), ax, y="name", x="relative", rows=rows, **own)
-        ax.axvline(0, color=CONTROL, lw=0.8, zorder=0)
+        if np.isnan(numbers(table, "relative")).all():
+            ax.set_xticks([])
+        else:
+            ax.axvline(0, color=CONTROL, lw=0.8, zorder=0)
+            ax.xaxis.set_major_locator(MaxNLocator(6))
         _empty_lines(table, ax)
         ax.set(xlabel="difference of the two changes, % of the number before both\n(left of 0: it adds less)")
-        ax.xaxis.set_major_locator(MaxNLocator(6))
         titled(ax, title)
         legend_below(ax)
     return ax

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -9,7 +11,7 @@ from matplotlib.axes import Axes
 from vlm_probe.figures.points import along_points, short_point
 from vlm_probe.figures.primitives import by_layer, forest, heat, level
 from vlm_probe.figures.style import CONTROL, axes, colors_of, legend_below, models_of, styled, titled
-from vlm_probe.figures.tables import counted, counts, names, numbers, where
+from vlm_probe.figures.tables import counted, counts, names, numbers, of_model, where
 
 _MEASURES = {"cka": "CKA (linear, debiased)", "svcca": "SVCCA", "procrustes": "Procrustes similarity"}
 _METHODS = {"umap": "UMAP", "pca": "PCA", "tsne": "t-SNE"}
@@ -34,7 +36,7 @@ def similarity_heatmap(matrix: pd.DataFrame, ax: Axes | None = None, *, rows: st
     return ax
 
 
-def likeness(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def likeness(table: pd.DataFrame, ax: Axes | None = None, *, title: str = _MEASURES["cka"]) -> Axes:
     """CKA between every two of some representations, 0 to 1.
 
     table: columns row and column (their names), cka, n (items).
@@ -43,12 +45,11 @@ def likeness(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         rows, columns = names(table, "row"), names(table, "column")
         ax = axes(ax, (3.4 + 0.42 * len(columns), 2.6 + 0.3 * len(rows)))
         heat(table.pivot(index="row", columns="column", values="cka").loc[rows, columns], ax, label=_MEASURES["cka"])
-        titled(ax, _MEASURES["cka"], f"n = {counts(table)} items")
+        titled(ax, title, f"n = {counts(table)} items")
     return ax
 
 
 _CONTROLS: dict[str, tuple[str, str]] = {
-    "random": ("-", "random encoder"),
     "pixels": ("--", "six numbers of the pixels"),
     "common": (":", "most frequent label"),
 }
@@ -63,18 +64,24 @@ def probes_with_controls(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         models = models_of(table)
         ax = axes(ax, (5.6, 1.8 + len(names(table, "label")) * max(0.34, 0.15 * len(models))))
         rows = table.assign(row=counted(table, "label"))
-        forest(rows, ax, y="row", x="mean", hue="model", colors=models, controls=_CONTROLS)
+        forest(rows, ax, y="row", x="mean", hue="model", colors=models)
+        # Beside its model's dot, and in its colour: every model has a random encoder of its own.
+        bare = {f"{model}, random encoder": color for model, color in models.items()}
+        rows = rows.assign(model=[f"{model}, random encoder" for model in rows["model"].tolist()])
+        given: dict[str, Any] = {"low": None, "high": None, "marker": "|", "size": 8, "controls": _CONTROLS}
+        forest(rows, ax, y="row", x="random", hue="model", colors=bare, **given)
         ax.set(xlim=(-0.02, 1.02), xlabel="accuracy (share right)")
         titled(ax, "What does a linear probe find in what the connector reads?", "kinds of object held out; 95 %")
         legend_below(ax)
     return ax
 
 
-def probe_along_encoder(table: pd.DataFrame, label: str, ax: Axes | None = None) -> Axes:
+def probe_along_encoder(table: pd.DataFrame, label: str, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Accuracy of a probe of one label along every model's encoder, beside a random encoder.
 
     table: columns model, label, point, mean, low, high (shares right), random (at the encoder's end), n (items). Rows
         of other labels are left out.
+    title: without, the label is named.
     """
     with styled():
         rows = along_points(where(table, "label", label))
@@ -83,7 +90,8 @@ def probe_along_encoder(table: pd.DataFrame, label: str, ax: Axes | None = None)
         by_layer(rows, ax, x="at", y="mean", colors=models)
         level(rows, ax, y="random", words="random encoder", colors=models)
         ax.set(ylabel="accuracy (share right)", ylim=(0, 1.02), xlabel="behind encoder layer")
-        titled(ax, f"Is the {label} there, linearly?", f"n = {counts(rows)} images; bands: 95 % over images")
+        title = title or f"{label.capitalize()}: does a linear probe find it?"
+        titled(ax, title, f"n = {counts(rows)} images; bands: 95 % over images")
         legend_below(ax)
     return ax
 
@@ -91,8 +99,8 @@ def probe_along_encoder(table: pd.DataFrame, label: str, ax: Axes | None = None)
 def twin_likeness(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Every pair of twins: how alike a model's encoder finds it, over how alike a random encoder does.
 
-    table: columns model, percentile, percentile_random (shares of other pairs that are less alike), both_right (1 or 0:
-        full or hollow).
+    table: columns model, id (of the pair), percentile, percentile_random (shares of other pairs that are less alike),
+        both_right (1 or 0: full or hollow). Both axes begin where the data do.
     """
     with styled():
         ax = axes(ax, (4.6, 4.6))
@@ -104,8 +112,12 @@ def twin_likeness(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
                 ax.scatter(some["percentile_random"], some["percentile"], s=16, facecolor=face, edgecolor=color, lw=0.9)
             ax.scatter([], [], s=16, color=color, label=model)
         ax.plot([0, 1], [0, 1], color=CONTROL, lw=0.8, zorder=0)
-        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="for a random encoder", ylabel="for the model's encoder")
-        note = f"share of other pairs that are less alike; n = {len(table)} pairs of twins; full: both right"
+        # Twins are alike: most lie close to 1.
+        least = min(0.98, float(numbers(table, "percentile", "percentile_random").min()))
+        shown = (least - 0.05 * (1 - least), 1 + 0.05 * (1 - least))
+        ax.set(xlim=shown, ylim=shown, xlabel="for a random encoder", ylabel="for the model's encoder")
+        n = len(names(table, "id"))
+        note = f"share of other pairs that are less alike (axes not from 0); n = {n} pairs of twins; full: both right"
         titled(ax, "How alike are twins?", note)
         legend_below(ax)
     return ax
@@ -133,7 +145,8 @@ def projection(table: pd.DataFrame, ax: Axes | None = None, *, color_by: str = "
             ax.set(xlabel=f"first direction ({x:.0%} of the variance)", ylabel=f"second ({y:.0%})")
         trust = table.attrs["trustworthiness"]
         note = f"n = {len(table)} rows; trustworthiness {trust:.2f} (1: all neighbours are true, 0.5: chance)"
-        titled(ax, f"{method} of {short_point(str(table.attrs.get('title', 'the rows')))}", note)
+        what = short_point(str(table.attrs.get("title", "the rows")))
+        titled(ax, of_model(f"{method} of {what}", table), note)
         if len(colors) > 1:
             legend_below(ax)
     return ax

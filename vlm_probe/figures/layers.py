@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from vlm_probe.figures.points import WHERE, along_points
+from vlm_probe.figures.points import along_points, points_in_words
 from vlm_probe.figures.primitives import Look, by_layer, level
 from vlm_probe.figures.style import CONTROL, axes, legend_below, models_of, styled, titled
 from vlm_probe.figures.tables import counts, names, numbers, where
@@ -90,9 +90,9 @@ def probe_by_layer(table: pd.DataFrame, label: str, ax: Axes | None = None) -> A
         both = pd.concat([scores, controls], ignore_index=True)
         by_layer(both, ax, x="at", y="value", style="measure", styles=styles, colors=models)
         level(rows, ax, y="majority", words="most frequent label", colors=models)
-        ax.set(ylabel="accuracy (share right)", ylim=(0, 1.02), xlabel=WHERE)
+        ax.set(ylabel="accuracy (share right)", ylim=(0, 1.02), xlabel=points_in_words(rows))
         note = f"n = {counts(rows)} items, {counts(rows, 'classes')} classes; bands: 95 % over images"
-        titled(ax, f"Is the {label} there, linearly?", note)
+        titled(ax, f"{label.capitalize()}: does a linear probe find it?", note)
         legend_below(ax)
     return ax
 
@@ -116,7 +116,7 @@ def gap_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         long = rows.melt(["model", "at"], list(_COSINES), var_name="measure", value_name="cosine")
         by_layer(long, ax, x="at", y="cosine", style="measure", styles=_COSINES, colors=models_of(rows))
         ax.axhline(0, color=CONTROL, lw=0.8, zorder=0)
-        ax.set(ylabel="mean cosine", ylim=(min(-0.1, ax.get_ylim()[0]), 1.02), xlabel=WHERE)
+        ax.set(ylabel="mean cosine", ylim=(min(-0.1, ax.get_ylim()[0]), 1.02), xlabel=points_in_words(rows))
         titled(ax, "The modality gap", f"n = {counts(rows, 'n_image')} image rows, {counts(rows, 'n_text')} text rows")
         legend_below(ax)
     return ax
@@ -141,7 +141,11 @@ def dimension_by_stage(table: pd.DataFrame, measure: str = "effective_rank", ax:
         ax = axes(ax, _wide(rows))
         by_layer(rows, ax, x="at", y=measure, colors=models_of(rows))
         words = measure.replace("_", " ")
-        ax.set(ylabel=_DIMENSIONS.get(measure, words), ylim=(min(0.0, ax.get_ylim()[0]), None), xlabel=WHERE)
+        ax.set(
+            ylabel=_DIMENSIONS.get(measure, words),
+            ylim=(min(0.0, ax.get_ylim()[0]), None),
+            xlabel=points_in_words(rows),
+        )
         titled(ax, words.capitalize(), f"n = {counts(rows)} rows" if "n" in rows else "")
         legend_below(ax)
     return ax
@@ -160,7 +164,9 @@ _LEAKS: dict[str, Look] = {
 _MARKS = "os^Dv"
 
 
-def leakage_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def leakage_by_layer(
+    table: pd.DataFrame, ax: Axes | None = None, *, title: str = "Where does the probability go?"
+) -> Axes:
     """Where the probability goes along the depth of every model: a line a measure.
 
     table: as `vocabulary.summarize_leakage` returns it: columns model, layer (the last is the model's output), measure,
@@ -182,6 +188,6 @@ def leakage_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         limits: dict[str, Any] = {} if (numbers(table, "mean") < 0).any() else {"ylim": (0, None)}
         what = looks[measures[0]][2] if alone else "probability"
         ax.set(xlabel="depth (0: behind the first layer, 1: the output)", ylabel=what, **limits)
-        titled(ax, "Where does the probability go?", f"logit lens, n = {counts(table)} items; bands: 95 % over images")
+        titled(ax, title, f"logit lens, n = {counts(table)} items; bands: 95 % over images")
         legend_below(ax)
     return ax

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vlm_probe.figures.primitives import height_of, on_image
 from vlm_probe.figures.style import PALETTE, axes, legend_below, styled, titled
-from vlm_probe.figures.tables import numbers, where
+from vlm_probe.figures.tables import numbers, of_model, where
 from vlm_probe.layout import AnyBox
 
 _EDGES = ("left", "top", "right", "bottom")
@@ -69,7 +69,7 @@ def words_on_image(
                 clip_on=True,
             )
         note = f"best per patch; {unit} {scores.min():.2f} to {scores.max():.2f}"
-        titled(ax, str(nearest.attrs.get("title", "nearest tokens")), note)
+        titled(ax, of_model(str(nearest.attrs.get("title", "nearest tokens")), nearest), note)
     return ax
 
 

@@ -8,8 +8,7 @@ import pandas as pd
 
 _PARTS = {"vision": "V", "connector": "C", "language": "L"}
 _AFTER = {"in": 0, "embed": 0, "pre": 1, "post": 2, "out": 3}
-WHERE = "V: behind encoder layer, C: connector, L: behind language-model layer"
-"""What the short names mean, for an axis."""
+_WORDS = {"V": "behind encoder layer", "C": "connector", "L": "behind language-model layer"}
 
 
 def short_point(name: str) -> str:
@@ -32,6 +31,16 @@ def _place(name: str) -> tuple[int, int, int]:
         return len(_PARTS), 0, 0
     block = -1 if found[2] is None else int(found[2])
     return list(_PARTS).index(found[1]), block, _AFTER.get(found[3], 0)
+
+
+def points_in_words(table: pd.DataFrame) -> str:
+    """What the short names in the column `at` mean, for an axis: those that there are.
+
+    >>> points_in_words(pd.DataFrame({"at": ["L embed", "C out", "L0"]}))
+    'C: connector, L: behind language-model layer'
+    """
+    there = {str(name)[:1] for name in table["at"].tolist()}
+    return ", ".join(f"{letter}: {words}" for letter, words in _WORDS.items() if letter in there)
 
 
 def along_points(table: pd.DataFrame) -> pd.DataFrame:

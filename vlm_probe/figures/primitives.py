@@ -55,8 +55,8 @@ def forest(
     ----------
     y: column of names: one line each, in the order they come in, or that of `rows`.
     x: column of values. A row without one draws nothing.
-    low, high: columns of the interval's ends, drawn as they are. Where they are missing the dot is hollow. None:
-        no intervals are meant, and all dots are full.
+    low, high: columns of the interval's ends, drawn as they are. Where they are missing the dot is hollow, and the
+        legend says what that means. None: no intervals are meant, and all dots are full.
     hue: column of series: a colour each (`colors`, or the palette's), a marker each where `marker` is a mapping, and
         side by side over `dodge` of a line's height; their names are the legend's.
     size: of a dot, in points. shift: how far below the line's middle, in lines.
@@ -71,6 +71,7 @@ def forest(
     # A series without any value takes no room.
     slots = [group for group, own in groups if not np.isnan(numbers(own, x)).all()]
     step = dodge / max(len(slots), 1)
+    bare = False
     for words, own in groups:
         ink = color if hue is None else colors[str(words)]
         mark = marker if isinstance(marker, str) else marker[str(words)]
@@ -85,6 +86,7 @@ def forest(
         full: dict[str, Any] = {"color": ink, "lw": 1.6 if mark in "|_x+" else 0}
         hollow: dict[str, Any] = {"facecolor": "white", "edgecolor": ink, "lw": 1.2}
         there = ~np.isnan(value)
+        bare |= mark not in "|_x+" and bool((~known & there).any())
         for which, how in ((known & there, full), (~known & there, hollow)):
             if which.any():
                 sns.scatterplot(
@@ -101,6 +103,8 @@ def forest(
                 words = None
         if words is not None:  # nothing of it could be drawn: the legend names it all the same
             ax.scatter([], [], marker=mark, s=size**2, color=ink, label=words)
+    if bare:
+        ax.scatter([], [], s=size**2, facecolor="white", edgecolor=INK, lw=1.2, label="open: no interval")
     for column, (style, words) in (controls or {}).items():
         marks = table.filter([y, column]).drop_duplicates().dropna()
         place = np.asarray([at[str(name)] for name in marks[y].tolist()], dtype=float)

@@ -24,6 +24,16 @@ def numbers(table: pd.DataFrame, *columns: str) -> np.ndarray:
     return found[:, 0] if len(columns) == 1 else found
 
 
+def in_shares(table: pd.DataFrame, low: str = "low", high: str = "high") -> pd.DataFrame:
+    """Shares with their intervals cut off at 0 and 1: Student's t knows no such ends."""
+    return table.assign(**{end: table[end].clip(0, 1) for end in (low, high)})
+
+
+def of_model(title: str, table: pd.DataFrame) -> str:
+    """A title with the model that a table's attrs name, if they do."""
+    return f"{title}, {table.attrs['model']}" if table.attrs.get("model") else title
+
+
 def counts(table: pd.DataFrame, column: str = "n") -> str:
     """Numbers of items in words: "36", "30 or 36", and "12 to 40" where more than two differ."""
     different = sorted({int(value) for value in numbers(table, column) if not np.isnan(value)})

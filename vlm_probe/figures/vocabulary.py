@@ -11,8 +11,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from vlm_probe.figures.effects import effect_over_seeds
 from vlm_probe.figures.primitives import Look, by_layer
+from vlm_probe.figures.scores import scenes_of
 from vlm_probe.figures.style import PALETTE, axes, legend_below, models_of, styled, titled
-from vlm_probe.figures.tables import counts, names, where
+from vlm_probe.figures.tables import counts, in_shares, names, numbers, where
 
 _PARTS = {
     "embedding": PALETTE[1],
@@ -25,6 +26,15 @@ _PARTS = {
 }
 
 
+_AMOUNTS = {
+    "weight_bytes": "bytes of weights",
+    "flops_per_token": "operations for a token",
+    "flops_per_image": "operations for an image",
+    "kv_bytes_per_token": "bytes kept of a token's keys and values",
+    "activation_bytes_per_token": "bytes of activations for a token",
+}
+
+
 def budget_bars(table: pd.DataFrame, column: str = "parameters", ax: Axes | None = None) -> Axes:
     """What every part takes of a model's parameters (or another column of `budget`): one bar a model, of one length.
 
@@ -33,11 +43,13 @@ def budget_bars(table: pd.DataFrame, column: str = "parameters", ax: Axes | None
     with styled():
         models = names(table, "model")
         ax = axes(ax, (6.4, 1.5 + 0.42 * len(models)))
+        parts = {part: color for part, color in _PARTS.items() if numbers(where(table, "part", part), column).any()}
+        words = _AMOUNTS.get(column, column.replace("_", " "))
         for y, name in enumerate(models):
             own = where(table, "model", name)
             amounts = {str(part): float(value) for part, value in zip(own["part"], own[column], strict=True)}
             whole, left = sum(amounts.values()), 0.0
-            for part, color in _PARTS.items():
+            for part, color in parts.items():
                 share = amounts.get(part, 0.0) / whole if whole else 0.0
                 ax.barh(y, share, left=left, color=color, height=0.7, label=part if y == 0 else None)
                 if share > 0.07:
@@ -46,8 +58,9 @@ def budget_bars(table: pd.DataFrame, column: str = "parameters", ax: Axes | None
                 left += share
             ax.text(1.01, y, _short(whole), va="center", fontsize=8)
         ax.set_yticks(range(len(models)), models)
-        ax.set(xlim=(0, 1), ylim=(len(models) - 0.5, -0.5), xlabel=f"share of {column.replace('_', ' ')}")
-        titled(ax, "What does the vocabulary cost?", "counted from the configuration; a tied matrix is the embedding's")
+        ax.set(xlim=(0, 1), ylim=(len(models) - 0.5, -0.5), xlabel=f"share of {words}")
+        about = "counted from the configuration; a tied matrix is the embedding's"
+        titled(ax, f"What does the vocabulary cost in {words}?", about)
         legend_below(ax)
     return ax
 
@@ -62,15 +75,26 @@ def _short(number: float) -> str:
 def vocabulary_growth(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Different tokens along the text, in logarithms.
 
-    table: columns model, tokens (read so far), used (different ones among them).
+    table: columns model, tokens (read so far), used (different ones among them). Models of one and the same line, as
+        those of one tokenizer, share it.
     """
     with styled():
         ax = axes(ax, (5.2, 3.8))
-        by_layer(table, ax, x="tokens", y="used", marker="", colors=models_of(table))
+        lines = _together(table)
+        by_layer(lines, ax, x="tokens", y="used", marker="", colors=models_of(lines))
         ax.set(xscale="log", yscale="log", xlabel="tokens read", ylabel="different tokens")
         titled(ax, "How much of the vocabulary does the text use?", "the same text for all")
         legend_below(ax)
     return ax
+
+
+def _together(table: pd.DataFrame) -> pd.DataFrame:
+    """One of the models whose lines would hide each other, with all their names."""
+    lines: dict[bytes, list[str]] = {}
+    for model in names(table, "model"):
+        lines.setdefault(numbers(where(table, "model", model), "tokens", "used").tobytes(), []).append(model)
+    alike = list(lines.values())
+    return pd.concat([where(table, "model", first).assign(model=",\n".join((first, *more))) for first, *more in alike])
 
 
 _SHRUNK: dict[str, Look] = {
@@ -90,7 +114,7 @@ def shrinking(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         bare = {"low": float("nan"), "high": float("nan")}
         right = table.assign(measure="accuracy", share=table["accuracy"])
         readable = table.assign(measure="readable", share=table["readable"], **bare)
-        both = pd.concat([right, readable], ignore_index=True)
+        both = in_shares(pd.concat([right, readable], ignore_index=True))
         by_layer(both, ax, x="rows", y="share", style="measure", styles=_SHRUNK, colors=models_of(table))
         ax.set(xscale="log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -102,7 +126,7 @@ def shrinking(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         titled(
             ax,
             "Would a smaller vocabulary do?",
-            f"{about}rows kept by frequency in other text; bands: 95 % over images",
+            f"{about}rows kept by frequency in other text; bands: 95 % over images, cut off at 0 and 1",
         )
         legend_below(ax)
     return ax
@@ -134,8 +158,9 @@ def change_over_seeds(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """What a larger vocabulary changes: a dot a training seed, and their mean with its interval.
 
     table: rows of `studies.grid_differences` (a seed each) and of `studies.grid_effects` (their mean; seed NaN), of one
-        split.
+        split, which the title names.
     """
     alone = pd.isna(table["seed"]).to_numpy()
     seeds = table.loc[~alone].astype({"seed": int})
-    return effect_over_seeds(seeds, table.loc[alone], ax, title="Does the size of the vocabulary itself matter?")
+    title = f"Does the size of the vocabulary itself matter on {scenes_of(table)}?"
+    return effect_over_seeds(seeds, table.loc[alone], ax, title=title)

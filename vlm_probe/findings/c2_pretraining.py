@@ -1,7 +1,7 @@
-"""C2: what does pretraining the connector change?
+"""C2: what differs between two connectors, one pretrained and the other not, say?
 
-C1's measures, a probe at the connector's output and the answers, of a second model against the first. Of two models
-that differ in how their connectors were trained, and of one seed each: it is said of these connectors alone.
+C1's measures, a probe at the connector's output and the answers, of a second model against the first. Of two models,
+and of one seed each: it is said of these connectors alone. What they differ in is for who gives them to know.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from vlm_probe.embedding import features
-from vlm_probe.evidence import AgainstNull, Claim, Described, PairedMean, Tables
-from vlm_probe.findings.connected import OUT, TURNS, WORDS, connected, means
+from vlm_probe.evidence import Claim, Described, PairedMean, Tables
+from vlm_probe.findings.connected import APARTNESS, NEARER, OUT, WORDS, connected, means
 from vlm_probe.findings.finding import FigureOf, Finding, Section, Shown, TableOf
 from vlm_probe.findings.probed import found_by_probe, object_kinds, properties
 from vlm_probe.findings.shared import Shared, about
@@ -47,17 +47,16 @@ CLAIMS = (
     Claim(
         "nearer",
         "{second}'s connector puts image rows nearer to words, beside rows turned at random, than {first}'s (cosine)",
-        AgainstNull("rotations", "cosine"),
+        NEARER,
         control="{first}'s, and both turned at random",
-        unit="random rotations",
+        unit="images",
         of="pair",
         margin=0.01,
-        least=TURNS,
     ),
     Claim(
         "told_apart",
         "rows of {second}'s connector are easier to tell from words, beside other words, than those of {first}'s",
-        PairedMean("images", "told_apart", "told_words"),
+        APARTNESS,
         control="{first}'s",
         unit="images",
         of="pair",
@@ -66,7 +65,7 @@ CLAIMS = (
     Claim(
         "words",
         f"{{second}} answers more from {WORDS} words a row, beside a vocabulary turned at random, than {{first}}",
-        PairedMean("items", "right_words", "right_turned"),
+        PairedMean("items", "right_words", "right_turned", right_or_wrong=True),
         control="{first}'s",
         unit="images",
         of="pair",
@@ -75,7 +74,7 @@ CLAIMS = (
     Claim(
         "probe",
         "a probe at {second}'s connector finds what is asked of an object more often than one at {first}'s",
-        PairedMean("probes", "found", clusters="object"),
+        PairedMean("probes", "found", clusters="object", right_or_wrong=True),
         control="{first}'s",
         unit="kinds of object",
         of="pair",
@@ -84,7 +83,7 @@ CLAIMS = (
     Claim(
         "answers",
         "{second} answers more of the items than {first}",
-        PairedMean("items", "right"),
+        PairedMean("items", "right", right_or_wrong=True),
         control="{first}'s",
         unit="images",
         of="pair",
@@ -139,13 +138,15 @@ def shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
 
 FINDING = Finding(
     id="C2",
-    question="What does pretraining the connector change?",
+    question="What differs between two connectors?",
     claims=CLAIMS,
     measure=connector_as_trained,
     models=2,
     wants="items with images",
     shown=shown,
     caveats=(
+        "It speaks of pretraining only where the models given differ in that alone: one connector pretrained, the "
+        "other not. Two that also differ in their encoders differ for whatever reason.",
         "Two connectors, each trained once: the same recipe from another seed gives another connector, and what "
         "differs here may differ between two of those. What a recipe does is asked over seeds (X1).",
         "Effective rank and intrinsic dimension hang on width and number of rows; nothing is tested with them.",
@@ -170,7 +171,8 @@ FINDING = Finding(
         "As C1: nearness beside random rotations, telling apart beside other words, answers from words beside a turned "
         "vocabulary. Each is compared less its control, so that a wider model, in which all cosines are smaller, is "
         "not called farther from words. Nearness is tested with differences of turned rows, for two connectors that "
-        "have nothing to do with words differ as much as chance has it, on however many images.",
+        "have nothing to do with words differ as much as chance has it, on however many images, and over images, for "
+        "two that land equally differ by which images those are.",
         "Probe: as in S2, at the connector's output in the box of the object asked about, whole questions held out.",
     ),
 )

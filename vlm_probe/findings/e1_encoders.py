@@ -30,7 +30,7 @@ from vlm_probe.findings.likeness import (
     vectors,
 )
 from vlm_probe.findings.probed import POOL_OF
-from vlm_probe.findings.shared import Shared, about, cluster_of
+from vlm_probe.findings.shared import Shared, about, clusters_of
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.untrained import MARK, with_encoder, with_random_encoder
 from vlm_probe.items import Item
@@ -63,9 +63,9 @@ def another_seed(model: HookedVLM) -> HookedVLM | None:
 def _picked(items: Sequence[Item]) -> list[Item]:
     """One item an image, of twins one, with a box where there is one: an encoder sees no question."""
     found: dict[str, Item] = {}
-    for item in [*(i for i in items if i.boxes), *(i for i in items if not i.boxes)]:
-        if item.source is not None:
-            found.setdefault(cluster_of(item), item)
+    pictured = [item for item in items if item.source is not None]
+    for item, cluster in sorted(zip(pictured, clusters_of(pictured), strict=True), key=lambda one: not one[0].boxes):
+        found.setdefault(cluster, item)
     once = {item.image: item for item in reversed(found.values())}
     kept = {item.id for item in once.values()}
     return [item for item in items if item.id in kept]
@@ -330,11 +330,24 @@ FINDING = Finding(
                     "probes_with_controls",
                     "probes",
                     "Share of images of which a linear probe of what the connector reads has the label right while "
-                    "its kind of object is held out. Grey: the same probe of a random encoder and of six numbers of "
-                    "the pixels, and the most frequent label.",
+                    "its kind of object is held out. Upright, in the model's color: the same probe of a random "
+                    "encoder. Grey: of six numbers of the pixels, and the most frequent label.",
                     "accuracy of linear probes by label",
                 ),
-                TableOf("probes"),
+                TableOf(
+                    "probes",
+                    {
+                        "model": "model",
+                        "label": "label",
+                        "mean": "share right",
+                        "low": "95 % from",
+                        "high": "to",
+                        "random": "random encoder",
+                        "pixels": "six numbers of the pixels",
+                        "common": "most frequent label",
+                        "n": "n",
+                    },
+                ),
                 *(
                     FigureOf(
                         f"probe_{label}",
@@ -343,7 +356,7 @@ FINDING = Finding(
                         f"Share of images of which a linear probe finds {SENSE[label]}, along the encoder (C is "
                         f"{ONE_STRENGTH[0]:g} throughout). Dotted: a random encoder, where the connector reads it.",
                         f"accuracy of probes of the {label} along the encoder",
-                        given={"label": label},
+                        given={"label": label, "title": f"Does a linear probe find {SENSE[label]}?"},
                     )
                     for label in LABELS
                 ),
@@ -358,6 +371,7 @@ FINDING = Finding(
                     "encoders",
                     "CKA of what connectors read, between encoders, other seeds of their recipes and random encoders.",
                     "CKA between encoders",
+                    {"title": "How alike are the encoders? CKA (linear, debiased)"},
                 ),
                 FigureOf(
                     "cka_layers",
@@ -365,6 +379,7 @@ FINDING = Finding(
                     "layers",
                     "CKA between the layers of the first model's encoder (columns) and the others'.",
                     "CKA between layers of encoders",
+                    {"title": "How alike are their layers? CKA (linear, debiased)"},
                 ),
             ),
         ),

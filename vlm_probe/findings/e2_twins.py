@@ -15,7 +15,7 @@ from vlm_probe.embedding.blind_pairs import image_embeddings, twin_percentiles
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence import Claim, OfAllRows, PairedMean, Tables, summarize
 from vlm_probe.findings.finding import FigureOf, Finding, Section, Shown, TableOf
-from vlm_probe.findings.shared import Shared, about
+from vlm_probe.findings.shared import Shared, about, clusters_of
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.items import Item
 
@@ -72,10 +72,9 @@ def twins_apart(
         for one in (model, shared.random_encoder)
     )
     right = shared.answers(both)["correct"].to_numpy(dtype=float).reshape(-1, 2)
-    groups = [pair[0].group for pair in pairs]
     table = about([pair[0] for pair in pairs]).assign(
-        id=groups,
-        cluster=groups,
+        id=[pair[0].group for pair in pairs],
+        cluster=clusters_of(both)[::2],  # pairs that share an image are no two
         percentile=own,
         percentile_random=bare,
         right=right.mean(1),
@@ -155,8 +154,7 @@ CLAIMS = (
 def shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
     """Tables twins (means with intervals) and pairs (as measured); a sentence a model."""
     whole = pd.concat([tables["twins"].assign(model=model) for model, tables in measured.items()], ignore_index=True)
-    measures = ["percentile", "percentile_random", "both_right", "right"]
-    table = summarize(whole, measures, ["model"])
+    table = summarize(whole, list(_MEASURES), ["model"])
     said = []
     for model in measured:
         own = table.query("model == @model").set_index("measure")["mean"]
@@ -164,7 +162,16 @@ def shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
             f"{model}'s encoder finds twins more alike than {own['percentile']:.1%} of other pairs (a random encoder "
             f"{own['percentile_random']:.1%}), and {model} has both right of {own['both_right']:.1%}."
         )
-    return Shown(tables={"twins": table, "pairs": whole}, summary=said)
+    words = [_MEASURES[measure] for measure in table["measure"].tolist()]
+    return Shown(tables={"twins": table.assign(measure=words), "pairs": whole}, summary=said)
+
+
+_MEASURES = {
+    "percentile": "other pairs less alike",
+    "percentile_random": "the same for a random encoder",
+    "both_right": "both questions right",
+    "right": "questions right",
+}
 
 
 FINDING = Finding(
@@ -201,10 +208,20 @@ FINDING = Finding(
                     "twin_likeness",
                     "pairs",
                     "Every pair of twins: how alike a model's encoder finds it, as a percentile of other pairs, and "
-                    "how alike a random encoder does. Full: the model has both right.",
+                    "how alike a random encoder does (the axes begin where the data do). Full: it has both right.",
                     "how alike encoders find twins",
                 ),
-                TableOf("twins"),
+                TableOf(
+                    "twins",
+                    {
+                        "model": "model",
+                        "measure": "measure",
+                        "mean": "share",
+                        "low": "95 % from",
+                        "high": "to",
+                        "n": "n",
+                    },
+                ),
             ),
         ),
     ),

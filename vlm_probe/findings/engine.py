@@ -66,6 +66,7 @@ class Run:
     skipped: list[Skipped] = field(default_factory=list)
     provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
+    suffix: str = ""
 
     def judged(self, finding: Finding) -> list[Evidence]:
         """The claims of one finding."""
@@ -161,7 +162,7 @@ def run(
     for name in names:
         if names.count(name) > 1:
             raise VlmProbeError(f"{name} is given twice; models are told apart by their names")
-    result = Run(chosen, names, given, seed)
+    result = Run(chosen, names, given, seed, suffix=suffix)
     able = []
     for finding in chosen:
         lacking = _lacking(finding, names, given)
@@ -172,7 +173,10 @@ def run(
         else:
             # Protocols tell functions apart by their names alone, so that isinstance would say yes to either kind.
             measure = cast(Callable[[], dict[str, Tables]], finding.measure)
-            result.measured[finding.id] = measure()
+            try:
+                result.measured[finding.id] = measure()
+            except VlmProbeError as error:
+                result.skipped.append(Skipped(finding.id, "", str(error)))
     for model in models if able else ():
         opened = load(model) if isinstance(model, str) else model  # one at a time: two real ones rarely fit together
         name = _name(model)
@@ -185,7 +189,8 @@ def run(
         gc.collect()
         torch.cuda.empty_cache()
     if not any(result.measured.values()):
-        raise VlmProbeError("nothing could be measured; " + "; ".join(map(str, result.skipped)))
+        why = "; ".join(map(str, result.skipped)) or "no finding is named"
+        raise VlmProbeError(f"nothing could be measured; {why}")
     result.seconds = time.monotonic() - began
     return result
 
@@ -195,7 +200,7 @@ def _lacking(finding: Finding, names: Sequence[str], items: Sequence[Item]) -> s
     if not finding.models:
         return ""
     if len(names) < finding.models:
-        return f"it compares models: give {finding.models} or more, got {len(names)}"
+        return f"it takes {finding.models} model{'s' * (finding.models > 1)} or more, got {len(names)}"
     if not finding.picks(items):
         return f"it needs {finding.wants}; there is none among the {len(items)} given"
     return ""
@@ -239,7 +244,7 @@ def _measure_model(
                     cluster = dict(zip([item.id for item in picked], clusters_of(picked), strict=True))
                     for table in whole.values():
                         if "cluster" in table:
-                            table["cluster"] = table["id"].map(cluster)
+                            table["cluster"] = [cluster[name] for name in table["id"].tolist()]
                 into.setdefault(finding.id, {})[name] = whole
             except VlmProbeError as error:
                 done(len(picked) - counted)

@@ -30,9 +30,13 @@ class FigureOf:
 
 @dataclass(frozen=True)
 class TableOf:
-    """One of the finding's tables, as a table."""
+    """One of the finding's tables, as a table; a page shows what a reader needs of it, the files have all."""
 
     table: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns that are shown, in this order, and what they are called; all where none is given."""
+    where: str = ""
+    """Which rows are shown (as `DataFrame.query` has it); all without."""
 
 
 @dataclass(frozen=True)

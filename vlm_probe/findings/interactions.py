@@ -12,7 +12,7 @@ import pandas as pd
 from vlm_probe.evidence import Claim, Described, EveryWay, OverRuns, Tables
 from vlm_probe.findings.finding import FigureOf, Section, Shown, TableOf
 from vlm_probe.items import Item
-from vlm_probe.studies import grid_interactions, grid_scores, published_interactions
+from vlm_probe.studies import at_budget, grid_interactions, grid_scores, published_interactions, results
 from vlm_probe.studies.effects import FEWEST_RUNS
 from vlm_probe.studies.published import NAMES
 from vlm_probe.zoo.cells import Cell
@@ -23,7 +23,7 @@ GRID = "replicas"
 MARGIN = 0.02
 """Of the share right. Two points: what the 7B loses on VQAv2 with connector pretraining, the smallest of the published
 differences that the question was asked about."""
-SPLITS = {"heldout": "held-out scenes", "novel": "scenes with novel kinds"}
+SPLITS = {"heldout": "held-out scenes", "novel": "novel kinds"}
 
 
 class Words(NamedTuple):
@@ -47,7 +47,9 @@ class Crossed:
     """Of the paper's models; None where they do not cross the two."""
     corners: tuple[tuple[Cell, Cell], ...]
     """Of the grid: the cell that neither was changed of, and the one that both were."""
-    more: bool
+    study: str | None = None
+    """The study whose table is read, at its whole budget; None: the shipped cells' scores."""
+    more: bool = False
     """Whether the claim is that it adds more where the other change was made; the paper's direction, if it has one."""
 
 
@@ -56,9 +58,11 @@ def crossings(crossed: Crossed, scores: pd.DataFrame | None = None) -> dict[str,
 
     Of runs, the column `of` says which difference of differences a row is one seed's.
 
-    scores: as `studies.grid_scores` returns it, which is the default.
+    scores: as `studies.grid_scores` returns it; the table of `crossed.study` if None.
     """
-    runs = grid_interactions(grid_scores() if scores is None else scores, crossed.factor, crossed.by)
+    if scores is None:
+        scores = grid_scores() if crossed.study is None else at_budget(results(crossed.study))
+    runs = grid_interactions(scores, crossed.factor, crossed.by)
     named = zip(*(runs[name].tolist() for name in ("first", "second", "split", "kind")), strict=True)
     runs.insert(0, "of", [_of(*one) for one in named])
     grid: dict[str, Tables] = {GRID: {"runs": runs}}
@@ -97,13 +101,13 @@ def _of_the_paper(crossed: Crossed) -> Iterator[Claim]:
 
 
 def _of_the_grid(crossed: Crossed) -> Iterator[Claim]:
-    degree, words = "more" if crossed.more else "fewer", crossed.words
+    degree, words = "more" if crossed.more else "less", crossed.words
     for first, second in crossed.corners:
         for split, scenes in SPLITS.items():
             yield Claim(
                 id=(of := _of(first.name, second.name, split)),
                 sentence=(
-                    f"On {scenes}, {words.adds} adds {degree} points {words.at_end} than {words.at_start} "
+                    f"On {scenes}, {words.adds} adds {degree} (share right) {words.at_end} than {words.at_start} "
                     f"({first.name} to {second.name})"
                 ),
                 # In shares and in log odds: where the two disagree, the ceiling may have made it.
@@ -233,11 +237,14 @@ def _said_of_the_grid(crossed: Crossed, effects: pd.DataFrame) -> Iterator[str]:
 
 def sections(id: str, crossed: Crossed) -> tuple[Section, ...]:
     """The forest and what it is made of."""
-    words = crossed.words
+    words, published = crossed.words, crossed.published
     given = {"title": f"What {words.adds} adds {words.at_end}, minus what it adds {words.at_start}"}
-    caption = (
+    of_the_paper = (
         "One dot a published difference of differences, in percent of the number of the model that neither change was "
-        "made to; below, the same of the replicas: a dot a training seed, and their mean with its 95 % interval "
+        "made to; below, the same of the replicas: a"
+    )
+    caption = (
+        f"{of_the_paper if published else 'A'} dot a training seed, and their mean with its 95 % interval "
         "(Student's t over seeds). Left of 0 the change adds less, or takes more."
     )
     figure = FigureOf(
@@ -248,8 +255,24 @@ def sections(id: str, crossed: Crossed) -> tuple[Section, ...]:
         "differences of differences by benchmark",
         given=given,
     )
-    tables = (TableOf("published"), TableOf("over seeds")) if crossed.published else (TableOf("over seeds"),)
-    return (Section("Does one change do more where the other was made?", (figure, *tables)),)
+    columns = {
+        "first": "neither changed",
+        "second": "both changed",
+        "split": "scenes",
+        "n": "questions",
+        "seeds": "seeds",
+    }
+    columns |= {"a": words.at_start, "b": words.at_end, "difference": "difference", "low": "95 % from", "high": "to"}
+    over_seeds = TableOf("over seeds", {**columns, "log_odds": "in log odds"})
+    return (Section("Does one change do more where the other was made?", (figure, *_table_of(published), over_seeds)),)
+
+
+def _table_of(published: Words | None) -> Iterator[TableOf]:
+    """The paper's numbers, of those benchmarks of which all four are at hand."""
+    if published is not None:
+        columns = {"name": "benchmark", "unit": "unit", "fixed": "both with", "at_start": published.at_start}
+        columns |= {"at_end": published.at_end, "difference": "difference", "relative": "% of the first"}
+        yield TableOf("published", columns, where="missing == ''")
 
 
 def methods(crossed: Crossed) -> tuple[str, ...]:
@@ -278,8 +301,18 @@ def methods(crossed: Crossed) -> tuple[str, ...]:
 CAVEATS = (
     "A difference of differences depends on the scale: near a share of 1 every change is small, whatever it does to "
     "the odds. What holds in shares alone, or in log odds alone, is therefore undecided.",
-    "The replicas' arms differ in more than they are named for: cells with a pretrained connector see more scenes "
-    "before they are asked, and the large language model has more key-value heads as well as more layers.",
+)
+OF_THE_STUDY = (
+    "The study's arms see the same scenes in the same order, as many of them with connector pretraining as without; "
+    "keys and values are as wide as the model's width makes them. They are trained early in what more training would "
+    "give: what holds at this budget need not hold at ten times as much, and the curves over budgets are in "
+    "`studies.results('grid')`.",
+    "Each seed draws its own novel kinds of object, encoder, language model and scenes; an arm without pretraining "
+    "begins with questions.",
+)
+OF_THE_SHIPPED_GRID = (
+    "The shipped cells differ in more than they are named for: the large language model has more key-value heads as "
+    "well as more layers, and all stand near the ceiling.",
 )
 
 

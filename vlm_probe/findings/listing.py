@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -34,7 +35,7 @@ def evidence_listing(evidence: pd.DataFrame) -> pd.DataFrame:
             "value": _number(row["value"]),
             "control": f"{_number(row['control'])} ({row['against']})".strip(),
             "difference": _interval(row["difference"], row["low"], row["high"]),
-            "p": _number(row["p_corrected"]),
+            "p": _p(row["p_corrected"]),
             "untrained": _number(row["untrained"], sign=True),
             "verdict": f"{row['verdict']} ({row['reason']})" if row["reason"] else row["verdict"],
         }
@@ -47,8 +48,35 @@ def evidence_listing(evidence: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns=empty)
 
 
+def evidence_text(row: Mapping[Hashable, Any]) -> str:
+    """What a row of evidence rests on, in a line: reason, value against control, difference, p, unit."""
+    against = f" against {_number(row['control'])}" if not pd.isna(row["control"]) else ""
+    p, bare = _p(row["p_corrected"]), row["untrained"]
+    parts = [
+        row["reason"],
+        f"{_number(row['value'])}{against} ({row['against']})" if not pd.isna(row["value"]) else "",
+        _interval(row["difference"], row["low"], row["high"]),
+        f"p {p}" if p else "",
+        "" if pd.isna(bare) else f"untrained {_number(bare, sign=True)}",
+        _rests(row["n"], row["clusters"], row["unit"]),
+    ]
+    return "; ".join(part for part in parts if part)
+
+
 def _rests(n: int, clusters: int, unit: str) -> str:
-    return f"{clusters} {unit}" if n == clusters else f"{clusters} {unit} ({n})"
+    said = f"{clusters} {_one(unit) if clusters == 1 else unit}"
+    return said if n == clusters else f"{said} ({n})"
+
+
+def _one(unit: str) -> str:
+    """A unit in the singular: "kind of object", "training seed", "vocabulary"."""
+    head, of, rest = unit.partition(" of ")
+    head = f"{head.removesuffix('ies')}y" if head.endswith("ies") else head.removesuffix("s")
+    return head + of + rest
+
+
+def _p(value: float) -> str:
+    return "<0.0001" if value < 0.0001 else _number(value)
 
 
 def _number(value: float, *, sign: bool = False) -> str:

@@ -82,19 +82,14 @@ def where_it_looks(
         records.append(record)
         layers += rows
         if map_ is not None:
-            maps.append(
-                {"id": item.id, "size": model.image_size, "values": map_.values.ravel().tolist(), **_edges(map_)}
-            )
+            edges = {name: map_.coords[name].values.astype(float).tolist() for name in EDGES}
+            maps.append({"id": item.id, "size": model.image_size, "values": map_.values.ravel().tolist(), **edges})
     table = about(items).merge(_scored(answers, items), on="id").merge(pd.DataFrame(records), on="id")
     return {
         "items": table,
         "layers": pd.DataFrame(layers),
         "maps": pd.DataFrame(maps, columns=["id", "size", "values", *EDGES]),
     }
-
-
-def _edges(map_: xr.DataArray) -> dict[str, list[float]]:
-    return {name: map_.coords[name].values.astype(float).tolist() for name in EDGES}
 
 
 def _one(

@@ -187,7 +187,16 @@ FINDING = Finding(
                     "untrained lie to the left of used ones; the rest lies where its rows do.",
                     "share of rows by indicator",
                 ),
-                TableOf("shares"),
+                TableOf(
+                    "shares",
+                    {
+                        "model": "model",
+                        "rows": "rows",
+                        "known": "known to be untrained",
+                        "used": "share of used rows that look untrained",
+                        "other": "share of all others that do",
+                    },
+                ),
             ),
         ),
     ),
@@ -203,7 +212,7 @@ FINDING = Finding(
     ),
     caveats=(
         "Where used rows cannot be told from those known to be untrained, the share that looks untrained says nothing.",
-        "That a row looks untrained is a suspicion; `vocabulary.repeats` asks the model to say the token.",
+        "That a row looks untrained is a suspicion; vocabulary.repeats asks the model to say the token.",
         "That a text never uses a token does not make its row untrained.",
     ),
 )

@@ -240,6 +240,7 @@ FINDING = Finding(
                     "Joint probability at image positions, read through the logit lens, of rows known to be "
                     "untrained, of as many random rows that the items' text uses, and of as many others.",
                     "probability at image positions by layer",
+                    {"title": "Where does the probability go at image positions?"},
                 ),
                 FigureOf(
                     "leakage_answer",
@@ -247,6 +248,7 @@ FINDING = Finding(
                     "answer",
                     "The same where the answer is predicted.",
                     "probability where the answer is predicted, by layer",
+                    {"title": "Where does the probability go where the answer is predicted?"},
                 ),
             ),
         ),

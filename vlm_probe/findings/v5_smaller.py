@@ -110,7 +110,8 @@ def _shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
             f"{kept['rows']:,} of its {whole['rows']:,} rows (those that other text uses, and those that always stay), "
             f"which takes {1 - kept['bytes_kept']:.0%} of the memory for weights away."
         )
-    return Shown(tables={"sizes": pd.concat(parts, ignore_index=True)}, summary=said)
+    sizes = pd.concat(parts, ignore_index=True).astype({"share": "Int64"})
+    return Shown(tables={"sizes": sizes}, summary=said)
 
 
 MARGIN = 0.02
@@ -170,7 +171,21 @@ FINDING = Finding(
                     "against the rows that are left.",
                     "share right against rows of the vocabulary",
                 ),
-                TableOf("sizes"),
+                TableOf(
+                    "sizes",
+                    {
+                        "model": "model",
+                        "share": "% of ids kept (–: all rows)",
+                        "rows": "rows",
+                        "bytes_kept": "memory",
+                        "accuracy": "share right",
+                        "low": "95 % from",
+                        "high": "to",
+                        "readable": "spelled",
+                        "same_answer": "same answer",
+                        "n": "n",
+                    },
+                ),
             ),
         ),
     ),

@@ -45,6 +45,7 @@ def write_run(run: Run, out: Path) -> Path:
             ],
             "items": len(run.items),
             "seed": run.seed,
+            "suffix": run.suffix,
             "models": run.provenance,
             "skipped": [str(one) for one in run.skipped],
         }

@@ -10,6 +10,7 @@ from vlm_probe.evidence import Tables
 from vlm_probe.findings.finding import Finding
 from vlm_probe.findings.interactions import (
     CAVEATS,
+    OF_THE_STUDY,
     Crossed,
     Words,
     claims,
@@ -28,14 +29,14 @@ _CROSSED = Crossed(
     words=Words("the larger language model", "with connector pretraining", "without"),
     published=Words("the 7B", "with connector pretraining", "without"),
     corners=tuple((Cell("small", encoder, Steps(connector=0)), Cell("large", encoder)) for encoder in ENCODERS),
-    more=False,
+    study="grid",
 )
 
 
 def size_by_pretraining(scores: pd.DataFrame | None = None) -> dict[str, Tables]:
     """What size changes with connector pretraining, less what it changes without: the paper's numbers, and the grid's.
 
-    scores: of a grid of one's own, as `studies.collect_scores` returns them; else those that are shipped.
+    scores: of a grid of one's own, as `studies.collect_scores` returns them; else those of the study `grid`.
 
     Returns "the paper" -> the table "published" (`studies.published_interactions`), "replicas" -> the table "runs"
     (`studies.grid_interactions`).
@@ -53,7 +54,7 @@ FINDING = Finding(
     models=0,
     wants="no items: it reads tables of trained models",
     methods=methods(_CROSSED),
-    caveats=(left_out(published_gaps()), *CAVEATS),
+    caveats=(left_out(published_gaps()), *OF_THE_STUDY, *CAVEATS),
     shown=partial(shown, _CROSSED),
     sections=sections("X1", _CROSSED),
 )

@@ -10,6 +10,7 @@ from vlm_probe.evidence import Tables
 from vlm_probe.findings.finding import Finding
 from vlm_probe.findings.interactions import (
     CAVEATS,
+    OF_THE_STUDY,
     Crossed,
     Words,
     claims,
@@ -30,14 +31,14 @@ _CROSSED = Crossed(
     corners=tuple(
         (Cell("small", "clip", steps), Cell("large", "dino", steps)) for steps in (Steps(), Steps(connector=0))
     ),
-    more=False,
+    study="grid",
 )
 
 
 def encoder_by_size(scores: pd.DataFrame | None = None) -> dict[str, Tables]:
     """What the encoder changes of the larger language model, less what it changes of the smaller one.
 
-    scores: of a grid of one's own, as `studies.collect_scores` returns them; else those that are shipped.
+    scores: of a grid of one's own, as `studies.collect_scores` returns them; else those of the study `grid`.
 
     Returns "the paper" -> the table "published" (`studies.published_interactions`), "replicas" -> the table "runs"
     (`studies.grid_interactions`).
@@ -60,6 +61,7 @@ FINDING = Finding(
         "The paper reports that DINOv2 helps the 2B and hurts the 7B. Of the 7B with DINOv2 no number is at hand, so "
         "that the second half, and with it the difference of differences, cannot be checked here.",
         "Of the replicas' encoders, CLIP learns from captions that name what is asked about, DINO from images alone.",
+        *OF_THE_STUDY,
         *CAVEATS,
     ),
     shown=partial(shown, _CROSSED),

@@ -8,7 +8,17 @@ import pandas as pd
 
 from vlm_probe.evidence import Tables
 from vlm_probe.findings.finding import Finding
-from vlm_probe.findings.interactions import CAVEATS, Crossed, Words, claims, crossings, methods, sections, shown
+from vlm_probe.findings.interactions import (
+    CAVEATS,
+    OF_THE_SHIPPED_GRID,
+    Crossed,
+    Words,
+    claims,
+    crossings,
+    methods,
+    sections,
+    shown,
+)
 from vlm_probe.zoo.cells import VOCABULARIES, Cell
 
 _CROSSED = Crossed(
@@ -46,6 +56,7 @@ FINDING = Finding(
         "The paper has no such contrast: all of its models that differ in one thing alone have one vocabulary, and the "
         "Phi-2 and Llama rows of its table differ in size, family and training as well.",
         "The replicas' largest vocabulary has rows that no text uses: more rows is not more training of rows.",
+        *OF_THE_SHIPPED_GRID,
         *CAVEATS,
     ),
     shown=partial(shown, _CROSSED),

@@ -38,9 +38,15 @@ class Chapter:
 
     @property
     def figures(self) -> list[FigureOf]:
-        """All figures over tables that there are, in the order of the page."""
+        """All figures over tables that there are, with a number to draw, in the order of the page."""
         blocks = [block for section in self.finding.sections for block in section.blocks]
-        return [one for one in blocks if isinstance(one, FigureOf) and one.table in self.shown.tables]
+        tables = self.shown.tables
+        return [one for one in blocks if isinstance(one, FigureOf) and at_hand(tables.get(one.table))]
+
+
+def at_hand(table: pd.DataFrame | None) -> bool:
+    """Whether a table holds any number: of others there is nothing to draw."""
+    return table is not None and bool(table.select_dtypes("number").notna().to_numpy().any())
 
 
 def chapters(found: Run) -> list[Chapter]:
@@ -87,6 +93,14 @@ def draw(chapter: Chapter) -> dict[str, Figure]:
     return drawn
 
 
+def listed(block: TableOf, table: pd.DataFrame) -> pd.DataFrame:
+    """What a page shows of a table."""
+    rows = table.query(block.where) if block.where else table
+    if not block.columns:
+        return rows
+    return pd.DataFrame(rows[list(block.columns)]).set_axis(list(block.columns.values()), axis=1)
+
+
 def draw_cases(cases: Cases) -> Figure:
     return figures.case_panels(cases.panels, title=cases.title)
 
@@ -121,8 +135,11 @@ def _chapter(chapter: Chapter, found: Run, folder: Path) -> dict[str, Any]:
         for block in section.blocks:
             if isinstance(block, FigureOf) and block.name in pictures:
                 blocks.append({"uri": pictures[block.name], "caption": block.caption, "alt": block.alt})
+            elif isinstance(block, FigureOf) and block.table in own.tables:
+                blocks.append({"text": "No figure: none of its numbers is at hand."})
             elif isinstance(block, TableOf) and block.table in own.tables:
-                blocks.append({"table": rows_of(own.tables[block.table])})
+                table = listed(block, own.tables[block.table])
+                blocks += [{"table": rows_of(table)}] if len(table) else []
         kinds = {block.name: block for block in section.blocks if isinstance(block, CasesOf)}
         for model, drawn in cases.items() if kinds else ():
             blocks.append({"heading": model})

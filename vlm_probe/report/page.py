@@ -54,11 +54,13 @@ def image_uri(image: Image.Image, *, longest: int = 480) -> str:
 
 
 def rows_of(table: pd.DataFrame) -> dict[str, list[Any]]:
-    """A table for the template: header and formatted cells."""
+    """A table for the template: header and formatted cells. What is missing is a dash, in columns of integers too."""
 
     def cell(value: Any) -> str:
-        if isinstance(value, float):
+        if value is pd.NA or isinstance(value, float):
             return "–" if pd.isna(value) else f"{value:.3f}"
+        if isinstance(value, int) and not isinstance(value, bool):
+            return f"{value:,}"
         return str(value)
 
     return {

@@ -1,6 +1,6 @@
 """Trained experiments as data: what differed, the tables they left, and what one change did over their seeds."""
 
-from vlm_probe.studies.effects import grid_differences, grid_effects, grid_interactions
+from vlm_probe.studies.effects import grid_differences, grid_effects, grid_interactions, learning_curves
 from vlm_probe.studies.grid import collect_scores, grid_scores
 from vlm_probe.studies.published import (
     FACTORS,
@@ -9,16 +9,20 @@ from vlm_probe.studies.published import (
     published_interactions,
     published_results,
 )
+from vlm_probe.studies.results import at_budget, results
 
 __all__ = [
     "FACTORS",
+    "at_budget",
     "collect_scores",
     "grid_differences",
     "grid_effects",
     "grid_interactions",
     "grid_scores",
+    "learning_curves",
     "published_effects",
     "published_gaps",
     "published_interactions",
     "published_results",
+    "results",
 ]

@@ -131,6 +131,24 @@ def grid_interactions(scores: pd.DataFrame, factor: str, by: str) -> pd.DataFram
     return table
 
 
+def learning_curves(table: pd.DataFrame) -> pd.DataFrame:
+    """Every arm's share right along its training, as the mean over seeds, all question types together.
+
+    table: as `studies.results` returns it.
+
+    Returns a row per arm, split and budget: arm, its factors, scenes, budget, split, n (items), seeds, accuracy, low,
+    high (95 %, Student's t over seeds; NaN with fewer than three).
+    """
+    rows = []
+    for _, group in table.query("kind == 'all'").groupby(["arm", "split", "budget"], sort=False):
+        about = group.iloc[0].drop(["seed", "kind", "accuracy"]).to_dict()
+        found = over_runs(group["accuracy"].to_numpy(dtype=float), np.zeros(len(group)), resolution=1 / about["n"])
+        rows.append({**about, "seeds": found.n, "accuracy": found.value, "low": found.low, "high": found.high})
+    curves = pd.DataFrame(rows)
+    curves.attrs = {**table.attrs, "method": "mean over training seeds; 95 % interval by Student's t over seeds"}
+    return curves
+
+
 def _odds(four: pd.DataFrame, at: str) -> np.ndarray:
     """How far a change moves the log odds of being right."""
     n = four["n"].to_numpy(dtype=float)

@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.studies.study import Study, find_study
+from vlm_probe.files import make_folder, replacing
+from vlm_probe.studies.study import STUDIES, Study, find_study
 from vlm_probe.zoo.cells import Cell
 
 SCORES = "scores.json"
@@ -45,7 +46,7 @@ def results(id: str) -> pd.DataFrame:
     table.attrs = {
         "title": study.question,
         "units": "share right",
-        "command": f"vlm-probe study {id} --seeds {int(table['seed'].max()) + 1}",
+        "command": f"vlm-probe study {id} --seeds {max(table['seed'].tolist()) + 1}",
     }
     return table
 
@@ -64,12 +65,8 @@ def factors_of(cell: Cell) -> dict[str, Any]:
     return dict(zip(ALL_FACTORS, (cell.size, cell.encoder, pretrained, cell.vocabulary), strict=True))
 
 
-def collect(study: Study, folder: Path, kept: pd.DataFrame | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A runs folder's scores and how they were made, as `results` and `runs` return them.
-
-    kept: the table of results so far; rows of arms and seeds that are not in this folder stay. Of the second table the
-    rows of this folder alone.
-    """
+def collect(study: Study, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A runs folder's scores and how its runs were made, as `results` and `runs` return them."""
     rows, made = [], []
     for file in sorted(folder.glob(f"study-*/seed-*/*/{SCORES}")):
         found = json.loads(file.read_text())
@@ -80,11 +77,37 @@ def collect(study: Study, folder: Path, kept: pd.DataFrame | None = None) -> tup
         rows += [{**about, **row} for row in found["scores"]]
         made.append({"arm": name, "seed": seed, **found["made"]})
     table = pd.DataFrame(rows, columns=["arm", *ALL_FACTORS, *MEASURED])
-    if kept is not None and len(kept):
-        done = set(zip(table["arm"], table["seed"], strict=True))
-        stays = [key not in done for key in zip(kept["arm"], kept["seed"], strict=True)]
-        table = pd.concat([part for part in (kept[stays], table) if len(part)], ignore_index=True)
-    return _sorted(table, study), pd.DataFrame(made, columns=["arm", "seed", *MADE])
+    return _sorted(table, study), _sorted(pd.DataFrame(made, columns=["arm", "seed", *MADE]), study)
+
+
+def merged(study: Study, new: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
+    """Rows of arms and seeds trained elsewhere stay; those of a run that is in both are the new ones."""
+    done = set(zip(new["arm"], new["seed"], strict=True))
+    stays = [key not in done for key in zip(kept["arm"], kept["seed"], strict=True)]
+    return _sorted(pd.concat([part for part in (kept.loc[stays], new) if len(part)], ignore_index=True), study)
+
+
+def ship(folder: Path, package: Path) -> list[str]:
+    """Bring the scores of a runs folder into the package's tables; returns the names of the studies it has runs of."""
+    done = []
+    for id, study in STUDIES.items():
+        found = collect(study, folder)
+        if found[0].empty:
+            continue
+        for name, table in zip((f"{id}.csv", f"{id}_runs.csv"), found, strict=True):
+            file = package / "studies" / "tables" / name
+            make_folder(file.parent)
+            whole = merged(study, table, pd.read_csv(file)) if file.exists() else table
+            with replacing(file) as partial:
+                whole.to_csv(partial, index=False)
+        done.append(id)
+    return done
+
+
+def at_budget(table: pd.DataFrame, budget: float = 1.0) -> pd.DataFrame:
+    """The rows of `results` of one budget, as `grid_differences` and `grid_interactions` take scores."""
+    names = {"arm": "cell", "pretrained": "connector_pretrained"}
+    return table.loc[table["budget"] == budget].rename(columns=names).reset_index(drop=True)
 
 
 def _sorted(table: pd.DataFrame, study: Study) -> pd.DataFrame:

@@ -1,0 +1,33 @@
+"""Figures of several factors at once: a panel each, on one axis."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vlm_probe.figures.effects import effect_over_seeds
+from vlm_probe.figures.style import styled
+from vlm_probe.figures.tables import names, where
+
+
+def effects_by_factor(differences: pd.DataFrame, effects: pd.DataFrame) -> Figure:
+    """What every factor does, a panel each: `effect_over_seeds` of its pairs of cells.
+
+    differences, effects: rows of one split and question type of `studies.grid_differences` and `studies.grid_effects`.
+    """
+    there = names(effects, "factor")
+    sizes = [len(where(effects, "factor", name)) for name in there]
+    with styled():
+        high = 0.34 * sum(sizes) + 0.6 * len(there) + 0.6
+        figure, panels = plt.subplots(
+            len(there), 1, figsize=(7.4, high), sharex=True, height_ratios=sizes, squeeze=False, layout="constrained"
+        )
+        for name, ax in zip(there, panels[:, 0], strict=True):
+            effect_over_seeds(where(differences, "factor", name), where(effects, "factor", name), ax, title=name)
+            ax.label_outer()
+        labelled = {
+            label: handle for ax in panels[:, 0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=2, fontsize=8)
+    return figure
