@@ -11,7 +11,7 @@ def test_the_default_replica(command, tmp_path):
     assert ended.code == 0
     assert ended.out.strip().endswith(str(out / "index.html"))
     assert (out / "index.html").is_file()
-    assert ended.out.startswith("S1. Does the language model look at the right place?")
+    assert ended.out.lstrip().startswith("S1. Does the language model look at the right place?")
     assert "nothing here is a statement about the 2B or the 7B" in ended.out
 
 

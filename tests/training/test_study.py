@@ -9,7 +9,7 @@ from torch import nn
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.scenes import asks_novel, study_world, world_of
-from vlm_probe.studies.results import at_budget, collect, factors_of, merged
+from vlm_probe.studies.result_tables import at_budget, collect, factors_of, merged
 from vlm_probe.studies.study import STUDIES, Budget, Study, find_study
 from vlm_probe.training import study as training
 from vlm_probe.training.fusion import Connector, LanguageStage

@@ -70,7 +70,7 @@ def _train(study: Study, runs: Path, seeds: range, jobs: int, device: str) -> No
 
 def _write(study: Study, runs: Path) -> pd.DataFrame:
     """`<runs>/<study>.csv` and `<study>_runs.csv`, from what is there."""
-    from vlm_probe.studies.results import collect
+    from vlm_probe.studies.result_tables import collect
 
     table, made = collect(study, runs)
     for file, rows in ((f"{study.id}.csv", table), (f"{study.id}_runs.csv", made)):

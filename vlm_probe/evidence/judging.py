@@ -131,9 +131,12 @@ def _resting(
 ) -> tuple[Verdict, str]:
     """The verdict, undecided where what the claim rests on is not supported: of a pair, or of both its models."""
 
+    # That two things are as large as makes no difference may rest on what makes none either, but not on the unknown.
+    enough = {Verdict.SUPPORTED, verdict} if verdict == Verdict.EQUIVALENT else {Verdict.SUPPORTED}
+
     def holds(name: str) -> bool:
         each = [(name, one.models)] if (name, one.models) in said else [(name, (model,)) for model in one.models]
-        return all(said.get(key) == Verdict.SUPPORTED for key in each)
+        return all(said.get(key) in enough for key in each)
 
     lacking = [name for name in one.claim.requires if not holds(name)]
     if verdict not in (Verdict.UNDECIDED, Verdict.DESCRIPTIVE) and lacking:

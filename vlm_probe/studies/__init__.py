@@ -9,7 +9,7 @@ from vlm_probe.studies.published import (
     published_interactions,
     published_results,
 )
-from vlm_probe.studies.results import at_budget, results
+from vlm_probe.studies.result_tables import at_budget, results
 
 __all__ = [
     "FACTORS",

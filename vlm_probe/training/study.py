@@ -28,7 +28,7 @@ from vlm_probe.items import Item
 from vlm_probe.opening import load
 from vlm_probe.running.evaluation import evaluate
 from vlm_probe.scenes import Scene, World, asks_novel, sample_scene, scene_items, world_of
-from vlm_probe.studies.results import MADE, SCORES
+from vlm_probe.studies.result_tables import MADE, SCORES
 from vlm_probe.studies.study import Study
 from vlm_probe.training.encoders import scene_seeds
 from vlm_probe.training.fusion import FusionStage
@@ -114,7 +114,7 @@ def score(trained: Trained) -> list[dict[str, Any]]:
 def train_arm(study: Study, cell: Cell, runs: Path, *, listen: Listener | None = None, device: str = "cpu") -> Path:
     """Train an arm and score it at every budget. A killed run goes on where it stopped.
 
-    Returns the file that has its scores so far and how they were made (`studies.results.SCORES`).
+    Returns the file that has its scores so far and how they were made (`studies.result_tables.SCORES`).
     """
     budget, folder = study.budget, runs_of(cell, runs) / cell.name
     make_folder(folder)
@@ -166,7 +166,7 @@ def _seconds(state: Path) -> float:
 
 
 def _made(seconds: float, device: str) -> dict[str, Any]:
-    """How a run was made: `studies.results.MADE`."""
+    """How a run was made: `studies.result_tables.MADE`."""
     git = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )

@@ -1,0 +1,80 @@
+"""`vlm-probe study`: what is trained, in which processes, and what is left; training itself is in tests/training."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from vlm_probe.studies.study import STUDIES
+from vlm_probe.training import study as training
+from vlm_probe.training.replica import runs_of
+
+GRID = STUDIES["grid"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("gird",), "no study 'gird'; nearest are 'grid'"),
+        (("grid", "--arm", "small-clop"), "study grid has no arm 'small-clop'; nearest are 'small-clip'"),
+        (("grid", "--device", "toaster"), "no device 'toaster' here: "),
+    ],
+)
+def test_what_cannot_be_trained(refused, tmp_path, argv, message):
+    assert refused("study", *argv, "--runs", tmp_path / "runs").startswith(message)
+
+
+def finished(cell, runs, accuracy=0.5):
+    """What a trained arm leaves."""
+    folder = runs_of(cell, runs) / cell.name
+    folder.mkdir(parents=True)
+    row = {"budget": 1.0, "scenes": 64, "split": "heldout", "kind": "all", "n": 7, "accuracy": accuracy}
+    made = {"seconds": 3, "device": "cpu", "threads": 1, "processor": "x", "torch": "2", "commit": "a"}
+    about = {"study": "grid", "arm": cell.name, "seed": cell.seed, "scores": [row], "made": made}
+    (folder / "scores.json").write_text(json.dumps(about))
+
+
+def test_every_arm_of_every_seed_is_begun_and_their_scores_are_collected(command, tmp_path, monkeypatch):
+    begun = []
+
+    def begin(study, cell, runs, device, threads):
+        begun.append((cell.name, cell.seed, device))
+        finished(cell, runs)
+        return training.Job(cell.name, subprocess.Popen([sys.executable, "-c", ""]), tmp_path / "log")
+
+    monkeypatch.setattr(training, "begin_arm", begin)
+    runs = tmp_path / "runs"
+    ended = command("study", "grid", "--seeds", 2, "--first-seed", 3, "--jobs", 3, "--runs", runs)
+    assert ended.code == 0, ended.err
+    assert begun == [(name, seed, "cpu") for seed in (3, 4) for name in GRID.arms]
+    table = pd.read_csv(runs / "grid.csv")
+    assert list(zip(table["arm"], table["seed"], strict=True)) == [(name, seed) for name, seed, _ in begun]
+    assert pd.read_csv(runs / "grid_runs.csv")["seconds"].tolist() == [3] * 16
+    assert ended.out.strip().endswith(str(runs / "grid.csv"))
+
+
+def test_one_arm_is_trained_in_this_process(command, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        training, "train_arm", lambda study, cell, runs, device: told.append((study.id, cell.name, cell.seed)) or runs
+    )
+    ended = command("study", "grid", "--arm", "large-dino", "--first-seed", 2, "--runs", tmp_path)
+    assert (ended.code, told) == (0, [("grid", "large-dino", 2)])
+
+
+def test_tables_of_studies_are_shipped_beside_what_is_there(command, tmp_path):
+    runs, package = tmp_path / "runs", tmp_path / "package"
+    finished(GRID.arm("small-clip", 1), runs)
+    finished(GRID.arm("large-dino", 0), runs)
+    for _ in range(2):
+        ended = command("ship", "--runs", runs, "--out", package)
+        assert ended.code == 0, ended.err
+        file = package / "studies" / "tables" / "grid.csv"
+        table = pd.read_csv(file)
+        assert table["arm"].tolist() == ["large-dino", "small-clip"]
+        other = runs_of(GRID.arm("small-clip", 1), runs) / "small-clip" / "scores.json"
+        other.write_text(other.read_text().replace("0.5", "0.75"))
+    assert table["accuracy"].tolist() == [0.5, 0.75]
+    assert len(pd.read_csv(package / "studies" / "tables" / "grid_runs.csv")) == 2

@@ -1,0 +1,99 @@
+"""Curves along training, and several factors at once: what is drawn is what the tables say."""
+
+import pandas as pd
+
+from vlm_probe import figures
+from vlm_probe.studies import learning_curves
+
+NAN = float("nan")
+CURVES = pd.DataFrame(
+    {
+        "arm": ["small-clip"] * 3 + ["small-clip-nopre"] * 2,
+        "size": "small",
+        "encoder": "clip",
+        "pretrained": [True, True, True, False, False],
+        "scenes": [640, 64, 256, 64, 256],
+        "split": "novel",
+        "n": 70,
+        "seeds": [3, 3, 1, 3, 3],
+        "accuracy": [0.7, 0.4, 0.6, 0.3, 0.5],
+        "low": [0.6, 0.3, NAN, 0.2, 0.4],
+        "high": [0.8, 0.5, NAN, 0.4, 0.6],
+    }
+)
+
+
+def test_a_line_an_arm_in_the_order_of_scenes():
+    ax = figures.learning_curves(CURVES, title="Kinds never seen")
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    assert list(lines) == ["small, clip", "small, clip, connector not pretrained"]
+    first, second = lines.values()
+    assert list(zip(*first.get_data(), strict=True)) == [(64, 0.4), (256, 0.6), (640, 0.7)]
+    assert list(second.get_ydata()) == [0.3, 0.5]
+    assert (first.get_linestyle(), second.get_linestyle()) == ("-", "--")
+    assert first.get_color() == second.get_color()
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["64", "256", "640"]
+    assert [text.get_text().replace("\n", " ") for text in ax.texts] == [
+        "70 questions about scenes with novel kinds; seeds: 1 to 3; bands (from three on): 95 %"
+    ]
+
+
+def test_every_factor_has_its_panel_on_one_axis():
+    rows = {"split": "heldout", "kind": "all"}
+    differences = pd.DataFrame(
+        {
+            "factor": ["size", "size", "encoder"],
+            "first": ["s", "s", "c"],
+            "second": ["l", "l", "d"],
+            **rows,
+            "seed": [0, 1, 0],
+            "difference": [0.1, 0.2, -0.3],
+        }
+    )
+    effects = pd.DataFrame(
+        {
+            "factor": ["size", "encoder"],
+            "first": ["s", "c"],
+            "second": ["l", "d"],
+            **rows,
+            "n": 70,
+            "seeds": [2, 1],
+            "difference": [0.15, -0.3],
+            "low": NAN,
+            "high": NAN,
+            "verdict": "undecided",
+        }
+    )
+    figure = figures.effects_by_factor(differences, effects)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["size", "encoder"]
+    assert len({ax.get_xlim() for ax in figure.axes}) == 1
+    (shared,) = figure.legends
+    assert [text.get_text() for text in shared.get_texts()][:2] == ["seed 0", "seed 1"]
+
+
+def test_curves_are_means_over_seeds():
+    rows = [
+        {
+            "arm": "small-clip",
+            "size": "small",
+            "encoder": "clip",
+            "pretrained": True,
+            "vocabulary": 7,
+            "seed": seed,
+            "budget": budget,
+            "scenes": int(640 * budget),
+            "split": "heldout",
+            "kind": kind,
+            "n": 70,
+            "accuracy": accuracy if kind == "all" else 0.0,
+        }
+        for budget, shares in ((0.5, (0.2, 0.3, 0.4)), (1.0, (0.5,)))
+        for seed, accuracy in enumerate(shares)
+        for kind in ("color", "all")
+    ]
+    found = learning_curves(pd.DataFrame(rows)).set_index("budget")
+    assert found["accuracy"].round(6).to_dict() == {0.5: 0.3, 1.0: 0.5}
+    assert found["seeds"].to_dict() == {0.5: 3, 1.0: 1}
+    # Student's t with two degrees of freedom: 4.303 standard errors.
+    assert abs(found.loc[0.5, "high"] - (0.3 + 4.3027 * 0.1 / 3**0.5)) < 1e-4
+    assert pd.isna(found.loc[1.0, "low"])
