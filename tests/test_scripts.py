@@ -139,6 +139,19 @@ def test_grid_effects_draws_and_prints_every_pair(tmp_path):
     assert (done.returncode, done.stderr) == (1, f"error: no finished cell in {tmp_path}\n")
 
 
+def test_why_not_better_draws_the_study_and_prints_verdicts(tmp_path):
+    done = run("analyses/why_not_better.py", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    names = ("why_curves", "why_effects", "why_effects_novel", "x1_interactions", "x2_interactions")
+    assert {p.stem for p in tmp_path.glob("*.svg")} == set(names)
+    claims = pd.read_csv(tmp_path / "why_interactions.csv")
+    assert set(claims["finding"]) == {"X1", "X2"}
+    few = claims.query("unit == 'training seeds' and clusters < 5")
+    assert set(few["verdict"]) <= {"undecided"}
+    assert "made by: vlm-probe study grid --seeds" in done.stdout
+    assert "nothing here is a statement about the 2B or the 7B" in done.stdout
+
+
 def test_an_unwritable_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     done = run("analyses/published_results.py", "--out", str(tmp_path / "file"))

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from shutil import copyfile
+from shutil import copyfile, which
 from typing import Any
 
 import torch
@@ -167,8 +167,13 @@ def _seconds(state: Path) -> float:
 
 def _made(seconds: float, device: str) -> dict[str, Any]:
     """How a run was made: `studies.result_tables.MADE`."""
-    git = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    said = (round(seconds), device, torch.get_num_threads(), platform.machine(), torch.__version__, git.stdout.strip())
+    said = (round(seconds), device, torch.get_num_threads(), platform.machine(), torch.__version__, _commit())
     return dict(zip(MADE, said, strict=True))
+
+
+def _commit() -> str:
+    """Of the checkout this is run from; "" for an installed package."""
+    asked = ["git", "rev-parse", "--short", "HEAD"]
+    if which("git") is None:
+        return ""
+    return subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout.strip()
