@@ -1,5 +1,6 @@
 """Curves along training, and several factors at once: what is drawn is what the tables say."""
 
+import numpy as np
 import pandas as pd
 
 from vlm_probe import figures
@@ -28,8 +29,8 @@ def test_a_line_an_arm_in_the_order_of_scenes():
     lines = {line.get_label(): line for line in ax.get_lines()}
     assert list(lines) == ["small, clip", "small, clip, connector not pretrained"]
     first, second = lines.values()
-    assert list(zip(*first.get_data(), strict=True)) == [(64, 0.4), (256, 0.6), (640, 0.7)]
-    assert list(second.get_ydata()) == [0.3, 0.5]
+    assert np.asarray(first.get_xydata()).tolist() == [[64, 0.4], [256, 0.6], [640, 0.7]]
+    assert np.asarray(second.get_ydata()).tolist() == [0.3, 0.5]
     assert (first.get_linestyle(), second.get_linestyle()) == ("-", "--")
     assert first.get_color() == second.get_color()
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["64", "256", "640"]

@@ -194,7 +194,8 @@ def test_mass_on_further_sets_is_that_of_their_tokens(replica):
     assert table["even_share"].unique().tolist() == [len(halves["even"]) / 704]
     for place in ("", "image_"):
         whole = table[f"{place}even_mass"] + table[f"{place}odd_mass"]
-        np.testing.assert_allclose(whole, table[f"{place}unused_mass"], atol=1e-6)
+        # Sums of hundreds of float32: which way they are rounded is the processor's.
+        np.testing.assert_allclose(whole, table[f"{place}unused_mass"], atol=1e-5)
     assert (table["image_even_mass"] > 0).to_numpy().all()
     for name, ids in (("unused", [5]), ("none", []), ("far", [704])):
         with pytest.raises(VlmProbeError, match=f"^set '{name}' of {len(ids)} tokens: a name other than"):
