@@ -35,7 +35,7 @@ def test_a_line_an_arm_in_the_order_of_scenes():
     assert first.get_color() == second.get_color()
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["64", "256", "640"]
     assert [text.get_text().replace("\n", " ") for text in ax.texts] == [
-        "70 questions about scenes with novel kinds; seeds: 1 to 3; bands (from three on): 95 %"
+        "70 questions about scenes with novel kinds; seeds: 1 to 3; bands: 95 %"
     ]
 
 

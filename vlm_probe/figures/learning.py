@@ -23,7 +23,7 @@ def learning_curves(curves: pd.DataFrame, ax: Axes | None = None, *, title: str 
         ax = axes(ax, (5.8, 4.2))
         named = curves.assign(of=curves["size"] + ", " + curves["encoder"])
         colors = colors_of(sorted(named["of"].unique()))
-        for arm in names(named, "arm"):
+        for arm in sorted(names(named, "arm")):
             own = where(named, "arm", arm).sort_values("scenes")
             of, pretrained = names(own, "of")[0], bool(own["pretrained"].iloc[0])
             x, y = numbers(own, "scenes"), numbers(own, "accuracy")
@@ -38,7 +38,8 @@ def learning_curves(curves: pd.DataFrame, ax: Axes | None = None, *, title: str 
         ax.set(xlabel="scenes seen in fusion", ylabel="share right")
         seeds = sorted(set(curves["seeds"]))
         many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        note = f"{counts(curves)} questions about {scenes_of(curves)}; seeds: {many}; bands (from three on): 95 %"
+        bands = "" if curves["low"].isna().to_numpy().all() else "; bands: 95 %"
+        note = f"{counts(curves)} questions about {scenes_of(curves)}; seeds: {many}{bands}"
         titled(ax, title, note)
         if alone:
             legend_below(ax)
