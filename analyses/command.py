@@ -59,15 +59,20 @@ def measure_and_draw(
             load=lambda name: vlm_probe.load(name, device=arguments.device),
             progress=lambda n: bar.advance(task, n),
         )
-    for chapter in chapters(found):
-        for name, figure in draw(chapter).items():
-            print(*save(figure, arguments.out, f"{prefix}_{name}"), sep="\n")
+    draw_all(found, arguments.out, f"{prefix}_")
     found.evidence.to_csv(arguments.out / f"{prefix}.csv", index=False)
     print_verdicts(found)
     for one in found.skipped:
         print(f"not measured: {one}")
     disclaim(arguments.models)
     return found
+
+
+def draw_all(found: Run, out: Path, prefix: str = "") -> None:
+    """Every finding's figures as files, their paths printed."""
+    for chapter in chapters(found):
+        for name, figure in draw(chapter).items():
+            print(*save(figure, out, f"{prefix}{name}"), sep="\n")
 
 
 def print_verdicts(found: Run) -> None:

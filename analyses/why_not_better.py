@@ -14,11 +14,10 @@ import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from command import disclaim, print_verdicts, run
+from command import disclaim, draw_all, print_verdicts, run
 
 from vlm_probe import findings
 from vlm_probe.figures import effects_by_factor, learning_curves, save, styled
-from vlm_probe.report import chapters, draw
 from vlm_probe.studies import at_budget, grid_differences, grid_effects, results
 from vlm_probe.studies import learning_curves as curves_of
 
@@ -46,9 +45,7 @@ def main() -> None:
     print(f"\n{table.attrs['title']}\n{effects.attrs['method']}")
     print(effects.drop(columns=["kind", "n", "p"]).round(3).to_string(index=False))
     found = findings.run(["X1", "X2"], [])
-    for chapter in chapters(found):
-        for name, drawn in draw(chapter).items():
-            print(*save(drawn, arguments.out, name), sep="\n")
+    draw_all(found, arguments.out)
     found.evidence.to_csv(arguments.out / "why_interactions.csv", index=False)
     print_verdicts(found)
     print(f"made by: {table.attrs['command']}")

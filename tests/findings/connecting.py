@@ -12,10 +12,9 @@ import torch
 from planting import RUNS
 
 from vlm_probe.embedding.gap import told_apart
-from vlm_probe.embedding.nearest import nearest_rows
+from vlm_probe.embedding.nearest import cosines_when_turned, nearest_rows
 from vlm_probe.evidence import Claim, Tables, Verdict, judge_all
 from vlm_probe.evidence.statistics import OBSERVED
-from vlm_probe.findings.connected import cosines_when_turned
 
 LEAST, EACH, WIDTH, WORDS = 20, 3, 17, 101
 DRAWS = 99

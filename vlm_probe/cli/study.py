@@ -1,4 +1,4 @@
-"""`vlm-probe study`: the trained experiments that findings X1 to X3, V6 and C2 read, trained again."""
+"""`vlm-probe study`: the trained experiments that findings X1 and X2 read, trained again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from vlm_probe.cli.terminal import bar, err, say, show
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.files import make_folder, replacing
+from vlm_probe.files import make_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,10 +70,8 @@ def _train(study: Study, runs: Path, seeds: range, jobs: int, device: str) -> No
 
 def _write(study: Study, runs: Path) -> pd.DataFrame:
     """`<runs>/<study>.csv` and `<study>_runs.csv`, from what is there."""
-    from vlm_probe.studies.result_tables import collect
+    from vlm_probe.studies.result_tables import collect, write
 
     table, made = collect(study, runs)
-    for file, rows in ((f"{study.id}.csv", table), (f"{study.id}_runs.csv", made)):
-        with replacing(runs / file) as partial:
-            rows.to_csv(partial, index=False)
+    write(study, table, made, runs)
     return table

@@ -14,7 +14,7 @@ import pandas as pd
 from vlm_probe.embedding.blind_pairs import image_embeddings, twin_percentiles
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence import Claim, OfAllRows, PairedMean, Tables, summarize
-from vlm_probe.findings.finding import FigureOf, Finding, Section, Shown, TableOf
+from vlm_probe.findings.finding import SHARES, FigureOf, Finding, Section, Shown, TableOf
 from vlm_probe.findings.shared import Shared, about, clusters_of
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.items import Item
@@ -211,17 +211,7 @@ FINDING = Finding(
                     "how alike a random encoder does (the axes begin where the data do). Full: it has both right.",
                     "how alike encoders find twins",
                 ),
-                TableOf(
-                    "twins",
-                    {
-                        "model": "model",
-                        "measure": "measure",
-                        "mean": "share",
-                        "low": "95 % from",
-                        "high": "to",
-                        "n": "n",
-                    },
-                ),
+                TableOf("twins", SHARES),
             ),
         ),
     ),

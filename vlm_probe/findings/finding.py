@@ -39,6 +39,10 @@ class TableOf:
     """Which rows are shown (as `DataFrame.query` has it); all without."""
 
 
+SHARES = {"model": "model", "measure": "measure", "mean": "share", "low": "95 % from", "high": "to", "n": "n"}
+"""The columns of a table of shares by model and measure."""
+
+
 @dataclass(frozen=True)
 class CasesOf:
     """Single items as pictures, for every model."""

@@ -18,7 +18,7 @@ from vlm_probe.embedding.encoder import encoded
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence import Claim, Described, PairedMean, Tables
 from vlm_probe.findings.connected import OUT, means
-from vlm_probe.findings.finding import FigureOf, Finding, Section, Shown, TableOf
+from vlm_probe.findings.finding import SHARES, FigureOf, Finding, Section, Shown, TableOf
 from vlm_probe.findings.probed import at_other_object, found_by_probe, object_kinds, properties
 from vlm_probe.findings.shared import Shared, about
 from vlm_probe.hooked import HookedVLM
@@ -231,17 +231,7 @@ FINDING = Finding(
                         "note": "95 % by Student's t over kinds of object",
                     },
                 ),
-                TableOf(
-                    "found",
-                    {
-                        "model": "model",
-                        "measure": "measure",
-                        "mean": "share",
-                        "low": "95 % from",
-                        "high": "to",
-                        "n": "n",
-                    },
-                ),
+                TableOf("found", SHARES),
             ),
         ),
         Section("Layer by layer", (TableOf("layers", _LAYERS),)),

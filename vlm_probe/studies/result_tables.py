@@ -94,14 +94,27 @@ def ship(folder: Path, package: Path) -> list[str]:
         found = collect(study, folder)
         if found[0].empty:
             continue
-        for name, table in zip((f"{id}.csv", f"{id}_runs.csv"), found, strict=True):
-            file = package / "studies" / "tables" / name
-            make_folder(file.parent)
-            whole = merged(study, table, pd.read_csv(file)) if file.exists() else table
-            with replacing(file) as partial:
-                whole.to_csv(partial, index=False)
+        tables = package / "studies" / "tables"
+        there = [tables / name for name in _names(study)]
+        scores, made = (
+            merged(study, new, pd.read_csv(file)) if file.exists() else new
+            for new, file in zip(found, there, strict=True)
+        )
+        write(study, scores, made, tables)
         done.append(id)
     return done
+
+
+def write(study: Study, scores: pd.DataFrame, made: pd.DataFrame, folder: Path) -> None:
+    """Write a study's two tables, as `results` and `runs` read them."""
+    make_folder(folder)
+    for name, table in zip(_names(study), (scores, made), strict=True):
+        with replacing(folder / name) as partial:
+            table.to_csv(partial, index=False)
+
+
+def _names(study: Study) -> tuple[str, str]:
+    return f"{study.id}.csv", f"{study.id}_runs.csv"
 
 
 def at_budget(table: pd.DataFrame, budget: float = 1.0) -> pd.DataFrame:

@@ -175,7 +175,7 @@ class FusionStage:
         connector: Connector,
         language: GemmaForCausalLM,
     ):
-        self.name = name
+        self.name: str = name
         self.steps: int = getattr(cell.steps, name)
         self.learning_rate = 2e-3 if name == "questions" else 3e-3
         self.seed, self.packer, self.world = cell.seed, packer, world_of(cell.world)

@@ -64,7 +64,7 @@ class StudyStage(FusionStage):
     def cut_at(self, name: str, steps: int) -> StudyStage:
         """The same stage, its modules shared, under a name of its own and of another length."""
         branch = copy.copy(self)
-        branch.name, branch.steps = name, steps  # type: ignore[assignment]
+        branch.name, branch.steps = name, steps
         return branch
 
 
