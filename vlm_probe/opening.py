@@ -25,6 +25,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     embed_scale: str | None = None,
+    prompt: str | None = None,
     quantization: str | None = None,
     revision: str | None = None,
 ) -> HookedVLM:
@@ -34,20 +35,24 @@ def load(
     ----------
     name_or_path: `replica/...` (shipped miniatures), a model that `vlm-probe fetch` brought
         ("gemma3-270m"), one that is made of those ("llava-gemma3-270m"), a Hub id, or a local directory, in
-        the Hugging Face layout (old or new key names), the original LLaVA layout, or in parts
-        (`checkpoints.parts`). A causal language model has the hook points of `language.` only.
+        the Hugging Face layout (old or new key names), the original LLaVA layout, in parts (`checkpoints.parts`), or
+        adapters as peft saves them, which are merged into the model they name. A causal language model has the hook
+        points of `language.` only.
     device: where to put it; None takes CUDA where there is one, else the CPU.
     dtype: a torch dtype or its name; None takes float32 on the CPU and bfloat16 on a GPU.
     embed_scale: "all" or "text": whether image rows are multiplied by sqrt(d_model) as text rows
         are. None takes what the checkpoint declares, else "all" for gemma and gemma2, "text" for
         the rest: LLaVA-Gemma was trained so, and current transformers no longer does it.
+    prompt: template with {images}, {question} and, where the text does not hold it, {bos}. None takes what the
+        checkpoint declares, else its chat template, else the family's; a language model alone gets the bare question.
     quantization: "8bit" or "4bit" (needs bitsandbytes and a GPU).
     revision: branch, tag or commit on the Hub.
 
     Raises
     ------
-    VlmProbeError: for an unknown name, a directory that is no LLaVA checkpoint, missing or
-        misshapen weights, a missing shard, a missing encoder.
+    VlmProbeError: for an unknown name, a directory that is no LLaVA checkpoint, weights that are missing, misshapen
+        or more than config.json has a place for, a missing shard, a missing encoder, a tokenizer or chat template that
+        cannot be read, a prompt without {question} or {images}.
     """
     name = str(name_or_path)
     with _quiet():
@@ -68,7 +73,7 @@ def load(
             preparer=None if processor is None else ImagePreparer(processor, pad=pad),
             name=name,
             revision=revision,
-            prompt=checkpoint.prompt,
+            prompt=checkpoint.prompt() if prompt is None else prompt,
         )
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
+from vlm_probe.checkpoints.adapters import CONFIG, base_of, is_adapter
 from vlm_probe.checkpoints.checkpoint import Checkpoint, raw_config
-from vlm_probe.checkpoints.files import snapshot
+from vlm_probe.checkpoints.files import hub_file, snapshot
 from vlm_probe.checkpoints.hugging_face import read_hugging_face
 from vlm_probe.checkpoints.original import is_original, read_original
 from vlm_probe.checkpoints.parts import is_in_parts, read_parts
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.zoo.locating import locate
 
 __all__ = ["Checkpoint", "describe"]
 
 
 def describe(name: str, folder: Path | None, revision: str | None, *, languages: Collection[str]) -> Checkpoint:
-    """A checkpoint in whichever layout it is.
+    """A checkpoint in whichever layout it is, or adapters together with the checkpoint that they change.
 
     Parameters
     ----------
@@ -27,13 +30,36 @@ def describe(name: str, folder: Path | None, revision: str | None, *, languages:
 
     Raises VlmProbeError for what is no checkpoint, and as the layouts do.
     """
-    raw = raw_config(name, folder, revision)
+    try:
+        raw = raw_config(name, folder, revision)
+    except VlmProbeError:
+        # peft writes no config.json.
+        if folder is None and hub_file(name, CONFIG, revision) is not None:
+            folder = snapshot(name, revision)
+        if folder is None or not is_adapter(folder):
+            raise
+        return _adapted(name, folder, languages)
     own = raw.get("vlm_probe") or {}
     if not isinstance(own, dict):
         raise VlmProbeError(f"{name}'s config.json holds a {type(own).__name__} under vlm_probe, expected an object")
     original, parts = is_original(raw), is_in_parts(raw)
+    if folder is not None and not parts and is_adapter(folder):
+        if original:
+            raise VlmProbeError(
+                f"{folder} holds adapters beside an original LLaVA config.json: merge them into their model first "
+                "(LLaVA's scripts/merge_lora_weights.py)"
+            )
+        return _adapted(name, folder, languages)
     if not original and not parts:
         return read_hugging_face(name, folder, revision, raw, languages)
     # transformers cannot read these layouts, so they have to be here whole.
     here = folder if folder is not None else snapshot(name, revision)
     return read_original(name, here, revision, raw) if original else read_parts(name, here, revision, raw)
+
+
+def _adapted(name: str, folder: Path, languages: Collection[str]) -> Checkpoint:
+    """Adapters, and the checkpoint they change: a path (a relative one also from their folder), or any name to open."""
+    base = base_of(folder)
+    there = folder / base if (folder / base).is_dir() else locate(base)
+    made = describe(base, there, None, languages=languages)
+    return replace(made, name=name, adapter=folder)

@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlavaForConditionalGeneration
 
+from vlm_probe.checkpoints.adapters import merge_adapter
+from vlm_probe.checkpoints.files import hub_file
 from vlm_probe.errors import VlmProbeError
 
 QUANTIZATION: dict[str, dict[str, Any]] = {
@@ -48,12 +50,14 @@ class Checkpoint:
     original layout, whose configuration hangs on them."""
     tokenizer: Any
     image_processor: Any
-    prompt: str | None
-    """The prompt's template where the checkpoint has one of its own."""
+    prompt: Callable[[], str | None]
+    """The prompt's template where the checkpoint has one of its own; called where the user gives none."""
     embed_scale: str | None
     """What it declares, see `vlm_probe.load`."""
     pad: bool | None
     """Whether its images were padded to a square, where it says so; else the family's habit."""
+    adapter: Path | None = None
+    """A folder of peft's whose adapters are merged into the weights."""
     suppressed: tuple[int, ...] = field(default=())
     """Ids that are never to be generated."""
 
@@ -61,7 +65,7 @@ class Checkpoint:
         """The Hugging Face model with its weights, in evaluation mode.
 
         quantization: one that `check_quantization` lets pass. Raises VlmProbeError for weights that are missing,
-        misshapen or unreadable.
+        misshapen, unreadable or more than the configuration has a place for, and for adapters that do not fit.
         """
         kwargs: dict[str, Any] = {"config": self.config, "dtype": dtype}
         if quantization is not None:
@@ -72,10 +76,20 @@ class Checkpoint:
         else:
             kwargs["state_dict"] = self.weights()
         hf = _from_pretrained(self.name, self.source, **kwargs)
+        if self.adapter is not None:
+            hf = merge_adapter(self.name, hf, self.adapter)
         if self.suppressed:
             hf.generation_config.suppress_tokens = list(self.suppressed)
         hf.eval()
         return hf if quantization is not None else hf.to(device)
+
+
+HARMLESS = (".rotary_emb.inv_freq", ".embeddings.position_ids")
+"""Ends of names of what older transformers saved among the weights, and which is computed from the configuration."""
+
+
+def _few(keys: list[str]) -> str:
+    return ", ".join(keys[:4]) + (" ..." if len(keys) > 4 else "")
 
 
 def _from_pretrained(name: str, source: str | Path | None, **kwargs: Any) -> Any:
@@ -88,9 +102,16 @@ def _from_pretrained(name: str, source: str | Path | None, **kwargs: Any) -> Any
     model, info = loaded
     misshapen_keys = {entry[0] for entry in info["mismatched_keys"]}
     missing = sorted(set(info["missing_keys"]) - misshapen_keys)
+    unknown = sorted(key for key in info["unexpected_keys"] if not key.endswith(HARMLESS))
+    said = "LLaVA model" if kind is LlavaForConditionalGeneration else "language model"
     if missing:
-        shown = ", ".join(missing[:4]) + (" ..." if len(missing) > 4 else "")
-        raise VlmProbeError(f"{name} lacks {len(missing)} weights a LLaVA model needs: {shown}")
+        more = f", and holds {len(unknown)} that it does not know: {_few(unknown)}" if unknown else ""
+        raise VlmProbeError(f"{name} lacks {len(missing)} weights a {said} needs: {_few(missing)}{more}")
+    if unknown:
+        raise VlmProbeError(
+            f"{name} holds {len(unknown)} weights that its config.json has no place for, so that it would not be the "
+            f"model that was trained: {_few(unknown)}"
+        )
     misshapen = sorted(info["mismatched_keys"])
     if misshapen:
         key, have, want = misshapen[0][:3]
@@ -111,16 +132,12 @@ def raw_config(name: str, folder: Path | None, revision: str | None) -> dict[str
         if not file.is_file():
             raise VlmProbeError(f"{folder} is not a checkpoint: it has no config.json")
     else:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        try:
-            file = Path(hf_hub_download(name, "config.json", revision=revision))
-        except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        file = hub_file(name, "config.json", revision)
+        if file is None:
             offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
             raise VlmProbeError(
                 f"unknown model {name!r}: no such directory, and the Hub did not give its config.json{offline}"
-            ) from error
+            )
     try:
         raw = json.loads(file.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -154,12 +171,24 @@ def apply_activation_rule(config: Any, text: dict[str, Any]) -> None:
         own.hidden_act = text["hidden_activation"]
 
 
-def first_of(auto: Any, sources: tuple[str | Path, ...], revision: str | None) -> Any:
-    """A tokenizer or processor from the first source that has one, else None."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+def first_of(auto: Any, files: tuple[str, ...], sources: tuple[str | Path, ...], revision: str | None) -> Any:
+    """A tokenizer or processor from the first source that has one, else None.
+
+    files: one of these is in a folder that has one. Raises VlmProbeError for one that is there and cannot be read.
+    """
     for number, source in enumerate(sources):
+        if isinstance(source, Path) and not any((source / name).is_file() for name in files):
+            continue
         try:
             # The revision is the checkpoint's; its encoder lives in another repository.
             return auto.from_pretrained(source, revision=revision if number == 0 else None)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        except Exception as error:  # tokenizers raises nothing narrower
+            if isinstance(error, OSError) and not isinstance(source, Path):
+                continue  # the Hub does not have it
+            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise VlmProbeError(f"{source} has a {files[0]} or its like that cannot be read: {first}") from error
     return None

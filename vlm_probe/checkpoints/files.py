@@ -48,6 +48,17 @@ def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
         yield from weights.items()
 
 
+def hub_file(repository: str, name: str, revision: str | None) -> Path | None:
+    """A file of a Hub repository in the local cache; None where the Hub does not give it."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repository, name, revision=revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError):
+        return None
+
+
 def snapshot(repository: str, revision: str | None = None) -> Path:
     """A Hub repository's configuration, tokenizer and weights, in the local cache.
 
@@ -56,7 +67,7 @@ def snapshot(repository: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.model"]
+    patterns = ["*.json", "*.jinja", "*.safetensors", "*.model"]
     try:
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
         if not any(folder.glob("*.safetensors")):

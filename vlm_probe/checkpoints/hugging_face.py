@@ -9,7 +9,8 @@ from typing import Any
 from transformers import AutoTokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from vlm_probe.checkpoints.checkpoint import Checkpoint, first_of, read_config
+from vlm_probe.checkpoints.chat_template import prompt_of
+from vlm_probe.checkpoints.checkpoint import IMAGE_FILES, TOKENIZER_FILES, Checkpoint, first_of, read_config
 from vlm_probe.checkpoints.files import weight_files
 from vlm_probe.errors import VlmProbeError
 
@@ -34,15 +35,18 @@ def read_hugging_face(
     if folder is not None:
         weight_files(folder)
     own = raw.get("vlm_probe") or {}
+    tokenizer = first_of(AutoTokenizer, TOKENIZER_FILES, (source,), revision)
     return Checkpoint(
         name=name,
         revision=revision,
         config=config,
         source=source,
         weights=None,
-        tokenizer=first_of(AutoTokenizer, (source,), revision),
-        image_processor=None if alone else first_of(AutoImageProcessor, (source,), revision),
-        prompt=own.get("prompt"),
+        tokenizer=tokenizer,
+        image_processor=None if alone else first_of(AutoImageProcessor, IMAGE_FILES, (source,), revision),
+        prompt=lambda: (
+            own.get("prompt") or (None if alone else prompt_of(name, tokenizer, folder, config.image_token_id))
+        ),
         embed_scale=own.get("embed_scale"),
         pad=own.get("pad"),
     )

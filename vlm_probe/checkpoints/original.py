@@ -16,7 +16,14 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, LlavaConfig
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from vlm_probe.checkpoints.checkpoint import Checkpoint, apply_activation_rule, first_of
+from vlm_probe.checkpoints.chat_template import prompt_of
+from vlm_probe.checkpoints.checkpoint import (
+    IMAGE_FILES,
+    TOKENIZER_FILES,
+    Checkpoint,
+    apply_activation_rule,
+    first_of,
+)
 from vlm_probe.checkpoints.files import read_weights, snapshot
 from vlm_probe.errors import VlmProbeError
 
@@ -44,8 +51,19 @@ def read_original(name: str, folder: Path, revision: str | None, config: dict[st
     The original has no `<image>` row: one row of zeros is appended for the placeholder, whose id is
     the original vocabulary's size, and generation never emits it.
 
-    Raises VlmProbeError without an encoder, and for a connector that is no two-layer MLP.
+    Raises VlmProbeError without an encoder, for a connector that is no two-layer MLP, and for images in tiles or
+    between tokens of their own.
     """
+    if config.get("mm_use_im_start_end"):
+        raise VlmProbeError(
+            f"{folder} puts every image between tokens of its own (mm_use_im_start_end), which is not supported"
+        )
+    ratio, merged = config.get("image_aspect_ratio"), config.get("mm_patch_merge_type")
+    if "anyres" in str(ratio) or "spatial" in str(merged):
+        raise VlmProbeError(
+            f"{folder} cuts images into tiles (image_aspect_ratio {ratio!r}, mm_patch_merge_type {merged!r}), which is "
+            "not supported"
+        )
     kind = config.get("mm_projector_type", "linear")
     if kind != "mlp2x_gelu":
         raise VlmProbeError(f"{folder} has a connector of type {kind!r}; expected 'mlp2x_gelu'")
@@ -103,16 +121,18 @@ def read_original(name: str, folder: Path, revision: str | None, config: dict[st
     )
     apply_activation_rule(converted, config)
     own = config.get("vlm_probe") or {}
+    tokenizer = first_of(AutoTokenizer, TOKENIZER_FILES, (folder,), revision)
     return Checkpoint(
         name=name,
         revision=revision,
         config=converted,
         source=None,
         weights=lambda: weights,
-        tokenizer=first_of(AutoTokenizer, (folder,), revision),
-        image_processor=first_of(AutoImageProcessor, (folder, tower), revision),
-        prompt=own.get("prompt"),
+        tokenizer=tokenizer,
+        image_processor=first_of(AutoImageProcessor, IMAGE_FILES, (folder, tower), revision),
+        prompt=lambda: own.get("prompt") or prompt_of(name, tokenizer, folder, rows),
         embed_scale=own.get("embed_scale"),
-        pad=True,
+        # As LLaVA's process_images reads it: an image is padded where that is said, and nowhere else.
+        pad=config.get("image_aspect_ratio") == "pad",
         suppressed=(rows,),
     )

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from vlm_probe.checkpoints.checkpoint import Checkpoint, first_of, read_config
+from vlm_probe.checkpoints.checkpoint import IMAGE_FILES, TOKENIZER_FILES, Checkpoint, first_of, read_config
 from vlm_probe.checkpoints.files import read_weights, snapshot
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.zoo.catalog import SOURCES, fetched_folder
@@ -133,9 +133,9 @@ def read_parts(name: str, folder: Path, revision: str | None, raw: dict[str, Any
         config=config,
         source=None,
         weights=lambda: joined_weights(folder, language, encoder, config, adapters=bool(parts.get("adapters"))),
-        tokenizer=first_of(AutoTokenizer, (language,), revision),
-        image_processor=first_of(AutoImageProcessor, (folder,), revision),
-        prompt=own.get("prompt"),
+        tokenizer=first_of(AutoTokenizer, TOKENIZER_FILES, (language,), revision),
+        image_processor=first_of(AutoImageProcessor, IMAGE_FILES, (folder,), revision),
+        prompt=lambda: own.get("prompt"),
         embed_scale=own.get("embed_scale"),
         pad=own.get("pad", True),
     )

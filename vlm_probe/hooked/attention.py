@@ -1,4 +1,4 @@
-"""The attention function registered with transformers: SDPA, unless scores or pattern are hooked.
+"""The attention function registered with transformers: SDPA, unless scores or pattern are hooked or asked for.
 
 It serves the vision encoder and the language model alike. In a layer where neither
 `hook_attn_scores` nor `hook_pattern` has a hook it calls transformers' own SDPA function with the
@@ -127,7 +127,8 @@ def attention(
 ) -> tuple[Float[Tensor, "batch query head d_head"], Tensor | None]:
     """Attention as transformers calls it; fires rot_q, rot_k, attn_scores, pattern and z.
 
-    Returns the weighted values and, where they were computed, the attention probabilities.
+    Returns the weighted values and, where they were computed, the attention probabilities: they are where a point is
+    hooked, and where the caller asked transformers for them (`output_attentions=True`).
     """
     points = _points.get(module)
     if points is not None:
@@ -136,7 +137,9 @@ def attention(
             query = points.rot_q(query.transpose(1, 2)).transpose(1, 2)
         if points.rot_k is not None and is_active(points.rot_k):
             key = points.rot_k(key.transpose(1, 2)).transpose(1, 2)
-    watched = points is not None and (is_active(points.scores) or is_active(points.pattern))
+    # Taken out of kwargs: SDPA would warn that it gives none, and advise an implementation that fires no point.
+    watched = bool(kwargs.pop("output_attentions", False))
+    watched |= points is not None and (is_active(points.scores) or is_active(points.pattern))
     # SDPA has no soft cap: Gemma 2 runs the explicit form always, as it does in plain transformers.
     if not watched and softcap is None:
         z, pattern = sdpa_attention_forward(

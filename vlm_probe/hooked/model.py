@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -16,9 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.files import writable
 from vlm_probe.hooked import attention
+from vlm_probe.hooked.arguments import call_arguments, own_configuration
+from vlm_probe.hooked.embedding_scale import measure_token_scale
 from vlm_probe.hooked.families import families_of
 from vlm_probe.hooked.points import Points, connector_points, language_points, vision_points
+from vlm_probe.hooked.proof import wire_proof
 from vlm_probe.hooked.provenance import versions, weights_digest
 from vlm_probe.hooked.root import GlobHooks
 from vlm_probe.hooked.wiring import layers_of, wire_connector, wire_language, wire_skipping, wire_tower
@@ -26,6 +30,7 @@ from vlm_probe.inputs.images import ImageLike, ImagePreparer, open_image
 from vlm_probe.inputs.preparing import ModelInputs, Preparer
 from vlm_probe.items import Item
 from vlm_probe.layout.patch_grid import PatchGrid
+from vlm_probe.running import answering
 from vlm_probe.running.capture import capture as run_capture
 from vlm_probe.running.protocol import NamesFilter
 from vlm_probe.trace import Trace
@@ -83,6 +88,11 @@ class HookedVLM(GlobHooks):
         prompt: str | None = None,
     ):
         super().__init__()
+        if type(hf).__name__.startswith("PeftModel"):
+            raise VlmProbeError(
+                f"HookedVLM takes a Hugging Face model, got a {type(hf).__name__}: merge its adapters first, "
+                "HookedVLM(model.merge_and_unload())"
+            )
         if hf in _wired:
             # Hooks on top of hooks would scale the image twice and starve the first wrapper's points.
             raise VlmProbeError(
@@ -116,10 +126,12 @@ class HookedVLM(GlobHooks):
             patches=patches,
         )
         self._read: int | None = None
-        self.token_scale: float = self._measure_token_scale() if language.scales_tokens else 1.0
+        self._layers_read(None)  # an error now rather than in the first run
+        self.token_scale: float = measure_token_scale(hf, text.hidden_size) if language.scales_tokens else 1.0
         """The factor by which a token's embedding row is multiplied before block 0."""
         self.embed_scale = embed_scale or ("all" if language.scales_images and vision is not None else "text")
 
+        own_configuration(hf)
         hf.set_attn_implementation(attention.IMPLEMENTATION)
         if vision is not None and sight is not None:
             tower = hf.model.vision_tower
@@ -129,6 +141,7 @@ class HookedVLM(GlobHooks):
         d_head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         _wired.add(hf)
         wire_language(language_tower, hf.lm_head, self.language, language, d_head=d_head)
+        self._forget_fired = wire_proof(hf, self.hook_dict)
 
     # --- what the model is -------------------------------------------------------------------
 
@@ -162,21 +175,6 @@ class HookedVLM(GlobHooks):
         """The factor on the connector's output: sqrt(d_model) under "all", else 1."""
         return self.token_scale if self._embed_scale == "all" else 1.0
 
-    def _measure_token_scale(self) -> float:
-        """The factor by which the installed transformers scales a token's embedding row, measured.
-
-        No version is assumed: where the language model scales its inputs itself, image rows
-        included, the factor measured here is 1 and nothing must be added.
-        """
-        embedding = self.hf.get_input_embeddings()
-        weight = embedding.weight
-        row = int(weight[: min(len(weight), 64)].float().abs().sum(-1).argmax())
-        with torch.no_grad():
-            embedded = embedding(torch.tensor([row], device=weight.device))[0].float()
-            ratio = float(embedded.norm() / weight[row].float().norm())
-        full = self.text_config.hidden_size**0.5
-        return full if abs(ratio / full - 1) < 0.02 else 1.0
-
     @property
     def device(self) -> torch.device:
         return self.hf.device
@@ -185,16 +183,25 @@ class HookedVLM(GlobHooks):
     def dtype(self) -> torch.dtype:
         return self.hf.dtype
 
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """As a torch module's; VlmProbeError for a device that is not there."""
+        try:
+            return super().to(*args, **kwargs)
+        except (RuntimeError, AssertionError) as error:
+            raise VlmProbeError(f"{self.name} cannot be moved: {str(error).splitlines()[0]}") from error
+
     def provenance(self) -> dict[str, Any]:
         """Where results come from: model, revision, dtype, embedding scale, versions."""
-        return {
+        about = {
             "model": self.name,
             "revision": getattr(self.hf.config, "_commit_hash", None) or self.revision,
             "dtype": str(self.dtype).removeprefix("torch."),
             "embed_scale": self.embed_scale,
+            "prompt_template": self.prompt,
             "device": str(self.device),
             "versions": versions(),
         }
+        return writable(about)
 
     def weights_digest(self) -> str:
         """Tells models apart whose names are the same, by a sample of their weights."""
@@ -215,7 +222,7 @@ class HookedVLM(GlobHooks):
         return (
             f"HookedVLM({self.name}: {eyes}{text.model_type} {len(self.language.blocks)} x {text.hidden_size}, "
             f"vocabulary {text.vocab_size}, {millions:.1f}M parameters, {str(self.dtype).removeprefix('torch.')} on "
-            f"{self.device}{'' if sight is None else scale})"
+            f"{self.device}{'' if sight is None else scale}, prompt={self.prompt!r})"
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HookedVLM:
@@ -225,25 +232,27 @@ class HookedVLM(GlobHooks):
 
     def forward(
         self,
-        input_ids: Int[Tensor, "batch position"] | ModelInputs | None = None,
+        input_ids: Int[Tensor, "*batch position"] | ModelInputs | None = None,
         pixel_values: Float[Tensor, "image channel height width"] | None = None,
-        attention_mask: Int[Tensor, "batch cached_and_position"] | None = None,
+        attention_mask: Int[Tensor, "*batch cached_and_position"] | None = None,
         *,
-        return_type: Literal["output", "logits", "loss"] = "output",
+        return_type: str | None = "output",
         **kwargs: Any,
     ) -> Any:
-        """Run the Hugging Face model and return its output (or its logits, or its loss given `labels`).
+        """Run the Hugging Face model and return its "output", its "logits", its "loss" given `labels`, or None.
 
-        Takes tensors, or a `ModelInputs` from `prepare`.
+        Takes tensors (without a batch dimension: a batch of one), or a `ModelInputs` from `prepare`.
+
+        Raises VlmProbeError for an argument that the model does not know, and where a hooked point did not fire.
         """
-        if isinstance(input_ids, ModelInputs):
-            kwargs = {**input_ids.tensors, **kwargs}
-        else:
-            given = {"input_ids": input_ids, "pixel_values": pixel_values, "attention_mask": attention_mask}
-            kwargs = {**{k: v for k, v in given.items() if v is not None}, **kwargs}
+        if return_type not in ("output", "logits", "loss", None):
+            raise VlmProbeError(f"return_type must be 'output', 'logits', 'loss' or None, got {return_type!r}")
+        kwargs = call_arguments(self.hf, input_ids, pixel_values, attention_mask, kwargs)
+        if return_type == "loss" and kwargs.get("labels") is None:
+            raise VlmProbeError("a loss needs labels: model(inputs, labels=..., return_type='loss')")
         with self._running(kwargs):
             output = self.hf(**kwargs)
-        return output if return_type == "output" else getattr(output, return_type)
+        return None if return_type is None else output if return_type == "output" else getattr(output, return_type)
 
     def generate(self, inputs: ModelInputs | Tensor | None = None, **kwargs: Any) -> Int[Tensor, "batch position"]:
         """Hugging Face `generate`, with the key-value cache and whatever is hooked.
@@ -261,6 +270,7 @@ class HookedVLM(GlobHooks):
     def _running(self, kwargs: dict[str, Any]) -> Iterator[None]:
         """Meanwhile vision layers behind the one the connector reads in this call may be spared."""
         before, self._read = self._read, self._layers_read(kwargs.get("vision_feature_layer"))
+        self._forget_fired()
         try:
             yield
         finally:
@@ -277,6 +287,8 @@ class HookedVLM(GlobHooks):
         chosen: Any = self.hf.config.vision_feature_layer if selected is None else selected
         n = len(self.vision.blocks)
         states: list[int] = chosen if isinstance(chosen, list) else [chosen]
+        if not all(-n - 1 <= s <= n for s in states):
+            raise VlmProbeError(f"vision_feature_layer must be from {-n - 1} to {n} for {n} layers, got {chosen!r}")
         # Hidden state 0 is the embedding, so hidden state i is what i layers made.
         return max(s if s >= 0 else n + 1 + s for s in states)
 
@@ -293,9 +305,9 @@ class HookedVLM(GlobHooks):
     ) -> ModelInputs:
         """Make tensors and layouts from an image and a question.
 
-        image: a path, PIL image or uint8 array; a list of those puts several images into one
-            prompt. With a list of questions: a list with one image (or one list of images) for
-            each, and the result is a left-padded batch. None asks without an image.
+        image: whatever `inputs.images.open_image` takes (a path, a URL, a PIL image, an array, a tensor, bytes); a
+            list of those puts several images into one prompt. With a list of questions: a list with one image (or one
+            list of images) for each, and the result is a left-padded batch. None asks without an image.
         question: text, or a list of texts.
 
         Raises VlmProbeError for an empty question, an image that cannot be read, and a model
@@ -359,28 +371,15 @@ class HookedVLM(GlobHooks):
             ends.add(self.tokenizer.convert_tokens_to_ids("<end_of_turn>"))
         return ends - {None}
 
-    @torch.no_grad()
     def answer_tokens(self, inputs: ModelInputs, *, max_new_tokens: int = 16) -> list[list[int]]:
         """Greedily decoded ids of every example, up to and without the end of the answer."""
-        ends = self.answer_ends
-        out = self.generate(
-            inputs,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=sorted(ends) or None,
-            pad_token_id=self.text_config.pad_token_id or 0,
-        )
-        new = out[:, inputs.input_ids.shape[1] :].tolist()
-        return [row[: next((i for i, t in enumerate(row) if t in ends), len(row))] for row in new]
+        return answering.answer_tokens(self, inputs, max_new_tokens)
 
     def answer_all(
         self, images: Sequence[ImageLike | None], questions: list[str], *, max_new_tokens: int = 16
     ) -> list[str]:
         """Answer several questions, each about its own image (or none), in one left-padded batch."""
-        if max_new_tokens < 1:
-            raise VlmProbeError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        tokens = self.answer_tokens(self.prepare(list[Any](images), questions), max_new_tokens=max_new_tokens)
-        return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]
+        return answering.answer_all(self, images, questions, max_new_tokens)
 
     def answer(self, image: ImageLike | None, question: str, *, max_new_tokens: int = 16) -> str:
         """Answer a question by greedy decoding.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +19,94 @@ from torch import Tensor
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.layout import ImageTransform
 
-ImageLike = Image.Image | np.ndarray | str | Path
+ImageLike = Image.Image | np.ndarray | Tensor | str | Path | bytes | io.IOBase
+"""What `open_image` takes."""
 MAX_PIXELS = 100_000_000
 """An image of more pixels is refused before it is decoded (a small file can hold a huge one)."""
+MAX_BYTES = 200_000_000
+"""Of a file behind a URL."""
 
 
 def open_image(image: ImageLike) -> Image.Image:
-    """An RGB image from a path, a PIL image or an array [row, column, 3] of uint8, upright.
+    """An RGB image, upright, from whatever holds one.
 
-    Raises VlmProbeError that names the file where it is missing, cannot be decoded or is too large.
+    image: a path, a URL (http, https), the bytes of an image file or an open binary file, a PIL image, an array
+        [row, column, 3] (or [row, column] of grey), or a tensor [3, row, column]; numbers are uint8, or floats from
+        0 to 1.
+
+    Raises VlmProbeError that names the file where it is missing, cannot be decoded, is empty or is too large, and for
+    numbers that are no picture.
     """
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-            raise VlmProbeError(
-                f"an image array must be uint8 of shape [row, column, 3], got {image.dtype} {list(image.shape)}"
-            )
-        return Image.fromarray(image)
+    if isinstance(image, np.ndarray | Tensor):
+        return _of_numbers(image)
     if isinstance(image, Image.Image):
+        if 0 in image.size:
+            raise VlmProbeError(f"an image must have pixels, got {image.width} x {image.height}")
         return _rgb(ImageOps.exif_transpose(image))
-    path = Path(image)
-    if not path.is_file():
-        raise VlmProbeError(f"no image file at {str(path)!r}")
+    if isinstance(image, bytes):
+        return _decoded(io.BytesIO(image), f"an image of {len(image)} bytes")
+    if isinstance(image, str) and image.startswith(("http://", "https://")):
+        return _decoded(io.BytesIO(_fetched(image)), image)
+    if isinstance(image, str | Path):
+        path = Path(image).expanduser()
+        if not path.is_file():
+            raise VlmProbeError(f"no image file at {str(path)!r}")
+        return _decoded(path, repr(path.name))
+    if hasattr(image, "read"):
+        return _decoded(image, repr(getattr(image, "name", "an open file")))
+    raise VlmProbeError(
+        f"an image must be a path, a URL, bytes, a PIL image, an array or a tensor, got a {type(image).__name__}"
+    )
+
+
+def _of_numbers(image: np.ndarray | Tensor) -> Image.Image:
+    """A picture of an array [row, column, 3] or [row, column], or a tensor [3, row, column]."""
+    tensor = isinstance(image, Tensor)
+    shape, kind = list(image.shape), str(image.dtype).removeprefix("torch.")
+    expected = "a tensor [3, row, column]" if tensor else "an array [row, column, 3]"
+    channels_last = image.movedim(0, -1) if tensor and image.ndim == 3 else image
+    values = channels_last.detach().cpu().numpy() if isinstance(channels_last, Tensor) else channels_last
+    if (
+        values.dtype.kind == "f"
+        and values.size
+        and np.isfinite(values).all()
+        and 0 <= values.min() <= values.max() <= 1
+    ):
+        values = (values * 255).round().astype(np.uint8)
+    fits = values.ndim == 2 or (values.ndim == 3 and values.shape[-1] == 3)
+    if values.dtype != np.uint8 or not fits or 0 in values.shape:
+        raise VlmProbeError(f"an image must be {expected} of uint8, or of floats from 0 to 1, got {kind} {shape}")
+    return Image.fromarray(np.ascontiguousarray(values)).convert("RGB")
+
+
+def _fetched(url: str) -> bytes:
+    """What is behind a URL."""
     try:
-        with Image.open(path) as opened:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            content = answer.read(MAX_BYTES + 1)
+    except (OSError, ValueError, HTTPException) as error:
+        raise VlmProbeError(f"{url} could not be fetched: {error}") from error
+    if len(content) > MAX_BYTES:
+        raise VlmProbeError(f"{url} is too large; at most {MAX_BYTES // 10**6} megabytes are read")
+    return content
+
+
+def _decoded(source: Any, name: str) -> Image.Image:
+    """An image file; `name` is what messages call it."""
+    try:
+        with Image.open(source) as opened:
             width, height = opened.size
             if width * height > MAX_PIXELS:
                 raise VlmProbeError(
-                    f"{path.name!r} is {width} x {height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read"
+                    f"{name} is {width} x {height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read"
                 )
             return _rgb(ImageOps.exif_transpose(opened))
     except Image.DecompressionBombError as error:
-        raise VlmProbeError(f"{path.name!r} is too large; at most {MAX_PIXELS // 10**6} megapixels are read") from error
+        raise VlmProbeError(f"{name} is too large; at most {MAX_PIXELS // 10**6} megapixels are read") from error
     except UnidentifiedImageError as error:
-        raise VlmProbeError(f"{path.name!r} is not an image that can be decoded") from error
+        raise VlmProbeError(f"{name} is not an image that can be decoded") from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise VlmProbeError(f"{path.name!r} cannot be decoded: {error}") from error
+        raise VlmProbeError(f"{name} cannot be decoded: {error}") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

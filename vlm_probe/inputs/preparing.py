@@ -50,6 +50,18 @@ class ModelInputs:
     def __len__(self) -> int:
         return len(self.layouts)
 
+    def __repr__(self) -> str:
+        rows, length = self.input_ids.shape
+        pixels = "no pixels" if self.pixel_values is None else f"pixels {list(self.pixel_values.shape)}"
+        grids = [" x ".join(map(str, image.grid)) for layout in self.layouts for image in layout.images]
+        patches = f"patches {', '.join(dict.fromkeys(grids))}" if grids else "no image"
+        asked = repr(self.prompts[0]) + ", ..." * (len(self.prompts) > 1) if self.prompts else "tensors made elsewhere"
+        return (
+            f"ModelInputs({rows} x {length} positions, {pixels}, on {self.input_ids.device},\n"
+            f"  {len(grids)} images, {patches},\n"
+            f"  {asked})"
+        )
+
     def to(self, device: torch.device, dtype: torch.dtype) -> ModelInputs:
         """The same batch on a device, its pixels in a dtype."""
         return replace(
@@ -125,6 +137,11 @@ class Preparer:
     patches: PatchGrid | None
     """None for a language model without an encoder."""
 
+    def __post_init__(self) -> None:
+        for name in ("{question}",) if self.patches is None else ("{images}", "{question}"):
+            if self.prompt.count(name) != 1:
+                raise VlmProbeError(f"a prompt must hold {name} once, got {self.prompt!r}")
+
     def see(self, picture: Image.Image) -> Seen:
         """A picture as the encoder takes it; VlmProbeError without an encoder or image processor."""
         patches, images = self._sight()
@@ -188,6 +205,13 @@ class Preparer:
         grid, each = (0, 0), 1
         if pixel_values is not None and self.patches is not None:
             grid, each = self.patches.of(pixel_values), self.patches.tokens(pixel_values)
+        # Before they are laid out: 15 of 16 would come out as no image at all.
+        placed = int(((input_ids == self.image_token_id) & (attention_mask > 0)).sum())
+        if placed != count * each:
+            raise VlmProbeError(
+                f"input_ids holds {placed} image tokens ({self.image_token_id}); pixel_values holds {count} images of "
+                f"{each} each, which take {count * each}"
+            )
         layouts = []
         for ids, mask in zip(input_ids.cpu().numpy(), attention_mask.cpu().numpy(), strict=True):
             own = int(((ids == self.image_token_id) & (mask > 0)).sum()) // each if count else 0
@@ -202,11 +226,6 @@ class Preparer:
                     leading=self._leading,
                     tokens=self.token_strings(ids),
                 )
-            )
-        used = sum(len(layout.images) for layout in layouts)
-        if used != count:
-            raise VlmProbeError(
-                f"pixel_values holds {count} images, input_ids has placeholders for {used} (of {each} tokens each)"
             )
         return ModelInputs(input_ids, attention_mask, pixel_values, layouts)
 
