@@ -30,8 +30,9 @@ def main() -> None:
         figure.suptitle("LLaVA-Gemma as published (Hinck et al. 2024): what one change does, all else equal")
     for ax, (factor, (_, start, end)) in zip(panels, FACTORS.items(), strict=True):
         words = {"yes": "pretrained", "no": "not pretrained"}
-        title = f"{factor}: {words.get(start, start)} to {words.get(end, end)}"
-        published_effect(effects.query("factor == @factor"), ax, title=title)
+        first, second = (words.get(level, level) for level in (start, end))
+        own = effects.query("factor == @factor")
+        published_effect(own, ax, title=f"{factor}: {first} to {second}", first=first, second=second)
     print(*save(figure, arguments.out, "published_results"), sep="\n")
     effects.to_csv(arguments.out / "published_effects.csv", index=False)
     for factor, rows in effects.groupby("factor", sort=False):

@@ -147,7 +147,7 @@ def test_difference_by_family_colours_by_the_verdict():
     assert intervals(ax, PALETTE[0]) == [(0.02, 0.15, 0.0)]
     assert intervals(ax, CONTROL) == [(-0.5, 0.1, 1.0), (-0.09, -0.01, 3.0)]
     assert rows(ax) == ["gqa (n=20)", "pope (n=21)", "mmvp (n=2)", "mme (n=7)"]
-    assert ax.get_xlabel() == "score of b/large\nminus a/small"
+    assert ax.get_xlabel() == "score of b/large\nminus a/small\n← a/small scores more | b/large scores more →"
     assert [np.asarray(line.get_xdata())[0] for line in ax.lines] == [0]
     assert legend(ax) == ["b/large scores more", "undecided", "open: no interval"]
     hollow = [c for c in ax.collections if isinstance(c, PathCollection) and same_color(face(c), "white")]
@@ -303,7 +303,7 @@ def test_effect_over_seeds_draws_seeds_and_what_the_table_says_of_them():
     assert rows(ax) == ["s to l", "t to m", "u to n"]
     assert ax.get_xlabel() == (
         "change in share right of 60 or 120 questions about scenes with novel kinds\n"
-        "(right of 0: the second is right more often)"
+        "← the first of a pair is right more often | the second is →"
     )
     means = [f"mean of seeds and 95 %: {verdict}" for verdict in ("supported", "undecided")]
     assert legend(ax) == ["seed 0", "seed 1", "seed 2", *means]
@@ -314,6 +314,12 @@ def test_effect_over_seeds_on_given_axes_leaves_the_legend_to_the_caller():
     assert figures.effect_over_seeds(DIFFERENCES, EFFECTS, ax, by="kind", title="size") is ax
     assert legend(ax) == []
     assert rows(ax) == ["all"]
+
+
+def test_a_change_within_one_pair_names_both_of_it():
+    _, ax = plt.subplots()
+    figures.effect_over_seeds(DIFFERENCES.iloc[:3], EFFECTS.iloc[:1], ax, by="kind")
+    assert ax.get_xlabel().split("\n")[1] == "← s is right more often | l is right more often →"
 
 
 PUBLISHED = pd.DataFrame(
@@ -333,7 +339,9 @@ def test_published_effect_names_what_is_missing():
     assert intervals(ax) == []
     assert rows(ax) == ["GQA", "MMVP", "TextVQA"]
     assert [t.get_position()[1] for t in ax.texts if t.get_text() == "not at hand"] == [2]
-    assert ax.get_xlabel() == "change relative to the first, %"
+    assert ax.get_xlabel() == "change relative to the first, %\n← the first scores higher | the second scores higher →"
+    named = figures.published_effect(PUBLISHED, first="2B", second="7B")
+    assert named.get_xlabel() == "change relative to 2B, %\n← 2B scores higher | 7B scores higher →"
     assert legend(ax) == ["CLIP (2 of 3 published)", "DINO (1 of 3 published)", "none (0 of 3 published)"]
 
 
@@ -366,7 +374,12 @@ def test_interactions_draws_the_paper_beside_the_replicas():
     assert [t.get_position()[1] for t in ax.texts if t.get_text() == "not at hand"] == [1]
     assert legend(ax) == ["the paper, CLIP", "the paper, DINOv2", "replicas", "mean of seeds"]
     assert [np.asarray(line.get_xdata())[0] for line in ax.lines] == [0]
-    assert "% of the number before both" in ax.get_xlabel()
+    assert ax.get_xlabel() == (
+        "difference of the two changes, % of the number before both\n"
+        "← the one change adds less | adds more where the other was made →"
+    )
+    named = figures.interactions(CROSSED, adds="the 7B", at="with pretraining")
+    assert named.get_xlabel().endswith("\n← the 7B adds less | adds more with pretraining →")
     empty = figures.interactions(CROSSED.iloc[2:4])
     assert dots(empty) == []
     assert [t.get_text() for t in empty.texts].count("not at hand") == 2

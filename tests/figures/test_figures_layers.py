@@ -60,6 +60,10 @@ def note(ax):
     return " ".join(text.get_text() for text in ax.texts).replace("\n", " ")
 
 
+def title(ax):
+    return " ".join(ax.get_title(loc="left").split())
+
+
 def along(table, x, *columns):
     return [tuple(map(float, row)) for row in table[[x, *columns]].itertuples(index=False)]
 
@@ -275,6 +279,7 @@ def test_leakage_by_layer_draws_a_summary_along_the_depth():
     assert ax.get_ylabel() == "probability on tokens never used,\nat image positions"
     assert note(ax) == "logit lens, n = 36 items; bands: 95 % over images"
     assert legend(ax) == ["a", "b"]
+    assert title(ax) == "Probability on tokens never used, at image positions"
 
 
 def test_leakage_by_layer_draws_untrained_rows_beside_their_controls():
@@ -288,10 +293,9 @@ def test_leakage_by_layer_draws_untrained_rows_beside_their_controls():
     for style, values in means.values():
         assert line(ax, PALETTE[0], style) == [(0, values[0]), (1, values[1])]
     assert ax.get_ylabel() == "probability"
-    assert ax.get_title(loc="left").startswith("Where does the probability go?")
-    named = figures.leakage_by_layer(pd.DataFrame(rows), title="And at image positions?")
-    assert named.get_title(loc="left").startswith("And at image positions?")
     words = ["rows known to be untrained", "as many rows that the text uses", "as many others"]
+    assert title(ax) == f"Where the probability goes: {', '.join(words)}"
+    assert title(figures.leakage_by_layer(pd.DataFrame(rows), title="And here?")) == "And here?"
     assert legend(ax) == ["a", *words]
 
 

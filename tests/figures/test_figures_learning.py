@@ -65,10 +65,15 @@ def test_every_factor_has_its_panel_on_one_axis():
             "verdict": "undecided",
         }
     )
-    figure = figures.effects_by_factor(differences, effects)
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["size", "encoder"]
-    assert len({ax.get_xlim() for ax in figure.axes}) == 1
-    (shared,) = figure.legends
+    panels = figures.effects_by_factor(differences, effects)
+    assert [ax.get_title(loc="left") for ax in panels] == ["size", "encoder"]
+    assert len({ax.get_xlim() for ax in panels}) == 1
+    # Of all factors, and not of the last one's only pair.
+    assert [ax.get_xlabel().partition("\n")[2] for ax in panels] == [
+        "",
+        "← the first of a pair is right more often | the second is →",
+    ]
+    (shared,) = panels[0].figure.legends
     assert [text.get_text() for text in shared.get_texts()][:2] == ["seed 0", "seed 1"]
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from vlm_probe import figures
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.figures.primitives import on_image
-from vlm_probe.figures.style import HEAT
+from vlm_probe.figures.style import HEAT, figure_of
 from vlm_probe.layout import AnyBox, ImageSpan, ImageTransform, PixelBox, UnitBox
 
 WIDTH, HEIGHT, ROWS, COLS = 31, 19, 5, 3
@@ -73,6 +73,16 @@ def shows_the_image(ax):
     assert tuple(ax.images[0].get_extent()) == (0, WIDTH, HEIGHT, 0)
 
 
+def bar(ax):
+    (one,) = ax.child_axes
+    return one
+
+
+def note(ax):
+    (text,) = ax.texts
+    return " ".join(text.get_text().split())
+
+
 def outlines(ax):
     return [(*p.get_xy(), p.get_x() + p.get_width(), p.get_y() + p.get_height()) for p in ax.patches]
 
@@ -88,14 +98,14 @@ def test_the_padded_map_reaches_beyond_the_image_and_the_cropped_one_does_not_co
 @pytest.mark.parametrize("transform", [PADDED, CROPPED], ids=["padded", "cropped"])
 def test_overlay_draws_every_patch_on_the_pixels_it_shows(transform):
     map_ = a_map(transform, title="relevancy", units="share")
-    figure, ax = plt.subplots()
+    _, ax = plt.subplots()
     assert figures.overlay(IMAGE, map_, ax) is ax
     np.testing.assert_allclose(cells(ax), boxes_of(transform), atol=1e-9)
     shows_the_image(ax)
     colors = colors_of(ax)
     np.testing.assert_allclose(colors, HEAT(map_.values / map_.values.max()))
     assert ax.get_title(loc="left") == "relevancy"
-    assert figure.axes[1].get_ylabel() == "share"
+    assert bar(ax).get_ylabel() == "share"
 
 
 def test_without_edges_the_patches_are_spread_over_the_image():
@@ -110,7 +120,7 @@ def test_columns_before_rows_are_the_same_map():
 
 def test_the_scale_ends_where_it_is_told_to():
     ax = figures.overlay(IMAGE, a_map(), vmax=2, colorbar=False, title="mine")
-    assert len(ax.figure.axes) == 1
+    assert ax.child_axes == []
     assert ax.get_title(loc="left") == "mine"
     np.testing.assert_allclose(colors_of(ax)[-1, -1], HEAT(0.5))
 
@@ -141,7 +151,7 @@ def test_signed_overlay_is_red_for_and_blue_against_and_clear_at_nothing():
     values[0, 0], values[1, 2] = 2.0, -1.0
     told = {"completeness_error": 0.02, "output": 7.0, "output_baseline": -0.5, "baseline": "mean"}
     map_ = a_map(PADDED, title="gradients", units="logits", **told).copy(data=values)
-    figure, ax = plt.subplots()
+    _, ax = plt.subplots()
     assert figures.signed_overlay(IMAGE, map_, ax, boxes=[(1, 2, 3, 4)]) is ax
     np.testing.assert_allclose(cells(ax), boxes_of(PADDED), atol=1e-9)
     shows_the_image(ax)
@@ -153,60 +163,28 @@ def test_signed_overlay_is_red_for_and_blue_against_and_clear_at_nothing():
     assert against[3] == pytest.approx(0.425)
     assert colors[4, 0, 3] == 0
     assert outlines(ax) == [(1, 2, 3, 4)] * 2
-    assert figure.axes[1].get_ylabel() == "logits"
-    said = ax.texts[0].get_text().replace("\n", " ")
-    assert said == "logit 7.00, at the mean baseline -0.50; the sum is off by +0.02"
+    assert bar(ax).get_ylabel() == "logits"
+    rests = "logit 7.00, at the mean baseline -0.50; the sum is off by +0.02"
+    assert note(ax) == f"model not named; question not named; {rests}"
+    named = map_.assign_attrs(model="replica/x", prompt="<bos><image>\nWhat is it?<eot>")
+    assert note(figures.signed_overlay(IMAGE, named)) == f"replica/x; “What is it?”; {rests}"
 
 
-def panels(figure):
-    return [ax for ax in figure.axes if ax.images]
+def test_overlay_names_model_and_question_where_the_map_does():
+    known = a_map(title="relevancy", model="replica/x", question="What $is$ it?")
+    ax = figures.overlay(IMAGE, known)
+    assert note(ax) == "replica/x; “What $is$ it?”"
+    assert list(figures.overlay(IMAGE, a_map(title="relevancy")).texts) == []
+    assert list(figures.overlay(IMAGE, known, title="a panel of several").texts) == []
 
 
-def test_layer_strip_has_a_panel_a_layer_and_one_scale():
-    maps = a_map(CROPPED, ("layer",), (7,), title="attention", units="probability").assign_coords(layer=range(2, 9))
-    figure = figures.layer_strip(IMAGE, maps, boxes=[UnitBox(0, 0, 0.5, 0.5)])
-    assert [ax.get_title() for ax in panels(figure)] == [f"layer {i}" for i in range(2, 9)]
-    for i, ax in enumerate(panels(figure)):
-        np.testing.assert_allclose(cells(ax), boxes_of(CROPPED), atol=1e-9)
-        shows_the_image(ax)
-        np.testing.assert_allclose(colors_of(ax), HEAT(maps.values[i] / maps.values.max()))
-        np.testing.assert_allclose(outlines(ax)[0], (0, 0, WIDTH / 2, HEIGHT / 2))
-    assert figure.get_suptitle() == "attention"
-    assert "probability" in [ax.get_ylabel() for ax in figure.axes]
-
-
-def test_head_grid_has_its_own_scale_in_every_panel_and_says_what_it_left_out():
-    maps = a_map(PADDED, ("layer", "head"), (5, 3), title="attention", units="probability")
-    figure = figures.head_grid(IMAGE, maps, max_layers=3, max_heads=2)
-    assert len(panels(figure)) == 6
-    shown = [maps.values[layer, head] for layer in (0, 2, 4) for head in (0, 1)]
-    for ax, values in zip(panels(figure), shown, strict=True):
-        np.testing.assert_allclose(cells(ax), boxes_of(PADDED), atol=1e-9)
-        assert ax.texts[0].get_text() == f"{values.max():.2f}"
-        colors = colors_of(ax)
-        np.testing.assert_allclose(colors, HEAT(values / values.max()))
-    assert [ax.get_ylabel() for ax in panels(figure)[::2]] == ["layer 0", "layer 2", "layer 4"]
-    assert [ax.get_title() for ax in panels(figure)[:2]] == ["head 0", "head 1"]
-    said = figure.get_suptitle().replace("\n", " ")
-    assert said.startswith("attention (3 of 5 layers, 2 of 3 heads)")
-    assert "probability, own scale per head" in said
-
-
-def test_case_panels_take_every_case_where_it_is():
-    other = Image.new("RGB", (13, 29))
-    cases = [
-        {"image": IMAGE, "map": a_map(PADDED), "boxes": [PixelBox(1, 2, 3, 5)], "text": "what costs $5?\nred $x$"},
-        {"image": other, "map": a_map(), "boxes": [UnitBox(0, 0, 1, 1)], "text": "second"},
-    ]
-    figure = figures.case_panels(cases, title="most inside", columns=3)
-    first, second = panels(figure)
-    np.testing.assert_allclose(cells(first), boxes_of(PADDED), atol=1e-9)
-    assert outlines(first)[0] == (1, 2, 3, 5)
-    assert outlines(second)[0] == (0, 0, 13, 29)
-    assert cells(second)[-1, -1].tolist() == [13 * 2 / 3, 29 * 4 / 5, 13, 29]
-    assert first.get_xlabel() == "what costs $5?\nred $x$"
-    assert figure.get_suptitle() == "most inside"
-    figure.canvas.draw()  # what looks like mathematics is none
+@pytest.mark.parametrize("size", [(90, 30), (30, 90)], ids=["landscape", "portrait"])
+def test_the_colour_bar_is_as_high_as_the_image(size):
+    ax = figures.overlay(Image.new("RGB", size), a_map())
+    figure_of(ax).canvas.draw()
+    image, beside = ax.get_window_extent(), bar(ax).get_window_extent()
+    assert (beside.y0, beside.y1) == pytest.approx((image.y0, image.y1), abs=1)
+    assert beside.width < image.width / 4
 
 
 def labels():
@@ -254,17 +232,18 @@ def words(edges=True):
 def test_words_stand_in_the_middle_of_their_patches(edges):
     _, ax = plt.subplots()
     assert figures.words_on_image(IMAGE, words(edges), ax) is ax
-    at = {t.get_text(): t.get_position() for t in ax.texts if t.get_text().startswith("w")}
+    at = {t.get_text(): t.get_position() for t in ax.texts if t.get_text().startswith("␣w")}
     boxes = boxes_of(PADDED) if edges else evenly()
     assert len(at) == ROWS * COLS
     for r in range(ROWS):
         for c in range(COLS):
             left, top, right, bottom = boxes[r, c]
-            np.testing.assert_allclose(at[f"w{r}{c}"], ((left + right) / 2, (top + bottom) / 2), atol=1e-9)
+            np.testing.assert_allclose(at[f"␣w{r}{c}"], ((left + right) / 2, (top + bottom) / 2), atol=1e-9)
     shows_the_image(ax)
-    assert "best per patch; cosine 0.10 to 0.90" in [t.get_text() for t in ax.texts]
-    assert "second" not in at
-    assert ax.get_title(loc="left").startswith("nearest, replica/x")
+    said = [" ".join(t.get_text().split()) for t in ax.texts]
+    assert "replica/x; question not named; best per patch; cosine 0.10 to 0.90; ␣: a space" in said
+    assert "␣second" not in at
+    assert ax.get_title(loc="left").startswith("nearest\n")
 
 
 def test_words_of_another_image_and_long_ones():
@@ -273,6 +252,15 @@ def test_words_of_another_image_and_long_ones():
     assert [t.get_text() for t in ax.texts].count("back…") == ROWS * COLS
 
 
+def test_tokens_that_differ_in_a_space_look_different():
+    table = words()
+    table = table.loc[(table["rank"] == 0) & (table["image"] == 0)].assign(token=[" yellow", "yellow", "\n"] * ROWS)
+    table.attrs["prompt"] = "<bos><image><image>What color is it?"
+    drawn = [t.get_text() for t in figures.words_on_image(IMAGE, table).texts]
+    assert [drawn.count(text) for text in ("␣yellow", "yellow", "↵")] == [ROWS] * 3
+    assert any("“What color is it?”" in text.replace("\n", " ") for text in drawn)
+
+
 def test_words_in_the_padding_are_not_written_beside_the_image():
     ax = figures.words_on_image(IMAGE, words())
-    assert all(t.get_clip_on() for t in ax.texts if t.get_text().startswith("w"))
+    assert all(t.get_clip_on() for t in ax.texts if t.get_text().startswith("␣w"))

@@ -1,5 +1,6 @@
 """Figures that are neither a forest nor lines by layer: matrices, projections, vocabularies."""
 
+from itertools import pairwise
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -25,6 +26,11 @@ def legend(ax):
 
 def texts(ax):
     return [text.get_text() for text in ax.texts]
+
+
+def note(ax):
+    (text,) = texts(ax)
+    return " ".join(text.split())
 
 
 def lines(ax):
@@ -64,11 +70,18 @@ def test_projection_draws_every_row_in_its_colour():
         assert found[name].get_offsets().tolist() == own.to_numpy().tolist()
         assert same_color(found[name].get_facecolor()[0][:3], color)
     assert ax.get_xlabel() == "first direction (40% of the variance)"
-    assert any("n = 4 rows; trustworthiness 0.90" in text for text in texts(ax))
     assert ax.get_title(loc="left").startswith("PCA of L embed\n")
-    table.attrs["model"] = "replica/x"
-    assert figures.projection(table).get_title(loc="left").startswith("PCA of L embed, replica/x\n")
     assert legend(ax) == ["image", "text"]
+    trust = "trustworthiness 0.90 (1: all neighbours are true, 0.5: chance)"
+    assert note(ax) == f"model not named; question not named; n = 4 rows; {trust}"
+    table.attrs |= {"model": "replica/x", "question": "What color?"}
+    assert note(figures.projection(table)) == f"replica/x; “What color?”; n = 4 rows; {trust}"
+
+
+def test_a_projection_of_many_questions_counts_them():
+    table = pd.DataFrame({"x": [0.0, 1, 2, 3], "y": 0.0, "modality": "image", "item": [0, 0, 1, 4]})
+    table.attrs = {"method": "umap", "trustworthiness": 0.9, "model": "replica/x"}
+    assert note(figures.projection(table)).startswith("replica/x; n = 4 rows of 3 questions; trustworthiness 0.90")
 
 
 def test_likeness_of_two_sets_says_of_what():
@@ -135,6 +148,9 @@ def test_budget_bars_say_what_they_are_shares_of():
     assert ax.get_xlabel() == "share of operations for a token"
     assert ax.get_title(loc="left").startswith("What does the vocabulary cost in operations for a token?")
     assert legend(ax) == ["mlp"]
+    assert "counted from the configuration; not drawn, as none is counted: norm" in [
+        t.replace("\n", " ") for t in texts(ax)
+    ]
 
 
 def test_vocabulary_growth_draws_every_model():
@@ -154,6 +170,19 @@ def test_lines_that_would_hide_each_other_are_one_with_all_names():
     assert legend(ax) == ["a,\nc", "b"]
 
 
+def test_lines_that_meet_are_all_seen():
+    rows = [(model, tokens, used) for model in "abc" for tokens, used in ((1, 1), (10, 5), (100, 20 + ord(model)))]
+    ax = figures.vocabulary_growth(pd.DataFrame(rows, columns=["model", "tokens", "used"]))
+    drawn = [one for one in ax.lines if len(np.asarray(one.get_xdata()))]
+    widths = [one.get_linewidth() for one in drawn]
+    assert [one.get_color() for one in drawn] == list(PALETTE[:3])
+    # Later lines lie above: each leaves a rim of those below.
+    assert all(below - above >= 1 for below, above in pairwise(widths))
+    assert len({one.get_zorder() for one in drawn}) == 1
+    named = [one.get_linewidth() for one in ax.lines if not len(np.asarray(one.get_xdata()))]
+    assert named == widths
+
+
 def test_shrinking_draws_accuracy_with_its_band_and_what_can_be_spelled():
     table = pd.DataFrame(
         {
@@ -168,14 +197,38 @@ def test_shrinking_draws_accuracy_with_its_band_and_what_can_be_spelled():
     table.attrs = {"items": 36}
     _, ax = plt.subplots()
     assert figures.shrinking(table, ax) is ax
-    assert lines(ax) == [[(60, 0.1), (300, 0.8), (700, 0.9)], [(60, 0.2), (300, 0.95), (700, 1.0)]]
+    # The whole vocabulary stands behind a gap, as far from the rest whatever its size.
+    whole = pytest.approx(300 * 5**0.3)
+    right, spelled, gap = lines(ax)
+    assert right == [(60, 0.1), (300, 0.8), (whole, 0.9)]
+    assert spelled == [(60, 0.2), (300, 0.95), (whole, 1.0)]
+    assert 300 < gap[0][0] < right[2][0]
     corners = {tuple(at) for at in np.asarray(ax.collections[0].get_paths()[0].vertices).tolist()}
-    assert corners == {(60, 0.05), (60, 0.6), (300, 0.79), (300, 1.0), (700, 0.1), (700, 0.91)}
+    at = right[2][0]
+    assert corners == {(60, 0.05), (60, 0.6), (300, 0.79), (300, 1.0), (at, 0.1), (at, 0.91)}
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["100", "200", "all: 700"]
     assert len(ax.collections) == 1  # what can be spelled has no band
     assert ax.get_xscale() == "log"
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("rows of the vocabulary", "share of all items")
     assert texts(ax)[0].replace("\n", " ").startswith("n = 36 items; rows kept by frequency")
     assert legend(ax) == ["a", "answered right", "answer can be spelled"]
+
+
+def test_shrinking_spreads_a_few_hundred_of_many_rows():
+    both = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "readable": 1.0, "n": 7}
+    sizes = {"a": [262144, 328, 310], "b": [704, 328, 280]}
+    table = pd.DataFrame([{"model": model, "rows": rows, **both} for model in sizes for rows in sizes[model]])
+    ax = figures.shrinking(table)
+    low, high = np.log(ax.get_xlim())
+    (start, _), *_, (end, _) = lines(ax)[2]
+    assert start == 280
+    # Where the smallest and the largest of the small sizes are on the axis.
+    least, most = (np.log([280, 328]) - low) / (high - low)
+    assert most - least > 0.6
+    assert lines(ax)[0][-1][0] == end  # all whole vocabularies are in one place
+    assert [tick.get_text() for tick in ax.get_xticklabels()][-1] == "all: 704\nto 262,144"
+    alone = figures.shrinking(table.loc[table["rows"] == 704])
+    assert lines(alone) == [[(704, 0.5)], [(704, 1.0)]]
 
 
 def test_shrinking_takes_the_number_of_items_from_a_column():

@@ -1,7 +1,8 @@
 """Figures: small functions over named arrays and tables, which estimate nothing and never see a model.
 
-`primitives` holds what they are made of. A new figure is one function over them, in the file of what it draws, and a
-line here.
+They return the axes they drew on; those of many panels an array of axes. `primitives` holds what they are made of, and
+`given` what they say of an argument that is no table, array or picture. A new figure is one function over them, in the
+file of what it draws, under `@checked`, and a line here.
 """
 
 from vlm_probe.figures.effects import effect_over_seeds, interactions, published_effect
@@ -14,6 +15,7 @@ from vlm_probe.figures.embedding import (
     twin_likeness,
 )
 from vlm_probe.figures.factors import effects_by_factor
+from vlm_probe.figures.grids import case_panels, head_grid, layer_strip
 from vlm_probe.figures.layers import (
     box_share_by_layer,
     dimension_by_stage,
@@ -23,7 +25,7 @@ from vlm_probe.figures.layers import (
     probe_by_layer,
 )
 from vlm_probe.figures.learning import learning_curves
-from vlm_probe.figures.maps import case_panels, head_grid, layer_strip, overlay, signed_overlay
+from vlm_probe.figures.maps import overlay, signed_overlay
 from vlm_probe.figures.measures import measures_by_model
 from vlm_probe.figures.patches import label_map, words_on_image
 from vlm_probe.figures.scores import accuracy_by_type, difference_by_family, pointing_game, scores_by_seed

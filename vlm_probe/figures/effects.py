@@ -9,9 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from vlm_probe.figures.given import checked
 from vlm_probe.figures.primitives import forest
 from vlm_probe.figures.scores import scenes_of
-from vlm_probe.figures.style import CONTROL, PALETTE, axes, legend_below, styled, titled
+from vlm_probe.figures.style import CONTROL, PALETTE, axes, either_way, legend_below, styled, titled
 from vlm_probe.figures.tables import counts, names, numbers, where
 
 MEAN = "#000000"
@@ -20,6 +21,7 @@ _WIDE: dict[str, Any] = {"marker": "|", "size": 9}
 """How means of seeds are marked."""
 
 
+@checked
 def effect_over_seeds(
     differences: pd.DataFrame, effects: pd.DataFrame, ax: Axes | None = None, *, by: str = "pair", title: str = ""
 ) -> Axes:
@@ -32,6 +34,8 @@ def effect_over_seeds(
         all differences in shares right.
     by: "pair", a line for every pair of cells; or "kind", for every question type.
     ax: where to draw, without a legend; a figure of its own gets one.
+
+    The axis says which side favours whom: by name, where all rows are of one pair.
     """
     with styled():
         alone = ax is None
@@ -69,15 +73,23 @@ def effect_over_seeds(
             zero=True,
             **_WIDE,
         )
-        ax.set(
-            xlabel=f"change in share right of {counts(effects)} questions about {scenes_of(effects)}\n"
-            "(right of 0: the second is right more often)"
-        )
+        ax.set_xlabel(change_in_words(effects), parse_math=False)
         ax.xaxis.set_major_locator(MaxNLocator(5))
         titled(ax, title)
         if alone:
             legend_below(ax)
     return ax
+
+
+def change_in_words(effects: pd.DataFrame) -> str:
+    """What the axis of changes in share right says: of what, and which side favours whom."""
+    pairs = sorted(set(zip(effects["first"].tolist(), effects["second"].tolist(), strict=True)))
+    if len(pairs) == 1:
+        sides = either_way(*(f"{one} is right more often" for one in pairs[0]))
+    else:
+        sides = either_way("the first of a pair is right more often", "the second is")
+    what = f"change in share right of {counts(effects)} questions about {scenes_of(effects)}"
+    return f"{what}\n{sides}"
 
 
 def _rows(table: pd.DataFrame, by: str) -> list[str]:
@@ -90,11 +102,20 @@ def _rows(table: pd.DataFrame, by: str) -> list[str]:
 _MARKS = "osD^vPX"
 
 
-def published_effect(effects: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
+@checked
+def published_effect(
+    effects: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    title: str = "",
+    first: str = "the first",
+    second: str = "the second",
+) -> Axes:
     """Relative change per benchmark, one mark a pair of models; benchmarks without any number are named.
 
     effects: rows of one factor of `studies.published_effects`: columns name (of the benchmark), fixed (what both of a
-        pair have), relative (change in percent of the first, NaN where a number is missing).
+        pair have), relative (change in percent of the first, NaN where a number is missing). More is better in all.
+    first, second: what is changed from and to, for the axis.
     """
     with styled():
         relative = {pair: numbers(where(effects, "fixed", pair), "relative") for pair in names(effects, "fixed")}
@@ -118,7 +139,8 @@ def published_effect(effects: pd.DataFrame, ax: Axes | None = None, *, title: st
             marker=dict(zip(words.values(), _MARKS, strict=False)),
         )
         _empty_lines(effects, ax)
-        ax.set(xlabel="change relative to the first, %")
+        sides = either_way(f"{first} scores higher", f"{second} scores higher")
+        ax.set_xlabel(f"change relative to {first}, %\n{sides}", parse_math=False)
         titled(ax, title, "one published run a number: no intervals")
         legend_below(ax)
     return ax
@@ -134,12 +156,16 @@ def _empty_lines(table: pd.DataFrame, ax: Axes) -> None:
             ax.text(0.5, y, "not at hand", fontsize=8, color=CONTROL, **place)
 
 
-def interactions(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
+@checked
+def interactions(
+    table: pd.DataFrame, ax: Axes | None = None, *, title: str = "", adds: str = "the one change", at: str = ""
+) -> Axes:
     """Differences of differences: the paper's, a benchmark a line, and under them the replicas', over seeds.
 
     table: columns name (of the benchmark, or of the cells), series ("paper" and "seed": one run a dot; "mean": of
         seeds, with its interval), what (what the series is, for the legend), relative (in percent of the number of what
         neither change was made to, NaN where one of the four is missing), low, high.
+    adds, at: the one change, and where the other was made ("the 7B", "with connector pretraining"), for the axis.
     """
     with styled():
         rows = names(table, "name")
@@ -170,7 +196,8 @@ def interactions(table: pd.DataFrame, ax: Axes | None = None, *, title: str = ""
             ax.axvline(0, color=CONTROL, lw=0.8, zorder=0)
             ax.xaxis.set_major_locator(MaxNLocator(6))
         _empty_lines(table, ax)
-        ax.set(xlabel="difference of the two changes, % of the number before both\n(left of 0: it adds less)")
+        sides = either_way(f"{adds} adds less", f"adds more {at or 'where the other was made'}")
+        ax.set_xlabel(f"difference of the two changes, % of the number before both\n{sides}", parse_math=False)
         titled(ax, title)
         legend_below(ax)
     return ax

@@ -8,15 +8,17 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from vlm_probe.figures.given import checked
 from vlm_probe.figures.points import along_points, short_point
 from vlm_probe.figures.primitives import by_layer, forest, heat, level
 from vlm_probe.figures.style import CONTROL, axes, colors_of, legend_below, models_of, styled, titled
-from vlm_probe.figures.tables import counted, counts, names, numbers, of_model, where
+from vlm_probe.figures.tables import about, counted, counts, names, numbers, where
 
 _MEASURES = {"cka": "CKA (linear, debiased)", "svcca": "SVCCA", "procrustes": "Procrustes similarity"}
 _METHODS = {"umap": "UMAP", "pca": "PCA", "tsne": "t-SNE"}
 
 
+@checked
 def similarity_heatmap(matrix: pd.DataFrame, ax: Axes | None = None, *, rows: str = "", columns: str = "") -> Axes:
     """A measure of likeness between every two points, 0 to 1.
 
@@ -36,6 +38,7 @@ def similarity_heatmap(matrix: pd.DataFrame, ax: Axes | None = None, *, rows: st
     return ax
 
 
+@checked
 def likeness(table: pd.DataFrame, ax: Axes | None = None, *, title: str = _MEASURES["cka"]) -> Axes:
     """CKA between every two of some representations, 0 to 1.
 
@@ -55,6 +58,7 @@ _CONTROLS: dict[str, tuple[str, str]] = {
 }
 
 
+@checked
 def probes_with_controls(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Accuracy of a probe per label, one dot a model, beside what it has to beat.
 
@@ -76,6 +80,7 @@ def probes_with_controls(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 def probe_along_encoder(table: pd.DataFrame, label: str, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Accuracy of a probe of one label along every model's encoder, beside a random encoder.
 
@@ -96,6 +101,7 @@ def probe_along_encoder(table: pd.DataFrame, label: str, ax: Axes | None = None,
     return ax
 
 
+@checked
 def twin_likeness(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Every pair of twins: how alike a model's encoder finds it, over how alike a random encoder does.
 
@@ -123,11 +129,13 @@ def twin_likeness(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 def projection(table: pd.DataFrame, ax: Axes | None = None, *, color_by: str = "modality") -> Axes:
     """Rows in two dimensions, with how far the picture can be trusted.
 
-    table: as `project` returns it: columns x, y and the rows' coordinates; attrs method, trustworthiness, and of PCA
-        explained (shares of the variance).
+    table: as `project` returns it: columns x, y and the rows' coordinates (item: the number of the question that a row
+        is of); attrs method, trustworthiness, and of PCA explained (shares of the variance), model and, of rows of one
+        question, question or prompt. The note says where model or question is not named.
     color_by: a column: "modality", or a label.
     """
     with styled():
@@ -144,9 +152,12 @@ def projection(table: pd.DataFrame, ax: Axes | None = None, *, color_by: str = "
             x, y = table.attrs["explained"]
             ax.set(xlabel=f"first direction ({x:.0%} of the variance)", ylabel=f"second ({y:.0%})")
         trust = table.attrs["trustworthiness"]
-        note = f"n = {len(table)} rows; trustworthiness {trust:.2f} (1: all neighbours are true, 0.5: chance)"
-        what = short_point(str(table.attrs.get("title", "the rows")))
-        titled(ax, of_model(f"{method} of {what}", table), note)
+        # Rows of many questions name none.
+        several = len(names(table, "item")) if "item" in table else 0
+        rows = f"n = {len(table)} rows" + (f" of {several} questions" if several > 1 else "")
+        source = about(table.attrs, question=several <= 1)
+        note = f"{source}; {rows}; trustworthiness {trust:.2f} (1: all neighbours are true, 0.5: chance)"
+        titled(ax, f"{method} of {short_point(str(table.attrs.get('title', 'the rows')))}", note)
         if len(colors) > 1:
             legend_below(ax)
     return ax

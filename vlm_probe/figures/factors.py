@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from vlm_probe.figures.effects import effect_over_seeds
+from vlm_probe.figures.effects import change_in_words, effect_over_seeds
+from vlm_probe.figures.given import checked
 from vlm_probe.figures.style import styled
 from vlm_probe.figures.tables import names, where
 
 
-def effects_by_factor(differences: pd.DataFrame, effects: pd.DataFrame) -> Figure:
-    """What every factor does, a panel each: `effect_over_seeds` of its pairs of cells.
+@checked
+def effects_by_factor(differences: pd.DataFrame, effects: pd.DataFrame) -> np.ndarray:
+    """What every factor does, a panel each: `effect_over_seeds` of its pairs of cells; their axes [factor].
 
     differences, effects: rows of one split and question type of `studies.grid_differences` and `studies.grid_effects`.
     """
@@ -26,8 +28,10 @@ def effects_by_factor(differences: pd.DataFrame, effects: pd.DataFrame) -> Figur
         for name, ax in zip(there, panels[:, 0], strict=True):
             effect_over_seeds(where(differences, "factor", name), where(effects, "factor", name), ax, title=name)
             ax.label_outer()
+        # The last panel's own words would be of its own pairs alone.
+        panels[-1, 0].set_xlabel(change_in_words(effects), parse_math=False)
         labelled = {
             label: handle for ax in panels[:, 0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
         figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=2, fontsize=8)
-    return figure
+    return panels[:, 0]

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from vlm_probe.figures.given import checked
 from vlm_probe.figures.points import along_points, points_in_words
 from vlm_probe.figures.primitives import Look, by_layer, level
 from vlm_probe.figures.style import CONTROL, axes, legend_below, models_of, styled, titled
@@ -35,6 +36,7 @@ def _wide(table: pd.DataFrame) -> tuple[float, float]:
     return max(SIZE[0], 1.2 + 0.17 * len(names(table, "at"))), SIZE[1]
 
 
+@checked
 def box_share_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Per layer: the share of the answer position's image attention inside the box, and its controls.
 
@@ -55,6 +57,7 @@ def box_share_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 def image_mass_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Per layer: how much of the answer position's attention goes to the image, and to sinks.
 
@@ -73,6 +76,7 @@ def image_mass_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 def probe_by_layer(table: pd.DataFrame, label: str, ax: Axes | None = None) -> Axes:
     """Accuracy of a linear probe at every point, beside the control task and the most frequent label.
 
@@ -104,6 +108,7 @@ _COSINES: dict[str, Look] = {
 }
 
 
+@checked
 def gap_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Mean cosines between and within image and text rows, layer by layer.
 
@@ -130,6 +135,7 @@ _DIMENSIONS = {
 }
 
 
+@checked
 def dimension_by_stage(table: pd.DataFrame, measure: str = "effective_rank", ax: Axes | None = None) -> Axes:
     """A measure of dimension at every point.
 
@@ -164,13 +170,13 @@ _LEAKS: dict[str, Look] = {
 _MARKS = "os^Dv"
 
 
-def leakage_by_layer(
-    table: pd.DataFrame, ax: Axes | None = None, *, title: str = "Where does the probability go?"
-) -> Axes:
+@checked
+def leakage_by_layer(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Where the probability goes along the depth of every model: a line a measure.
 
     table: as `vocabulary.summarize_leakage` returns it: columns model, layer (the last is the model's output), measure,
         mean, low, high, n (items). Several measures are taken to be probabilities.
+    title: without, the measures are named.
     """
     measures = names(table, "measure")
     looks = {
@@ -188,6 +194,8 @@ def leakage_by_layer(
         limits: dict[str, Any] = {} if (numbers(table, "mean") < 0).any() else {"ylim": (0, None)}
         what = looks[measures[0]][2] if alone else "probability"
         ax.set(xlabel="depth (0: behind the first layer, 1: the output)", ylabel=what, **limits)
+        words = ", ".join(looks[name][2].replace("\n", " ") for name in measures)
+        title = title or (f"{words[:1].upper()}{words[1:]}" if alone else f"Where the probability goes: {words}")
         titled(ax, title, f"logit lens, n = {counts(table)} items; bands: 95 % over images")
         legend_below(ax)
     return ax

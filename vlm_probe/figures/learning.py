@@ -6,11 +6,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
+from vlm_probe.figures.given import checked
 from vlm_probe.figures.scores import scenes_of
 from vlm_probe.figures.style import axes, colors_of, legend_below, styled, titled
 from vlm_probe.figures.tables import counts, names, numbers, where
 
 
+@checked
 def learning_curves(curves: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
     """Share right after so many scenes: a colour a model and encoder; dashed without connector pretraining.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 
+from vlm_probe.figures.given import checked
 from vlm_probe.figures.primitives import forest
 from vlm_probe.figures.style import axes, legend_below, models_of, styled, titled
 from vlm_probe.figures.tables import counted, in_shares, names
 
 
+@checked
 def measures_by_model(
     table: pd.DataFrame,
     ax: Axes | None = None,

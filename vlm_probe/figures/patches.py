@@ -11,14 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb, to_rgba
 from PIL import Image
 
+from vlm_probe.figures.given import checked
 from vlm_probe.figures.primitives import height_of, on_image
 from vlm_probe.figures.style import PALETTE, axes, legend_below, styled, titled
-from vlm_probe.figures.tables import numbers, of_model, where
+from vlm_probe.figures.tables import about, known_of, numbers, visible, where
 from vlm_probe.layout import AnyBox
 
 _EDGES = ("left", "top", "right", "bottom")
 
 
+@checked
 def words_on_image(
     image: Image.Image,
     nearest: pd.DataFrame,
@@ -29,11 +31,14 @@ def words_on_image(
 ) -> Axes:
     """The nearest word of every patch, written on it; the bolder the ground, the nearer.
 
+    A space at a word's end is drawn as ␣: " yellow" and "yellow" are two tokens. The note says where model or question
+    is not named.
+
     Parameters
     ----------
-    nearest: as `nearest_tokens` returns it, or another table with columns image, row, col, rank, token, score (attrs
-        units says in what) and left, top, right, bottom: the patch's pixel edges on the image. Without those the
-        patches are spread over the whole image.
+    nearest: as `nearest_tokens` returns it, or another table with columns image, row, col, rank, token, score and left,
+        top, right, bottom: the patch's pixel edges on the image. Without those the patches are spread over the whole
+        image. attrs: units says what the score is; title, model, and question or prompt.
     number: which image of the prompt.
     longest: characters of a word that are shown.
     """
@@ -45,17 +50,17 @@ def words_on_image(
     unit = str(nearest.attrs.get("units", "cosine"))
     with styled():
         # Room for a word's width in every column.
-        across = max(4.0, 0.62 * wide)
+        across = max(4.0, 0.66 * wide)
         ax = axes(ax, (across, across * height_of(image) + 0.6))
         on_image(image, ax, pale=0.35)
         scores = numbers(rows, "score")
         near = -scores if unit == "euclidean" else scores
         depth = (near - near.min()) / max(float(np.ptp(near)), 1e-12)
-        size = min(8.5, 190 / max(high, wide) / 2.2)
+        size = min(8.0, 190 / max(high, wide) / 2.2)
         for (left, top, right, bottom), token, strength in zip(
             numbers(rows, *_EDGES), rows["token"], depth, strict=True
         ):
-            text = str(token).strip() or repr(str(token))
+            text = visible(str(token))
             ground = {"facecolor": "white", "alpha": 0.25 + 0.6 * float(strength), "pad": 0.6, "linewidth": 0}
             ax.text(
                 (left + right) / 2,
@@ -68,11 +73,12 @@ def words_on_image(
                 bbox=ground,
                 clip_on=True,
             )
-        note = f"best per patch; {unit} {scores.min():.2f} to {scores.max():.2f}"
-        titled(ax, of_model(str(nearest.attrs.get("title", "nearest tokens")), nearest), note)
+        best = f"best per patch; {unit} {scores.min():.2f} to {scores.max():.2f}; ␣: a space"
+        titled(ax, str(nearest.attrs.get("title", "nearest tokens")), f"{about(nearest.attrs)}; {best}")
     return ax
 
 
+@checked
 def label_map(
     image: Image.Image,
     labels: xr.DataArray,
@@ -98,7 +104,8 @@ def label_map(
         on_image(image, ax, over=labels, paint=paint, boxes=boxes)
         for name, color in colors.items():
             ax.scatter([], [], marker="s", s=50, color=[color], label=name)
-        titled(ax, str(labels.attrs.get("title", "spatial probe")), "outlined: the true boxes" if boxes else "")
+        notes = (known_of(labels.attrs), "outlined: the true boxes" if boxes else "")
+        titled(ax, str(labels.attrs.get("title", "spatial probe")), "; ".join(note for note in notes if note))
         legend_below(ax)
     return ax
 

@@ -82,12 +82,13 @@ def forest(
             ends = numbers(own, low, high)
             known = ~np.isnan(ends).any(axis=1)
             ax.hlines(place[known], ends[known, 0], ends[known, 1], color=ink, lw=1.4)
-        # Unfilled marks ("|") are all edge.
+        # Unfilled marks ("|") are all edge, and never hollow.
         full: dict[str, Any] = {"color": ink, "lw": 1.6 if mark in "|_x+" else 0}
         hollow: dict[str, Any] = {"facecolor": "white", "edgecolor": ink, "lw": 1.2}
         there = ~np.isnan(value)
         bare |= mark not in "|_x+" and bool((~known & there).any())
-        for which, how in ((known & there, full), (~known & there, hollow)):
+        solid = known | (mark in "|_x+")
+        for which, how in ((solid & there, full), (~solid & there, hollow)):
             if which.any():
                 sns.scatterplot(
                     x=value[which],
@@ -132,6 +133,7 @@ def by_layer(
     style: str | None = None,
     styles: Mapping[str, Look] | None = None,
     marker: str = "o",
+    nested: bool = False,
 ) -> Axes:
     """Lines with bands along the layers, or along named points.
 
@@ -143,11 +145,13 @@ def by_layer(
     hue: column of series, a colour each: `colors`, or the palette's.
     style: column of measures, and `styles`: how each is drawn. Rows of other measures are left out. Without it all
         lines are full, with one `marker` ("" for none).
+    nested: the first series is the widest line and the lowest, so that of several in one place all are seen.
 
     The legend gets an entry for every series, in its colour, and one for every measure where there are several.
     """
     colors = colors or colors_of(names(table, hue))
     looks = styles if style is not None and styles is not None else {"": ("-", marker, "")}
+    widths = {series: 1.5 + (1.4 * (len(colors) - 1 - i) if nested else 0.0) for i, series in enumerate(colors)}
     at: dict[str, int] = {}
     if not pd.api.types.is_numeric_dtype(table[x]):
         at = {name: i for i, name in enumerate(names(table, x))}
@@ -165,6 +169,7 @@ def by_layer(
                 y=numbers(own, y),
                 color=color,
                 ls=line,
+                lw=widths[series],
                 marker=mark or None,
                 ms=5,
                 estimator=None,
@@ -179,7 +184,7 @@ def by_layer(
     one = len(looks) == 1
     for series, color in colors.items():
         line, mark, _ = next(iter(looks.values())) if one else ("-", "", "")
-        ax.plot([], [], color=color, ls=line, marker=mark, ms=5, mec="w", label=series)
+        ax.plot([], [], color=color, ls=line, lw=widths[series], marker=mark, ms=5, mec="w", label=series)
     for line, mark, words in () if one else looks.values():
         ax.plot([], [], color=INK, ls=line, marker=mark, ms=5, mec="w", label=words)
     ax.grid(axis="y", lw=0.4, alpha=0.5)
@@ -292,4 +297,4 @@ def in_pixels(box: AnyBox, image: Image.Image) -> PixelBox:
 
 def height_of(*images: Image.Image) -> float:
     """Height of the highest image's panel, in widths: panels as high as they are wide would leave gaps."""
-    return max((min(max(image.height / image.width, 0.4), 2.0) for image in images), default=1.0)
+    return max((min(max(image.height / image.width, 0.25), 2.5) for image in images), default=1.0)

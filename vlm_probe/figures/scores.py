@@ -8,8 +8,9 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 
+from vlm_probe.figures.given import checked
 from vlm_probe.figures.primitives import forest
-from vlm_probe.figures.style import CONTROL, PALETTE, axes, legend_below, models_of, styled, titled
+from vlm_probe.figures.style import CONTROL, PALETTE, axes, either_way, legend_below, models_of, styled, titled
 from vlm_probe.figures.tables import counted, counts, names, where
 
 
@@ -19,6 +20,7 @@ def scenes_of(table: pd.DataFrame) -> str:
     return " and ".join(words.get(split, split) for split in names(table, "split"))
 
 
+@checked
 def accuracy_by_type(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Accuracy per question type, one dot a model, with its interval, chance and the best blind guess.
 
@@ -43,6 +45,7 @@ def accuracy_by_type(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 def difference_by_family(comparison: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """The difference of two models' scores per question family, with its interval, coloured by the verdict.
 
@@ -53,11 +56,11 @@ def difference_by_family(comparison: pd.DataFrame, ax: Axes | None = None) -> Ax
         ax = axes(ax, (5.4, 1.7 + 0.3 * len(comparison)))
         first, second = comparison.attrs["first"], comparison.attrs["second"]
         looks = {
-            "supported": (f"{second} scores more", PALETTE[0]),
-            "contradicted": (f"{first} scores more", PALETTE[1]),
-            "equivalent": ("no difference that matters", PALETTE[2]),
-            "undecided": ("undecided", CONTROL),
-            "descriptive": ("not tested", CONTROL),
+            "supported": (f"{second} scores more", PALETTE[0], ">"),
+            "contradicted": (f"{first} scores more", PALETTE[1], "<"),
+            "equivalent": ("no difference that matters", PALETTE[2], "D"),
+            "undecided": ("undecided", CONTROL, "o"),
+            "descriptive": ("not tested", CONTROL, "s"),
         }
         forest(
             comparison.assign(
@@ -68,11 +71,14 @@ def difference_by_family(comparison: pd.DataFrame, ax: Axes | None = None) -> Ax
             y="row",
             x="difference",
             hue="what",
-            colors=dict(looks.values()),
+            colors={words: color for words, color, _ in looks.values()},
+            # In grey printing the marker tells the verdicts apart.
+            marker={words: mark for words, _, mark in looks.values()},
             dodge=0,
             zero=True,
         )
-        ax.set_xlabel(f"score of {second}\nminus {first}", parse_math=False)
+        sides = either_way(f"{first} scores more", f"{second} scores more")
+        ax.set_xlabel(f"score of {second}\nminus {first}\n{sides}", parse_math=False)
         titled(
             ax,
             f"{second} against {first}",
@@ -82,6 +88,7 @@ def difference_by_family(comparison: pd.DataFrame, ax: Axes | None = None) -> Ax
     return ax
 
 
+@checked
 def scores_by_seed(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Overall accuracy of every trained cell: one dot a seed, with its interval.
 
@@ -104,6 +111,7 @@ def scores_by_seed(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
 _BOXES = {"points_asked": "an object asked about", "points_other": "another of its scene"}
 
 
+@checked
 def pointing_game(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """How often relevancy peaks on an object asked about, beside the scene's other objects.
 

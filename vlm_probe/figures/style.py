@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.transforms import ScaledTranslation
 
+from vlm_probe.figures.given import checked
 from vlm_probe.files import make_folder
 
 
@@ -68,13 +69,21 @@ def axes(ax: Axes | None, size: tuple[float, float] = (4.2, 3.4)) -> Axes:
     return ax if ax is not None else plt.subplots(figsize=size, layout="constrained")[1]
 
 
-def save(drawn: Figure | Axes, folder: Path, name: str) -> list[Path]:
-    """Write a figure, or the one that axes are in, as PNG and SVG and close it; returns both paths.
-
-    Raises VlmProbeError where the folder cannot be written.
-    """
-    figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
+def figure_of(drawn: Figure | Axes | np.ndarray) -> Figure:
+    """The figure that axes are in; of an array of axes, that of the first."""
+    one = drawn.flat[0] if isinstance(drawn, np.ndarray) else drawn
+    figure = one if isinstance(one, Figure) else one.get_figure(root=True)
     assert figure is not None, "these axes have been removed from their figure"
+    return figure
+
+
+@checked
+def save(drawn: Figure | Axes | np.ndarray, folder: Path, name: str) -> list[Path]:
+    """Write a figure, or the one that axes (or an array of them) are in, as PNG and SVG and close it.
+
+    Returns both paths. Raises VlmProbeError where the folder cannot be written, and for what is no figure.
+    """
+    figure = figure_of(drawn)
     make_folder(folder)
     paths = [folder / f"{name}.{suffix}" for suffix in ("png", "svg")]
     with styled():
@@ -118,11 +127,29 @@ def titled(ax: Axes, title: str, note: str = "") -> None:
         ax.text(0.0, 1.02, below, transform=ax.transAxes, fontsize=8, color=CONTROL, va="bottom", parse_math=False)
 
 
-def headline(figure: Figure, title: str, note: str = "") -> None:
-    """A title over all panels of a figure, in lines that fit its width."""
-    letters = max(20, int(figure.get_figwidth() * 72 / (10 * _LETTER)))
-    text = "\n".join(textwrap.fill(line, letters) for line in (title, note) if line)
-    figure.suptitle(text, fontsize=10, parse_math=False)
+def headline(figure: Figure, title: str, note: str = "") -> float:
+    """A title over all panels of a figure and a note in small letters under it, in lines that fit the figure's width.
+
+    Returns how high both are, in inches: they stay at the top of a figure that is made higher by as much.
+    """
+    wide, at, line = figure.get_figwidth(), 0.02, 1.25 / 72
+    for text, size, color in ((title, 10, "black"), (note, 8, CONTROL)):
+        if text:
+            lines = textwrap.fill(text, max(20, int(wide * 72 / (size * _LETTER))))
+            place = figure.transFigure + ScaledTranslation(0, -at, figure.dpi_scale_trans)
+            look: dict[str, Any] = {"fontsize": size, "color": color, "va": "top", "transform": place}
+            figure.text(0.0, 1.0, lines, parse_math=False, **look)
+            at += line * size * (lines.count("\n") + 1) + 0.03
+    return at
+
+
+def either_way(left: str, right: str) -> str:
+    """What lies on the two sides of 0, for an axis; long words take two lines.
+
+    >>> either_way("A scores more", "B scores more")
+    '← A scores more | B scores more →'
+    """
+    return f"← {left}{' | ' if len(left + right) <= 64 else chr(10)}{right} →"
 
 
 def legend_below(ax: Axes) -> None:

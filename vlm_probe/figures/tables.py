@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,9 +31,49 @@ def in_shares(table: pd.DataFrame, low: str = "low", high: str = "high") -> pd.D
     return table.assign(**{end: table[end].clip(0, 1) for end in (low, high)})
 
 
-def of_model(title: str, table: pd.DataFrame) -> str:
-    """A title with the model that a table's attrs name, if they do."""
-    return f"{title}, {table.attrs['model']}" if table.attrs.get("model") else title
+def asked(attrs: Mapping[Any, Any]) -> str:
+    """The question that attrs name, or else their prompt without its special tokens; "" where they have neither.
+
+    >>> asked({"prompt": "<bos><image><image>\\nWhat color is it?\\n"})
+    '“What color is it?”'
+    """
+    text = attrs.get("question") or re.sub(r"<[^<>\s]*>", " ", str(attrs.get("prompt") or ""))
+    words = " ".join(str(text).split())
+    return f"“{words}”" if words else ""
+
+
+def about(attrs: Mapping[Any, Any], *, model: bool = True, question: bool = True) -> str:
+    """Which model was asked what, for a note; what attrs do not name is said to be missing.
+
+    model, question: whether to speak of it at all.
+
+    >>> about({"model": "replica/default"})
+    'replica/default; question not named'
+    """
+    parts = [str(attrs.get("model") or "model not named")] if model else []
+    parts += [asked(attrs) or "question not named"] if question else []
+    return "; ".join(parts)
+
+
+def known_of(attrs: Mapping[Any, Any]) -> str:
+    """Which model was asked what, as far as attrs name it."""
+    return "; ".join(part for part in (str(attrs.get("model") or ""), asked(attrs)) if part)
+
+
+_SPACES = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
+
+
+def visible(token: str) -> str:
+    """A token with the spaces at its ends as marks: " yellow" and "yellow" are two tokens.
+
+    >>> [visible(token) for token in (" yellow", "yellow", "\\n", "a b")]
+    ['␣yellow', 'yellow', '↵', 'a b']
+    """
+    core = token.strip()
+    if not core:
+        return token.translate(_SPACES) or repr(token)
+    before, after = token.split(core, 1)
+    return before.translate(_SPACES) + core + after.translate(_SPACES)
 
 
 def counts(table: pd.DataFrame, column: str = "n") -> str:

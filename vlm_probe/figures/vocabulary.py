@@ -5,14 +5,16 @@ Every function takes a table with a column model and an axes, and returns the ax
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from vlm_probe.figures.effects import effect_over_seeds
+from vlm_probe.figures.given import checked
 from vlm_probe.figures.primitives import Look, by_layer
 from vlm_probe.figures.scores import scenes_of
-from vlm_probe.figures.style import PALETTE, axes, legend_below, models_of, styled, titled
+from vlm_probe.figures.style import CONTROL, PALETTE, axes, legend_below, models_of, styled, titled
 from vlm_probe.figures.tables import counts, in_shares, names, numbers, where
 
 _PARTS = {
@@ -35,10 +37,16 @@ _AMOUNTS = {
 }
 
 
+_OF_WEIGHTS = ("parameters", "weight_bytes")
+"""Amounts of which a matrix that embedding and unembedding share is counted once."""
+
+
+@checked
 def budget_bars(table: pd.DataFrame, column: str = "parameters", ax: Axes | None = None) -> Axes:
     """What every part takes of a model's parameters (or another column of `budget`): one bar a model, of one length.
 
-    table: rows of `budget` with a column model: columns model, part and the column.
+    table: rows of `budget` with a column model: columns model, part and the column. Parts that take nothing are not
+        drawn, and the note names them.
     """
     with styled():
         models = names(table, "model")
@@ -59,8 +67,11 @@ def budget_bars(table: pd.DataFrame, column: str = "parameters", ax: Axes | None
             ax.text(1.01, y, _short(whole), va="center", fontsize=8)
         ax.set_yticks(range(len(models)), models)
         ax.set(xlim=(0, 1), ylim=(len(models) - 0.5, -0.5), xlabel=f"share of {words}")
-        about = "counted from the configuration; a tied matrix is the embedding's"
-        titled(ax, f"What does the vocabulary cost in {words}?", about)
+        none = [part for part in names(table, "part") if part not in parts]
+        notes = ["counted from the configuration"]
+        notes += ["a tied matrix is the embedding's"] if column in _OF_WEIGHTS else []
+        notes += [f"not drawn, as none is counted: {', '.join(none)}"] if none else []
+        titled(ax, f"What does the vocabulary cost in {words}?", "; ".join(notes))
         legend_below(ax)
     return ax
 
@@ -72,16 +83,17 @@ def _short(number: float) -> str:
     return f"{number:.3g}"
 
 
+@checked
 def vocabulary_growth(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Different tokens along the text, in logarithms.
 
     table: columns model, tokens (read so far), used (different ones among them). Models of one and the same line, as
-        those of one tokenizer, share it.
+        those of one tokenizer, share it; of others that meet, the first is the widest and lies below.
     """
     with styled():
         ax = axes(ax, (5.2, 3.8))
         lines = _together(table)
-        by_layer(lines, ax, x="tokens", y="used", marker="", colors=models_of(lines))
+        by_layer(lines, ax, x="tokens", y="used", marker="", colors=models_of(lines), nested=True)
         ax.set(xscale="log", yscale="log", xlabel="tokens read", ylabel="different tokens")
         titled(ax, "How much of the vocabulary does the text use?", "the same text for all")
         legend_below(ax)
@@ -103,24 +115,28 @@ _SHRUNK: dict[str, Look] = {
 }
 
 
+@checked
 def shrinking(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Accuracy against the rows that are left; one line a model.
 
-    table: as `vocabulary.shrink` returns it, with a column model: columns rows (of the vocabulary), accuracy, low, high
-        (NaN where there are none), readable (shares of items), and n or attrs items (their number).
+    Sizes are on a logarithmic axis of their own; the whole vocabulary stands beyond a gap that is not to scale, since a
+    few hundred rows out of a quarter of a million would else all be at the left edge.
+
+    table: as `vocabulary.shrink` returns it, with a column model: columns rows (of the vocabulary; the most of every
+        model are its whole one), accuracy, low, high (NaN where there are none), readable (shares of items), and n or
+        attrs items (their number).
     """
     with styled():
         ax = axes(ax, (5.6, 3.8))
+        placed, whole = _beyond_a_gap(table)
         bare = {"low": float("nan"), "high": float("nan")}
-        right = table.assign(measure="accuracy", share=table["accuracy"])
-        readable = table.assign(measure="readable", share=table["readable"], **bare)
+        right = placed.assign(measure="accuracy", share=placed["accuracy"])
+        readable = placed.assign(measure="readable", share=placed["readable"], **bare)
         both = in_shares(pd.concat([right, readable], ignore_index=True))
-        by_layer(both, ax, x="rows", y="share", style="measure", styles=_SHRUNK, colors=models_of(table))
-        ax.set(xscale="log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.set(ylim=(-0.02, 1.04), xlabel="rows of the vocabulary", ylabel="share of all items")
+        looks = {"x": "at", "y": "share", "style": "measure", "styles": _SHRUNK, "nested": True}
+        by_layer(both, ax, colors=models_of(table), **looks)
+        ax.set(xscale="log", ylim=(-0.02, 1.04), xlabel="rows of the vocabulary", ylabel="share of all items")
+        _sizes_on_the_axis(ax, numbers(placed, "at"), numbers(table, "rows"), whole)
         n = counts(table) if "n" in table else table.attrs.get("items")
         about = f"n = {n} items; " if n else ""
         titled(
@@ -132,6 +148,38 @@ def shrinking(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def _beyond_a_gap(table: pd.DataFrame) -> tuple[pd.DataFrame, float | None]:
+    """The table with a column `at`, where its rows are drawn, and where all whole vocabularies are; None where no model
+    has a smaller one."""
+    most = {model: numbers(where(table, "model", model), "rows").max() for model in names(table, "model")}
+    rows = numbers(table, "rows")
+    is_whole = rows == [most[str(model)] for model in table["model"].tolist()]
+    if is_whole.all():
+        return table.assign(at=rows), None
+    least, last = rows[~is_whole].min(), rows[~is_whole].max()
+    whole = float(last * max(last / least, 1.1) ** 0.3)
+    return table.assign(at=np.where(is_whole, whole, rows)), whole
+
+
+def _sizes_on_the_axis(ax: Axes, at: np.ndarray, rows: np.ndarray, whole: float | None) -> None:
+    """Numbers of rows as ticks, and behind a dashed line the whole vocabularies."""
+    small = at[at != whole] if whole is not None else at
+    # Ticks at 1, 2 and 5 alone could leave a short axis without any.
+    wide = small.max() > 4 * small.min()
+    ticks = (LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5)).tick_values(small.min(), small.max())
+    ticks = [tick for tick in ticks if small.min() * 0.98 <= tick <= small.max()]
+    words = [f"{tick:,.0f}" for tick in ticks]
+    if whole is not None:
+        gap = (small.max() * whole) ** 0.5
+        ax.axvline(gap, color=CONTROL, lw=0.8, ls="--")
+        sizes = sorted({int(one) for one in rows[at == whole]})
+        ticks.append(whole)
+        words.append(f"all: {sizes[0]:,}" + (f"\nto {sizes[-1]:,}" if len(sizes) > 1 else ""))
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_major_formatter(FixedFormatter(words))
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
 _ROWS: dict[str, Look] = {
     "known to be untrained": ("-", "", "known to be untrained"),
     "used by the items' text": ("--", "", "used by the items' text"),
@@ -139,6 +187,7 @@ _ROWS: dict[str, Look] = {
 }
 
 
+@checked
 def indicator_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Share of rows whose indicator of being untrained is at most so large; a line a model and kind of rows.
 
@@ -154,6 +203,7 @@ def indicator_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 def change_over_seeds(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """What a larger vocabulary changes: a dot a training seed, and their mean with its interval.
 

@@ -238,7 +238,11 @@ def _said_of_the_grid(crossed: Crossed, effects: pd.DataFrame) -> Iterator[str]:
 def sections(id: str, crossed: Crossed) -> tuple[Section, ...]:
     """The forest and what it is made of."""
     words, published = crossed.words, crossed.published
-    given = {"title": f"What {words.adds} adds {words.at_end}, minus what it adds {words.at_start}"}
+    given = {
+        "title": f"What {words.adds} adds {words.at_end}, minus what it adds {words.at_start}",
+        "adds": words.adds,
+        "at": words.at_end,
+    }
     of_the_paper = (
         "One dot a published difference of differences, in percent of the number of the model that neither change was "
         "made to; below, the same of the replicas: a"

@@ -366,10 +366,10 @@ FINDING = Finding(
                 CasesOf(
                     "best",
                     "Highest share of relevancy on the object asked about. Outline: its box; colour: relevancy for the "
-                    "given answer.",
+                    "given answer, every map on a scale of its own that ends at its highest patch (the number).",
                     "best cases",
                 ),
-                CasesOf("worst", "Lowest share of relevancy on the object asked about.", "worst cases"),
+                CasesOf("worst", "The same, of the lowest share of relevancy on the object.", "worst cases"),
             ),
         ),
     ),

@@ -118,7 +118,8 @@ FINDING = Finding(
                     "flops",
                     "budget_bars",
                     "parts",
-                    "Operations that one token takes in the language model. Looking up an embedding takes none.",
+                    "Operations that one token takes in the language model. Not drawn: looking up an embedding takes "
+                    "none, norms are not counted, encoder and connector run once an image.",
                     "shares of the operations for one token",
                     {"column": "flops_per_token"},
                 ),

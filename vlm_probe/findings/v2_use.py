@@ -135,8 +135,9 @@ FINDING = Finding(
                     "growth",
                     "vocabulary_growth",
                     "growth",
-                    "Different tokens among those read so far of the items' questions and answers, in their order. A "
-                    "line that still rises says that more text would use more.",
+                    "Different tokens among those read so far of the items' questions and answers, in the order of "
+                    "the items: a step is where another type of question begins. Of lines that meet, the first is the "
+                    "widest. A line that still rises at the end says that more text would use more.",
                     "different tokens along the text",
                 ),
                 TableOf(

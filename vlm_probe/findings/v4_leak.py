@@ -240,15 +240,15 @@ FINDING = Finding(
                     "Joint probability at image positions, read through the logit lens, of rows known to be "
                     "untrained, of as many random rows that the items' text uses, and of as many others.",
                     "probability at image positions by layer",
-                    {"title": "Where does the probability go at image positions?"},
+                    {"title": "At image positions: how probable are untrained rows?"},
                 ),
                 FigureOf(
                     "leakage_answer",
                     "leakage_by_layer",
                     "answer",
-                    "The same where the answer is predicted.",
+                    "Joint probability where the answer is predicted, read through the logit lens, of the same rows.",
                     "probability where the answer is predicted, by layer",
-                    {"title": "Where does the probability go where the answer is predicted?"},
+                    {"title": "At the answer: how probable are untrained rows?"},
                 ),
             ),
         ),
