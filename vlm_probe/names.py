@@ -6,6 +6,9 @@ from __future__ import annotations
 
 Dims = tuple[str, ...]
 
+PARTS = ("vision", "connector", "language")
+"""What a name begins with: the part of the model it belongs to."""
+
 RESIDUAL: Dims = ("batch", "position", "d_model")
 HEADS: Dims = ("batch", "position", "head", "d_head")
 SCORES: Dims = ("batch", "head", "query", "key")
@@ -62,3 +65,23 @@ def dimensions(name: str) -> Dims:
     else:
         dims = (VISION if part == "vision" else LANGUAGE)[rest]
     return tuple("d_vision" if d == "d_model" and part == "vision" else d for d in dims)
+
+
+def sequence_axis(name: str) -> int:
+    """The axis along which an activation is a sequence: of positions, in attention of queries, in the connector of
+    patches.
+
+    >>> sequence_axis("language.blocks.0.attn.hook_rot_q"), sequence_axis("language.blocks.0.attn.hook_pattern")
+    (1, 2)
+    """
+    return next(i for i, dim in enumerate(dimensions(name)) if dim in ("position", "query", "patch"))
+
+
+def layer_of(name: str) -> int | None:
+    """The layer a hook point belongs to, None where it is in no block.
+
+    >>> layer_of("language.blocks.3.attn.hook_q"), layer_of("connector.hook_out")
+    (3, None)
+    """
+    _, *rest = name.split(".")
+    return int(rest[1]) if rest[0] == "blocks" else None

@@ -24,6 +24,7 @@ from torch import nn
 from transformer_lens.hook_points import HookPoint
 
 import vlm_probe
+from vlm_probe.attention import relevancy
 from vlm_probe.embedding import scene_labels
 from vlm_probe.findings.probed import POOL_OF, properties
 from vlm_probe.hooked import HookedVLM, ModelInputs
@@ -177,6 +178,8 @@ CASES: dict[str, Case] = {
     "hooked.frozen": lambda f, m: run_in(f(m), m),
     "running.capture": lambda f, m: f(m, look(m), [POINT]),
     "running.run_batches": lambda f, m: list(f(m, asked(), [POINT], batch_size=1)),
+    "running.answer_tokens": lambda f, m: f(m, look(m), 2),
+    "running.answer_all": lambda f, m: f(m, [PICTURE], [QUESTION], 2),
     "running.ask_all": lambda f, m: f(m, [PICTURE], [Asked(0, QUESTION, "red")], max_new_tokens=2),
     "running.evaluate": lambda f, m: f(m, asked(), max_new_tokens=2),
     "attention.find_sinks": lambda f, m: f(m, [PICTURE], [QUESTION, "where?"], fewest=2),
@@ -208,6 +211,7 @@ CASES: dict[str, Case] = {
     "findings.found_but_unused": lambda f, m: f(m, of_properties()),
     "findings.run": lambda f, m: f(["S1"], [m], asked(1)),
     "report.measure": lambda f, m: f(lambda _: m, ["m"], items=2, seed=0, progress=lambda n: None, findings=["S1"]),
+    "attention.blanking": lambda f, m: f(m, look(m), relevancy(m, look(m)), target=5, draws=2),
     "report.inspect": lambda f, m: f(m, "picture.png", QUESTION, out=Path("page"), max_new_tokens=1),
     "training.check_scores": lambda f, m: f(m, 1),
 }

@@ -124,6 +124,7 @@ class HookedVLM(GlobHooks):
             prompt=asked if prompt is None else prompt,
             image_token_id=-1 if vision is None else hf.config.image_token_id,
             patches=patches,
+            context=getattr(text, "max_position_embeddings", None),
         )
         self._read: int | None = None
         self._layers_read(None)  # an error now rather than in the first run
@@ -354,7 +355,7 @@ class HookedVLM(GlobHooks):
         into memory.
         """
         inputs = image if isinstance(image, ModelInputs) else self.prepare(image, question or "")
-        return run_capture(self, inputs, self.match(capture))
+        return run_capture(self, inputs, self.match(capture, image=inputs.pixel_values is not None))
 
     @property
     def suppressed_tokens(self) -> list[int]:

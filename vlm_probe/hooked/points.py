@@ -4,10 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import nn
+from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from vlm_probe import names
+from vlm_probe.errors import VlmProbeError
+
+
+class Point(HookPoint):
+    """TransformerLens' hook point, which knows its layer behind our prefixes and whether it has been called."""
+
+    def __init__(self):
+        super().__init__()
+        self.fired = False
+        """Whether it has been called; whoever asks sets it back before a run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.fired = True
+        return super().forward(x)
+
+    def layer(self) -> int:
+        """The layer this point belongs to, counted within its tower.
+
+        Raises VlmProbeError for a point that is in no block, or stands alone and has no name.
+        """
+        found = None if self.name is None else names.layer_of(self.name)
+        if found is None:
+            raise VlmProbeError(f"the hook point {self.name!r} is in no block, so it has no layer")
+        return found
 
 
 def is_active(point: HookPoint) -> bool:
@@ -28,11 +52,11 @@ class Points(nn.Module):
                 if part not in owner._modules:
                     owner.add_module(part, Points(()))
                 owner = owner.get_submodule(part)
-            owner.add_module(last, HookPoint())
+            owner.add_module(last, Point())
 
-    def __getitem__(self, name: str) -> HookPoint:
+    def __getitem__(self, name: str) -> Point:
         point = self.get_submodule(name)
-        assert isinstance(point, HookPoint)
+        assert isinstance(point, Point)
         return point
 
     def any_active(self) -> bool:

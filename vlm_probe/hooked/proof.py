@@ -29,7 +29,8 @@ def wire_proof(hf: nn.Module, points: Mapping[str, Point]) -> Callable[[], None]
 
     def forget() -> None:
         for _, point in named:
-            point.fired = False
+            if point.fired:  # setting a module's attribute is slow, and an idle model has hundreds of points
+                point.fired = False
 
     def after(module: nn.Module, args: Any, kwargs: dict[str, Any], _output: Any) -> None:
         silent = [name for name, point in named if not point.fired and is_active(point)]
