@@ -1,10 +1,13 @@
 """What tokenizers make of text: by hand, on planted laws, and on the real question text."""
 
 import json
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import SHARED, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -13,6 +16,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.vocabulary import (
     categories,
     compare_usage,
+    expected_growth,
     growth,
     heaps,
     read_texts,
@@ -42,6 +46,20 @@ def test_fertility_by_hand():
     assert found["used_share"] == pytest.approx(0.6)
     assert found["single_token_answers"] == 0.5
     assert used_ids(words_tokenizer(), ["a red star.", "unknown a"])[0] == 1
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=7), st.randoms())
+def test_expected_growth_is_the_mean_over_every_order(ids, random):
+    curve = expected_growth(ids, points=100)
+    assert curve["tokens"].tolist() == list(range(1, len(ids) + 1))
+    # Every choice of n of the tokens, counted out.
+    for n, used in curve.itertuples(index=False):
+        every = [len(set(some)) for some in combinations(ids, n)]
+        assert used == pytest.approx(sum(every) / len(every))
+    shuffled = random.sample(ids, len(ids))
+    assert expected_growth(shuffled, points=100).equals(curve)
+    with pytest.raises(VlmProbeError, match="there is no token to count"):
+        expected_growth([])
 
 
 def test_heaps_by_hand_and_planted():

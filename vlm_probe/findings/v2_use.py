@@ -17,7 +17,7 @@ from vlm_probe.findings.finding import FigureOf, Finding, Section, Shown, TableO
 from vlm_probe.findings.shared import Shared, about
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.items import Item
-from vlm_probe.vocabulary import growth, usage, words_in
+from vlm_probe.vocabulary import expected_growth, usage, words_in
 
 
 def text_of(item: Item) -> str:
@@ -32,7 +32,8 @@ def vocabulary_use(
 
     Returns three tables. items: the columns of `shared.about`, tokens and words of question and answer, and
     answer_tokens (behind a space, as answers stand in a sentence; NaN without an answer). usage: one row, as
-    `vocabulary.usage` has it, and unused (entries that the text never has). growth: as `vocabulary.growth` has it.
+    `vocabulary.usage` has it, and unused (entries that the text never has). growth: what
+    `vocabulary.expected_growth` gives.
 
     Raises VlmProbeError without a tokenizer.
     """
@@ -64,7 +65,7 @@ def vocabulary_use(
     return {
         "items": table,
         "usage": pd.DataFrame([row]),
-        "growth": growth([i for one in ids for i in one]),
+        "growth": expected_growth([i for one in ids for i in one]),
     }
 
 
@@ -135,9 +136,9 @@ FINDING = Finding(
                     "growth",
                     "vocabulary_growth",
                     "growth",
-                    "Different tokens among those read so far of the items' questions and answers, in the order of "
-                    "the items: a step is where another type of question begins. Of lines that meet, the first is the "
-                    "widest. A line that still rises at the end says that more text would use more.",
+                    "Different tokens among so many of the items' questions and answers, drawn at random (expected "
+                    "number, Hurlbert 1971). Of lines that meet, the first is the widest. A line that still rises at "
+                    "the end says that more text would use more.",
                     "different tokens along the text",
                 ),
                 TableOf(

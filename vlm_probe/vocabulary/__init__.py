@@ -10,6 +10,7 @@ from vlm_probe.vocabulary.trim import always_kept, needed_ids, save, trim
 from vlm_probe.vocabulary.usage import (
     categories,
     compare_usage,
+    expected_growth,
     growth,
     heaps,
     read_texts,
@@ -29,6 +30,7 @@ __all__ = [
     "budget",
     "categories",
     "compare_usage",
+    "expected_growth",
     "geometry",
     "growth",
     "heaps",

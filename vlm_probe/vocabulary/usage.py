@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import gammaln
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.items.readers import read_items
@@ -107,6 +108,27 @@ def growth(ids: Sequence[int], *, points: int = 50) -> pd.DataFrame:
         different[n] = len(seen)
     at = np.unique(np.geomspace(1, len(ids), points).round().astype(int))
     return pd.DataFrame({"tokens": at, "used": different[at - 1]})
+
+
+def expected_growth(ids: Sequence[int], *, points: int = 50) -> pd.DataFrame:
+    """As `growth`, of tokens in random order: how many different ids n of them hold on average (rarefaction).
+
+    Hurlbert 1971 (doi:10.2307/1934145), equation 18: sum_i 1 - C(N - N_i, n) / C(N, n). Exact, and free of the order of
+    texts: a list of questions sorted by type would make a step where every type begins.
+    """
+    if not ids:
+        raise VlmProbeError("there is no token to count")
+    total = len(ids)
+    counts, kinds = np.unique(np.unique(np.asarray(ids), return_counts=True)[1], return_counts=True)
+    at = np.unique(np.geomspace(1, total, points).round().astype(int))
+    rest, n = (total - counts)[None], at[:, None]
+    with np.errstate(invalid="ignore"):
+        missed = np.exp(
+            gammaln(rest + 1) - gammaln(rest - n + 1) - gammaln(total + 1) + gammaln(total - n + 1),
+            where=rest >= n,
+            out=np.zeros((len(at), len(counts))),
+        )
+    return pd.DataFrame({"tokens": at, "used": ((1 - missed) * kinds).sum(axis=1)})
 
 
 def heaps(ids: Sequence[int]) -> tuple[float, float]:
