@@ -1,4 +1,4 @@
-"""The one base class of errors a user can cause."""
+"""The one base class of errors a user can cause, and of warnings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ class VlmProbeError(Exception):
 
     The command line prints its message on one line and exits with code 2.
     """
+
+
+class VlmProbeWarning(UserWarning):
+    """Says what was done and should not be trusted; the command line prints it on one line."""
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:

@@ -45,38 +45,83 @@ def test_a_scene_on_the_default_replica(command, replica, picture, tmp_path, mon
     assert likely == sorted(likely, reverse=True)
 
 
-def test_brackets_in_an_answer_are_printed_as_they_are(command, picture, tmp_path, monkeypatch):
-    from vlm_probe.report import inspection
-
-    def found(model, image, question, *, out, max_new_tokens, progress):
-        top = pd.DataFrame({"token": ["[b]"], "probability": [0.25]})
-        return inspection.Inspection("[red]7[/red]" if question == QUESTION else "", [1], top, out / "[i].html")
-
-    monkeypatch.setattr(inspection, "inspect", found)
-    monkeypatch.setattr("vlm_probe.opening.load", lambda *a, **k: None)
-    answer, *table, page = command("inspect", picture, QUESTION, "--out", tmp_path).out.splitlines()
-    assert answer == "[red]7[/red]"
-    assert table[3].replace(" ", "") == "│[b]│0.2500│"
-    assert page == str(tmp_path / "[i].html")
-    assert command("inspect", picture, "Nothing?").out.startswith("(an empty answer)\n")
-
-
-def test_an_answer_format_is_appended_to_the_question(command, refused, picture, tmp_path, monkeypatch):
+def found_by(monkeypatch, answer):
+    """`inspect` replaced by one that finds `answer(question)`; returns what it was asked."""
     from vlm_probe.report import inspection
 
     asked = []
 
-    def found(model, image, question, *, out, max_new_tokens, progress):
-        asked.append(question)
-        top = pd.DataFrame({"token": ["a"], "probability": [0.25]})
-        return inspection.Inspection("7", [1], top, out / "inspect.html")
+    def found(models, images, question, *, out, query, max_new_tokens, progress):
+        asked.append((list(models), images, question, query))
+        top = pd.DataFrame({"token": ["[b]"], "probability": [0.25]})
+        looked = inspection.Looked("[m]", "i.png", answer(question), [1], top, None, ["[note]"])
+        return inspection.Inspection([looked], out / "[i].html")
 
     monkeypatch.setattr(inspection, "inspect", found)
-    monkeypatch.setattr("vlm_probe.opening.load", lambda *a, **k: None)
-    assert command("inspect", picture, QUESTION, "--suffix", "Be short.", "--out", tmp_path).code == 0
-    assert asked == [f"{QUESTION}\nBe short."]
+    monkeypatch.setattr("vlm_probe.opening.load", lambda name, **options: (name, options["prompt"]))
+    return asked
+
+
+def test_brackets_in_an_answer_are_printed_as_they_are(command, picture, tmp_path, monkeypatch):
+    found_by(monkeypatch, lambda question: "[red]7[/red]" if question == QUESTION else "")
+    ended = command("inspect", picture, QUESTION, "--out", tmp_path)
+    answer, *table, page = ended.out.splitlines()
+    assert answer == "[red]7[/red]"
+    assert table[3].replace(" ", "") == "│[b]│0.2500│"
+    assert page == str(tmp_path / "[i].html")
+    assert ended.err.splitlines()[-1] == "not to be trusted: [note]"
+    assert command("inspect", picture, "Nothing?").out.startswith("(an empty answer)\n")
+
+
+def test_an_answer_format_is_appended_to_the_question(command, refused, picture, tmp_path, monkeypatch):
+    asked = found_by(monkeypatch, lambda question: "7")
+    options = ("--suffix", "Be short.", "--out", tmp_path, "--query", "objects", "--prompt", "{images}\\n{question}")
+    assert command("inspect", picture, QUESTION, *options).code == 0
+    loaded = [("replica/default", "{images}\n{question}")]
+    assert asked == [(loaded, [str(picture)], f"{QUESTION}\nBe short.", "objects")]
     said = refused("inspect", picture, QUESTION, "--suffix", "benchmark")
     assert said == "a question of one's own is of no benchmark; give the suffix itself"
+
+
+def test_several_models_and_pictures_are_compared(command, picture, tmp_path):
+    second = tmp_path / "second.png"
+    scene_image(sample_scene(4), 64).save(second)
+    names = ("replica/small-clip", "replica/small-dino")
+    options = [word for name in names for word in ("--model", name)]
+    ended = command("inspect", picture, second, QUESTION, "--out", tmp_path / "out", "--max-new-tokens", 1, *options)
+    assert ended.code == 0
+    rows = [line.split("│")[1:4] for line in ended.out.splitlines() if line.startswith("│")]
+    assert [[cell.strip() for cell in row][:2] for row in rows] == [
+        [image, name] for name in names for image in ("[red]scene.png", "second.png")
+    ]
+    page = (tmp_path / "out" / "inspect.html").read_text()
+    assert page.count("<details") == 4
+    assert page.count("relevancy by model") == 2
+    assert "Not to be trusted" not in page
+
+
+def test_the_attention_of_a_word_and_one_that_is_none(command, refused, picture, tmp_path):
+    shown = ("--out", tmp_path / "out", "--max-new-tokens", 1)
+    assert command("inspect", picture, QUESTION, "--query", "objects", *shown).code == 0
+    page = (tmp_path / "out" / "inspect.html").read_text()
+    assert "Attention from &#39;objects&#39; to the image" in page
+    assert "Can the left map be believed?" in page
+    said = refused("inspect", picture, QUESTION, "--query", "object", *shown)
+    assert said.startswith("query: no positions 'object'; there are all, image, box")
+
+
+def test_what_a_replica_never_met_is_said_on_page_and_terminal(command, picture, tmp_path):
+    ended = command("inspect", picture, "What is on the table?", "--out", tmp_path, "--max-new-tokens", 1)
+    note = "no question it was trained on has 'table'"
+    assert ended.err.splitlines()[-1] == f"not to be trusted: {note}"
+    assert f"Not to be trusted: {note.replace(chr(39), '&#39;')}." in (tmp_path / "inspect.html").read_text()
+
+
+def test_a_prompt_beyond_the_context_is_said(command, picture, tmp_path):
+    ended = command("inspect", picture, "star " * 500, "--out", tmp_path, "--max-new-tokens", 1)
+    (said,) = [line for line in ended.err.splitlines() if "longer than" in line]
+    assert said.startswith("not to be trusted: a prompt of ")
+    assert "positions is longer than replica/default was made for (" in said
 
 
 def test_a_folder_that_cannot_be_written(refused, picture, in_the_way):

@@ -59,7 +59,8 @@ def site(folder):
 )
 def test_one_picture_in_every_form(folder, made):
     opened = open_image(made(folder))
-    assert opened.mode == "RGB" and np.array_equal(np.asarray(opened), VALUES)
+    assert opened.mode == "RGB"
+    assert np.array_equal(np.asarray(opened), VALUES)
 
 
 def test_an_open_file_and_a_url(folder, site):
@@ -83,7 +84,8 @@ def test_a_url_that_holds_too_much(site, monkeypatch):
 
 def test_grey_is_a_picture():
     grey = open_image(VALUES[..., 0])
-    assert grey.mode == "RGB" and np.array_equal(np.asarray(grey)[..., 2], VALUES[..., 0])
+    assert grey.mode == "RGB"
+    assert np.array_equal(np.asarray(grey)[..., 2], VALUES[..., 0])
 
 
 ARRAY, TENSOR = "an array [row, column, 3]", "a tensor [3, row, column]"

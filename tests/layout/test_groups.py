@@ -1,5 +1,7 @@
 """Groups of positions: what each name holds, worked by hand, and their combinations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,7 +25,7 @@ BOXES = (PixelBox(6, 1, 9, 4), UnitBox(0.7, 0.6, 1.0, 1.0))
 SINKS = (0, 3)
 
 
-THERE = f"there are {', '.join(GROUPS)}, which combine with &, | and ~, or give numbers"
+THERE = f"there are {', '.join(GROUPS)} and the words of the question, which combine with &, | and ~, or give numbers"
 
 
 def at(where, **more):
@@ -100,3 +102,42 @@ def test_rows_of_activations_and_pixel_edges():
         "top": ("row", [0, 5]),
         "bottom": ("row", [5, 10]),
     }
+
+
+# B, question "Is the Start-star red? star" in pieces of a tokenizer, A.
+WORDS = TokenLayout(
+    length=11,
+    images=(),
+    text_positions=np.arange(11),
+    question_positions=np.arange(1, 10),
+    answer_position=10,
+    tokens=("<bos>", "Is", " the", " Start", "-", "st", "ar", " red", "?", " star", ":"),
+)
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("star", [5, 6, 9]),
+        ("STAR | answer", [5, 6, 9, 10]),
+        ("'red?'", [7, 8]),
+        ("'is the'", [1, 2]),
+        ("question & ~the & ~star", [1, 3, 4, 7, 8]),
+    ],
+)
+def test_words_of_the_question(where, expected):
+    assert positions_of(WORDS, where).tolist() == expected
+
+
+def test_words_that_the_question_does_not_have():
+    for where in ("sta", "bos", "'<bos>'"):
+        with pytest.raises(VlmProbeError) as caught:
+            positions_of(WORDS, where)
+        assert str(caught.value) == f"no positions {where.strip(chr(39))!r}; {THERE}"
+    # A name that a group has is the group's; in quotation marks it is a word.
+    asks = replace(WORDS, tokens=(*WORDS.tokens[:9], " box", ":"))
+    assert positions_of(asks, "'box'").tolist() == [9]
+    with pytest.raises(VlmProbeError, match="positions 'box' need the item's boxes"):
+        positions_of(asks, "box")
+    with pytest.raises(VlmProbeError, match="no positions 'star'"):  # without a tokenizer there are no words
+        positions_of(replace(WORDS, tokens=()), "star")

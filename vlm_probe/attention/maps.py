@@ -39,7 +39,8 @@ def image_attention(trace: Trace, query: Query = "answer", *, image: int = 0) ->
     Parameters
     ----------
     trace: holds `language.blocks.*.attn.hook_pattern` for one layer or more.
-    query: "answer" (the last prompt position), "question" (mean over its tokens), or positions.
+    query: "answer" (the last prompt position), "question" (mean over its tokens), a word of the question ("star"),
+        another group of positions (`layout.groups`), or positions.
     image: which image of the prompt.
 
     Returns
@@ -66,7 +67,8 @@ def image_attention(trace: Trace, query: Query = "answer", *, image: int = 0) ->
 
 
 def _name(query: Query) -> str:
-    return {"answer": "the answer position", "question": "the question"}.get(str(query), f"positions {query}")
+    known = {"answer": "the answer position", "question": "the question"}
+    return known.get(str(query)) or (repr(query) if isinstance(query, str) else f"positions {query}")
 
 
 def _rows(trace: Trace, query: Query) -> Float[Tensor, "layer head key"]:

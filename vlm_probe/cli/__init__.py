@@ -6,8 +6,9 @@ import sys
 
 from vlm_probe.cli import evaluate, fetch, findings, inspect, models, report, scenes, ship, study, train
 from vlm_probe.cli.models import HUB_MODELS
-from vlm_probe.cli.terminal import app, err, plain
+from vlm_probe.cli.terminal import app, err, one_line_warnings, plain
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.files import DISK_ERRORS, disk_trouble
 
 __all__ = ["HUB_MODELS", "app", "main"]
 
@@ -28,9 +29,17 @@ app.add_typer(scenes.app, name="scenes")
 
 
 def main() -> None:
-    """Entry point: a VlmProbeError is one line on stderr and exit code 2."""
+    """Entry point: a VlmProbeError, or a disk that is full or cannot be written, is one line on stderr, exit code 2."""
     try:
-        app()
+        with one_line_warnings():
+            app()
     except VlmProbeError as error:
-        err.print(f"[bold red]error:[/bold red] {plain(' '.join(str(error).split()))}", soft_wrap=True, highlight=False)
-        sys.exit(2)
+        said = str(error)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        said = disk_trouble(error)
+    else:
+        return
+    err.print(f"[bold red]error:[/bold red] {plain(' '.join(said.split()))}", soft_wrap=True, highlight=False)
+    sys.exit(2)

@@ -5,14 +5,17 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from vlm_probe.errors import VlmProbeError, VlmProbeWarning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +34,13 @@ err = Console(stderr=True)
 Model = Annotated[str, typer.Option("--model", "-m", help="replica/..., a Hub id or a local checkpoint directory.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; CUDA if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, ...; float32 on the CPU, bfloat16 on a GPU.")]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        help="Template with {images}, {question} and, where the text does not hold it, {bos}; the checkpoint's own, or "
+        "its chat template, if not given."
+    ),
+]
 EmbedScale = Annotated[
     str | None,
     typer.Option(help="all or text: whether image rows are scaled like text rows; the checkpoint's own if not given."),
@@ -69,13 +79,48 @@ def show(table: pd.DataFrame, title: str) -> None:
     console.print(shown)
 
 
-def load_quietly(name: str, device: str | None, dtype: str | None, embed_scale: str | None) -> HookedVLM:
+def check_models(names: Iterable[str]) -> None:
+    """VlmProbeError for a model that is not here, said before anything heavy is imported.
+
+    What can only be a Hub id is left to `load`.
+    """
+    from vlm_probe.zoo.locating import locate
+
+    for name in names:
+        folder = locate(name)
+        if folder is not None and not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
+            raise VlmProbeError(f"{folder} is not a checkpoint: it has no config.json")
+
+
+def load_quietly(
+    name: str, device: str | None, dtype: str | None, embed_scale: str | None, prompt: str | None = None
+) -> HookedVLM:
     """As `load_model`, where a progress bar already owns the terminal."""
     from vlm_probe.opening import load
 
-    return load(name, device=device, dtype=dtype, embed_scale=embed_scale)
+    # A line break cannot be typed on every shell.
+    template = None if prompt is None else prompt.replace("\\n", "\n")
+    return load(name, device=device, dtype=dtype, embed_scale=embed_scale, prompt=template)
 
 
-def load_model(name: str, device: str | None, dtype: str | None, embed_scale: str | None) -> HookedVLM:
+def load_model(
+    name: str, device: str | None, dtype: str | None, embed_scale: str | None, prompt: str | None = None
+) -> HookedVLM:
     with err.status(f"loading {plain(name)}"):
-        return load_quietly(name, device, dtype, embed_scale)
+        return load_quietly(name, device, dtype, embed_scale, prompt)
+
+
+@contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Our own warnings as one line each, once, on the terminal's error stream."""
+
+    def show(message: Any, category: Any, *where: Any, **more: Any) -> None:
+        if isinstance(message, VlmProbeWarning):
+            err.print(f"note: {plain(' '.join(str(message).split()))}", soft_wrap=True, highlight=False)
+        else:
+            usual(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+        warnings.showwarning = show
+        yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from vlm_probe.errors import VlmProbeError
+from vlm_probe.errors import VlmProbeError, VlmProbeWarning
 from vlm_probe.inputs.images import ImageLike, ImagePreparer, open_image
 from vlm_probe.inputs.prompts import EncodedPrompt, encode_prompt, token_text
 from vlm_probe.layout import ImageTransform, TokenLayout, lay_out
@@ -136,6 +137,8 @@ class Preparer:
     """The placeholder; -1 for a language model without an encoder."""
     patches: PatchGrid | None
     """None for a language model without an encoder."""
+    context: int | None = None
+    """How many positions the language model was made for, where that is known."""
 
     def __post_init__(self) -> None:
         for name in ("{question}",) if self.patches is None else ("{images}", "{question}"):
@@ -167,13 +170,23 @@ class Preparer:
     def encode(self, question: str, counts: list[int], *, answer: str = "") -> tuple[list[int], list[int], str]:
         """A prompt's ids with images of so many positions, where the question is in them, and the prompt's text.
 
-        Raises VlmProbeError without a tokenizer, and for a question that is empty or spells a special token.
+        Warns (VlmProbeWarning) of a prompt that is longer than the model was made for. Raises VlmProbeError without a
+        tokenizer, and for a question that is no text, is empty or spells a special token.
         """
         self._check_words()
+        if not isinstance(question, str):
+            raise VlmProbeError(f"a question must be text, got a {type(question).__name__}")
         prompt = encode_prompt(
             self.tokenizer, self.prompt, question, images=len(counts), image_token_id=self.image_token_id, answer=answer
         )
-        return *expand(prompt, self.image_token_id, counts), prompt.text
+        ids, asked = expand(prompt, self.image_token_id, counts)
+        if self.context is not None and len(ids) > self.context:
+            warnings.warn(
+                f"a prompt of {len(ids)} positions is longer than {self.name} was made for ({self.context})",
+                VlmProbeWarning,
+                stacklevel=3,
+            )
+        return ids, asked, prompt.text
 
     def token_strings(self, ids: Int[np.ndarray, " position"] | list[int]) -> tuple[str, ...]:
         """Tokens as readable text, or nothing without a tokenizer."""

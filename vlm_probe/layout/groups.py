@@ -3,11 +3,13 @@
 positions_of(layout, "question")
 positions_of(layout, "image & ~box", boxes=item.boxes)
 positions_of(layout, "sink | answer", sinks=[0, 7])
+positions_of(layout, "star")  # a word of the question; "'box'" where a group has its name
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -19,7 +21,7 @@ from vlm_probe.layout.spans import ImageSpan
 from vlm_probe.layout.token_layout import TokenLayout
 
 Where = str | int | Sequence[int]
-"""A group's name or a boolean combination of names (`&`, `|`, `~`, brackets), or positions."""
+"""A group's name, a word of the question, or a boolean combination of those (`&`, `|`, `~`, brackets); or positions."""
 
 GROUPS: dict[str, str] = {
     "all": "every position",
@@ -75,6 +77,8 @@ def _mask(layout: TokenLayout, where: str, boxes: Sequence[AnyBox], sinks: Seque
     def read(node: ast.expr) -> np.ndarray:
         if isinstance(node, ast.Name):
             return _named(layout, node.id, boxes, sinks)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            return _word(layout, node.value)
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
             return ~read(node.operand)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
@@ -88,13 +92,14 @@ def _mask(layout: TokenLayout, where: str, boxes: Sequence[AnyBox], sinks: Seque
 
 def _unknown(where: str) -> VlmProbeError:
     return VlmProbeError(
-        f"no positions {where!r}; there are {', '.join(GROUPS)}, which combine with &, | and ~, or give numbers"
+        f"no positions {where!r}; there are {', '.join(GROUPS)} and the words of the question, which combine with &, | "
+        "and ~, or give numbers"
     )
 
 
 def _named(layout: TokenLayout, name: str, boxes: Sequence[AnyBox], sinks: Sequence[int]) -> np.ndarray:
     if name not in GROUPS:
-        raise _unknown(name)
+        return _word(layout, name)
     if name in ("box", "background") and not boxes:
         raise VlmProbeError(f"positions {name!r} need the item's boxes, and there is none")
     if name == "sink" and not len(sinks):
@@ -123,3 +128,17 @@ def _named(layout: TokenLayout, name: str, boxes: Sequence[AnyBox], sinks: Seque
         "answer": lambda: answer,
     }
     return found[name]()
+
+
+def _word(layout: TokenLayout, word: str) -> np.ndarray:
+    """The tokens of the question that spell a word, wherever it stands in it."""
+    at = layout.question_positions
+    pieces = [layout.tokens[p] for p in at] if layout.tokens else []
+    ends = np.cumsum([len(piece) for piece in pieces], dtype=int)
+    starts = ends - [len(piece) for piece in pieces]
+    mask = np.zeros(layout.length, dtype=bool)
+    for found in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", "".join(pieces), re.IGNORECASE):
+        mask[at[(starts < found.end()) & (ends > found.start())]] = True
+    if not mask.any():
+        raise _unknown(word)
+    return mask

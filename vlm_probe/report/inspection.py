@@ -1,8 +1,9 @@
-"""`vlm-probe inspect`: one question, its answer, and one page on where it came from."""
+"""`vlm-probe inspect`: a question, its answers by one model or several, and one page on where they came from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,39 +11,76 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+import xarray as xr
+from PIL import Image
 
-from vlm_probe.attention import encoder_attention, head_summary, image_attention, relevancy, sinks
+from vlm_probe.attention import blanking, encoder_attention, head_summary, image_attention, relevancy, sinks
+from vlm_probe.errors import VlmProbeError, VlmProbeWarning
 from vlm_probe.figures import head_grid, layer_strip, overlay
 from vlm_probe.figures.style import styled
+from vlm_probe.figures.tables import visible
 from vlm_probe.hooked import HookedVLM, ModelInputs
+from vlm_probe.inputs.images import ImageLike, open_image
+from vlm_probe.layout.groups import Where
 from vlm_probe.report.page import figure_uri, image_uri, rows_of, write_page
+from vlm_probe.scenes.familiarity import unfamiliar
+from vlm_probe.zoo.catalog import FUSIONS
 
 MAX_TOKENS_SHOWN = 8
 """Relevancy is drawn for so many answer tokens; a long answer says how many were left out."""
 
 
 @dataclass
-class Inspection:
-    """What `inspect` found."""
+class Looked:
+    """What one model says about one picture."""
 
+    model: str
+    image: str
+    """The picture's name."""
     answer: str
     answer_ids: list[int]
     top: pd.DataFrame
     """Columns token, probability: the most probable first tokens."""
+    blanked: pd.DataFrame | None
+    """What `attention.blanking` found for the relevancy of the first token; None for an empty answer."""
+    notes: list[str]
+    """Why the answer is not to be trusted, where that is known."""
+
+
+@dataclass
+class Inspection:
+    """What `inspect` found."""
+
+    looked: list[Looked]
+    """Every picture by every model, model by model."""
     page: Path
+
+    @property
+    def answer(self) -> str:
+        """The first model's answer about the first picture."""
+        return self.looked[0].answer
+
+    @property
+    def answer_ids(self) -> list[int]:
+        return self.looked[0].answer_ids
+
+    @property
+    def top(self) -> pd.DataFrame:
+        return self.looked[0].top
 
 
 def top_tokens(model: HookedVLM, logits: torch.Tensor, n: int = 8) -> pd.DataFrame:
-    """The most probable tokens of a logits row: columns token, probability."""
+    """The most probable tokens of a logits row: columns token (a space before it shown), probability."""
     values, ids = logits.float().softmax(-1).topk(n)
-    return pd.DataFrame({"token": model.token_strings(ids.tolist()), "probability": values.tolist()})
+    return pd.DataFrame({"token": map(visible, model.token_strings(ids.tolist())), "probability": values.tolist()})
 
 
 def _relevancy_pictures(
     model: HookedVLM, inputs: ModelInputs, answer_ids: list[int], progress: Callable[[int], None]
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[xr.DataArray]]:
+    """A figure for every answer token, and the maps over what the language model received."""
     image = inputs.images[0][0]
-    pictures = []
+    pictures, received = [], []
     for i, token in enumerate(answer_ids[:MAX_TOKENS_SHOWN]):
         so_far = inputs.with_answer(answer_ids[:i], model.token_strings(answer_ids[:i]))
         maps = [relevancy(model, so_far, target=token, through_encoder=through) for through in (False, True)]
@@ -54,63 +92,179 @@ def _relevancy_pictures(
                 overlay(image, map_, ax, title=f"Relevancy, {title}")
         pictures.append(
             {
-                "token": model.token_strings([token])[0].strip(),
+                "token": visible(model.token_strings([token])[0]),
                 "probability": f"{float(logits.float().softmax(-1)[token]):.3f}",
                 "uri": figure_uri(figure),
             }
         )
+        received.append(maps[0])
         progress(1)
-    return pictures
+    return pictures, received
+
+
+def said_of_blanking(table: pd.DataFrame) -> str:
+    """One sentence about a table of `attention.blanking`."""
+    before, highest = table["probability"].iloc[:2]
+    random = table.loc[table["what"] == "random", "change"]
+    change, count = table["change"].iloc[1], table["patches"].iloc[1]
+    as_much = int((random <= change).sum())
+    return (
+        f"Without the {count} most relevant patches (in the picture's mean colour) the token's probability goes from "
+        f"{before:.3f} to {highest:.3f} ({change:+.3f}); without as many random ones it changes by "
+        f"{random.mean():+.3f} on average ({random.min():+.3f} to {random.max():+.3f}, {len(random)} draws), and falls "
+        f"as far in {as_much} of them."
+    )
+
+
+def _trained_on_scenes(name: str) -> bool:
+    return name.startswith("replica") or name in FUSIONS
 
 
 def inspect(
-    model: HookedVLM,
-    image: str | Path,
+    model: HookedVLM | Iterable[HookedVLM],
+    image: ImageLike | Sequence[ImageLike],
     question: str,
     *,
     out: Path,
+    query: Where = "answer",
     max_new_tokens: int = 16,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Inspection:
-    """Answer a question about an image and write `inspect.html` to the folder `out`.
+    """Answer a question about pictures and write `inspect.html` to the folder `out`.
+
+    Parameters
+    ----------
+    model: one, or several that are compared; an iterable may load one after the other, so that one at a time is held.
+    image: one picture, or several; see `inputs.images.open_image`.
+    query: whose attention is drawn: "answer", a word of the question ("star"), or another group of `layout.groups`.
+    progress: called with 1 for every answer token's relevancy and twice more for every picture and model.
 
     Raises VlmProbeError as `HookedVLM.prepare` does, before anything is written.
     """
-    inputs = model.prepare(image, question)
+    given = list(image) if isinstance(image, list | tuple) else [image]
+    if not given:
+        raise VlmProbeError("there is no picture to ask about")
+    names = [_name_of(one, number) for number, one in enumerate(given, start=1)]
+    pictures = [open_image(one) for one in given]
+    looked: list[Looked] = []
+    sections: list[dict[str, Any]] = []
+    maps: list[list[tuple[str, xr.DataArray | None]]] = [[] for _ in pictures]
+    for each in [model] if isinstance(model, HookedVLM) else model:
+        for number, (name, picture) in enumerate(zip(names, pictures, strict=True)):
+            found, section, first = _look(each, picture, name, question, query, max_new_tokens, progress)
+            looked.append(found)
+            sections.append(section)
+            maps[number].append((each.name, first))
+    page = out / "inspect.html"
+    write_page(
+        page,
+        "inspect.html",
+        title=question,
+        question=question,
+        several=len(looked) > 1,
+        compared=rows_of(comparison(looked)),
+        pictures=[
+            {"name": name, "uri": _side_by_side(picture, own)}
+            for name, picture, own in zip(names, pictures, maps, strict=True)
+        ],
+        sections=sections,
+    )
+    return Inspection(looked, page)
+
+
+def comparison(looked: Sequence[Looked]) -> pd.DataFrame:
+    """What every model says about every picture: a row each, columns image, model, answer, its first token's
+    probability, and what that loses without the most relevant patches, and without as many random ones on average."""
+    rows = []
+    for one in looked:
+        table = one.blanked
+        rows.append(
+            {
+                "image": one.image,
+                "model": one.model,
+                "answer": one.answer or "(an empty answer)",
+                "probability of its first token": float("nan") if table is None else table["probability"].iloc[0],
+                "without the most relevant patches": float("nan") if table is None else table["change"].iloc[1],
+                "without random ones": float("nan") if table is None else table["change"].iloc[2:].mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _name_of(image: ImageLike, number: int) -> str:
+    """A picture's name on the page."""
+    name = Path(image).name if isinstance(image, str | Path) else getattr(image, "name", None)
+    return str(name or f"picture {number}").encode(errors="replace").decode()
+
+
+def _side_by_side(picture: Image.Image, maps: list[tuple[str, xr.DataArray | None]]) -> str | None:
+    """The relevancy of every model's first answer token over one picture; None where there is but one."""
+    drawn = [(name, map_) for name, map_ in maps if map_ is not None]
+    if len(drawn) < 2:
+        return None
+    columns = min(len(drawn), 3)
+    rows = -(-len(drawn) // columns)
+    with styled():
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(3.6 * columns, 3.6 * rows), layout="constrained", squeeze=False
+        )
+        for ax in axes.flat[len(drawn) :]:
+            ax.axis("off")
+        for ax, (name, map_) in zip(axes.flat, drawn, strict=False):
+            overlay(picture, map_, ax, title=name)
+    return figure_uri(figure)
+
+
+def _look(
+    model: HookedVLM,
+    picture: Image.Image,
+    name: str,
+    question: str,
+    query: Where,
+    max_new_tokens: int,
+    progress: Callable[[int], None],
+) -> tuple[Looked, dict[str, Any], xr.DataArray | None]:
+    """One model about one picture: what it says, its section of the page, and the map of its first token."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", VlmProbeWarning)
+        inputs = model.prepare(picture, question)
+    notes = [str(one.message) for one in caught if issubclass(one.category, VlmProbeWarning)]
+    if _trained_on_scenes(model.name):
+        notes += unfamiliar(picture, question)
     answer_ids = model.answer_tokens(inputs, max_new_tokens=max_new_tokens)[0]
     answer = model.tokenizer.decode(answer_ids, skip_special_tokens=True).strip()
     trace = model.trace(inputs)
+    maps = image_attention(trace, query)
     top = top_tokens(model, trace.logits[inputs.layout.answer_position])
     progress(1)
-    picture = inputs.images[0][0]
-    relevancies = _relevancy_pictures(model, inputs, answer_ids, progress)
+    relevancies, received = _relevancy_pictures(model, inputs, answer_ids, progress)
+    blanked = blanking(model, inputs, received[0], target=answer_ids[0]) if received else None
     found = sinks(trace)
-    maps, summary = image_attention(trace), head_summary(trace, sinks=found)
-    by_layer = maps.mean("head", keep_attrs=True)
+    summary = head_summary(trace, query, sinks=found)
     encoder = encoder_attention(trace, "mean").isel(layer=slice(0, model.vision_layers_read))
-    encoder_by_layer = encoder.mean("head", keep_attrs=True)
-    context = {
-        "title": question,
-        "question": question,
+    progress(1)
+    looked = Looked(model.name, name, answer, answer_ids, top, blanked, notes)
+    section = {
         "model": model.name,
-        "image_name": Path(image).name.encode(errors="replace").decode(),
+        "image_name": name,
         "image": image_uri(picture),
         "answer": answer or "(an empty answer)",
+        "notes": notes,
+        "prompt": inputs.prompts[0],
         "top": rows_of(top),
         "relevancies": relevancies,
         "left_out": len(answer_ids) - len(relevancies),
+        "blanked": None if blanked is None else said_of_blanking(blanked),
+        "from": maps.attrs["title"],
         "image_mass": f"{float(summary['image_mass'].mean()):.3f}",
         "sink_mass": f"{float(summary['sink_mass'].mean()):.3f}",
-        "strip": figure_uri(layer_strip(picture, by_layer)),
+        "strip": figure_uri(layer_strip(picture, maps.mean("head", keep_attrs=True))),
         "grid": figure_uri(head_grid(picture, maps)),
-        "encoder": figure_uri(layer_strip(picture, encoder_by_layer)),
+        "encoder": figure_uri(layer_strip(picture, encoder.mean("head", keep_attrs=True))),
         "sinks": rows_of(found.drop(columns=["index", "held"])),
         "provenance": rows_of(provenance_table(trace.provenance)),
     }
-    page = out / "inspect.html"
-    write_page(page, "inspect.html", **context)
-    progress(1)
-    return Inspection(answer, answer_ids, top, page)
+    return looked, section, received[0] if received else None
 
 
 def provenance_table(provenance: dict[str, Any]) -> pd.DataFrame:
