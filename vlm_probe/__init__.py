@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vlm_probe.errors import VlmProbeError
+from vlm_probe.errors import VlmProbeError, VlmProbeWarning
 
 if TYPE_CHECKING:
     from vlm_probe.hooked import HookedVLM
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from vlm_probe.opening import load
     from vlm_probe.running.evaluation import evaluate
     from vlm_probe.trace import Trace
+
+    __version__: str
 
 _HOMES = {
     "HookedVLM": "vlm_probe.hooked",
@@ -60,13 +62,17 @@ __all__ = [
     "Trace",
     "UnitBox",
     "VlmProbeError",
+    "VlmProbeWarning",
     "evaluate",
     "load",
 ]
 
 
 def __getattr__(name: str) -> object:
-    from importlib import import_module
+    from importlib import import_module, metadata
+
+    if name == "__version__":
+        return metadata.version("vlm_probe")
 
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
@@ -76,4 +82,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_PARTS})
+    return sorted({*__all__, *_PARTS, "__version__"})

@@ -10,7 +10,7 @@ import typer
 from vlm_probe.cli import app
 from vlm_probe.errors import VlmProbeError
 
-COMMANDS = ["inspect", "report", "findings", "evaluate", "models", "fetch", "train", "study", "scenes"]
+COMMANDS = ["inspect", "report", "findings", "evaluate", "models", "fetch", "train", "study", "scenes", "items"]
 
 
 def walk(command, words=""):
@@ -34,7 +34,7 @@ def test_the_help_lists_every_command_but_the_maintainers_one(command):
     ended = command("--help")
     assert ended.code == 0
     assert listed(ended.out) == COMMANDS
-    assert set(ALL) == {"", *COMMANDS, "scenes export", "ship"}
+    assert set(ALL) == {"", *COMMANDS, "scenes export", "items check", "ship"}
 
 
 @pytest.mark.parametrize("words", ALL)
@@ -49,11 +49,11 @@ def test_every_option_has_a_help_text(command, words):
         assert all(name in shown for name in param.opts)
 
 
-@pytest.mark.parametrize("words", ["", "scenes"])
+@pytest.mark.parametrize("words", ["", "scenes", "items"])
 def test_without_a_command_there_is_help(command, words):
     ended = command(*words.split())
     assert ended.code == 2
-    assert listed(ended.out) == {"": COMMANDS, "scenes": ["export"]}[words]
+    assert listed(ended.out) == {"": COMMANDS, "scenes": ["export"], "items": ["check"]}[words]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_without_a_command_there_is_help(command, words):
     [
         (("inspects",), "No such command 'inspects'"),
         (("models", "--all"), "No such option: --all"),
-        (("inspect", "a.png"), "Missing argument 'question'"),
+        (("inspect", "a.png"), "Missing argument 'image"),
         (("evaluate", "--n", "0"), "Invalid value for '--n'"),
         (("report", "--items", "11"), "Invalid value for '--items'"),
         (("scenes", "export", "out", "--size", "15"), "Invalid value for '--size'"),

@@ -181,7 +181,11 @@ def item_line(**changes) -> str:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("q.json", "{", r"^.*q.json is no question file known here; name its format: gqa, items, mme"),
+        (
+            "q.json",
+            "{",
+            r"^.*q.json is no question file known here: an item file of your own has .* the format: gqa, items, mme",
+        ),
         ("q.json", '{"questions": [}', r"^.*q.json, line 1: no JSON \(Expecting value\)$"),
         ("v2_OpenEnded_mscoco_x_questions.json", '{"questions": []}', r"v2_mscoco_x_annotations.json is not there$"),
         ("q.csv", "Index,Question,Options,Correct Answer\n", r"^.*q.csv holds no usable item$"),
@@ -265,7 +269,7 @@ def test_categories_of_mme_with_images_of_one_name_stay_apart(tmp_path):
     write(tmp_path / "landmark.txt", "1.jpg\tIs it?\tYes\n1.jpg\n")
     with pytest.raises(VlmProbeError, match=r"landmark\.txt, line 2: expected image, question and answer"):
         read_items(tmp_path, tmp_path)
-    with pytest.raises(VlmProbeError, match="is a folder without a file of MME"):
+    with pytest.raises(VlmProbeError, match="is a folder without an item table"):
         read_items(tmp_path / "landmark")
     folder = export_items(found, tmp_path / "out")
     assert {p.name for p in (folder / "images").iterdir()} == {"count-1.png", "landmark-1.png"}

@@ -1,12 +1,16 @@
-"""The command line: inspect, report, findings, evaluate, models, fetch, train, study, scenes; one file a command."""
+"""The command line; one file a command."""
 
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
-from vlm_probe.cli import evaluate, fetch, findings, inspect, models, report, scenes, ship, study, train
+import typer
+
+from vlm_probe import __version__
+from vlm_probe.cli import evaluate, fetch, findings, inspect, items, models, report, scenes, ship, study, train
 from vlm_probe.cli.models import HUB_MODELS
-from vlm_probe.cli.terminal import app, err, one_line_warnings, plain
+from vlm_probe.cli.terminal import app, console, err, one_line_warnings, plain
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import DISK_ERRORS, disk_trouble
 
@@ -26,6 +30,23 @@ for command in (
     app.command()(command)
 app.command(hidden=True)(ship.ship)
 app.add_typer(scenes.app, name="scenes")
+app.add_typer(items.app, name="items")
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        console.print(__version__, highlight=False)
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Open vision-language models up: what they answer, what they attend to, and what that rests on."""
 
 
 def main() -> None:

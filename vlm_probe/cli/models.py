@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
-from rich.table import Table
-
-from vlm_probe.cli.terminal import console
+from vlm_probe.cli.terminal import console, plain
 
 HUB_MODELS = {
     "Intel/llava-gemma-2b": ("the paper's 2B, CLIP ViT-L/14-336", 2.82),
@@ -18,37 +17,40 @@ HUB_MODELS = {
 
 def models() -> None:
     """List what can be loaded, and what each needs."""
+    # Two lines a model, and no table: a name is there to be copied, and stays whole however narrow the terminal is.
+    for name, what, needs, here in _listed():
+        console.print(f"[bold]{plain(name)}[/bold]  {here}".rstrip(), highlight=False, soft_wrap=True)
+        console.print(f"  {plain(what)}; needs {plain(needs)}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _listed() -> Iterator[tuple[str, str, str, str]]:
+    """Name, what it is, what it needs, whether it is here: of everything that `load` opens."""
     from vlm_probe.zoo.catalog import FUSIONS, SOURCES, is_fetched, is_shipped
     from vlm_probe.zoo.replicas import DEFAULT, shipped
 
-    table = Table()
-    # A name is there to be copied: it is never broken across lines.
-    table.add_column("name", no_wrap=True)
-    for header in ("what it is", "needs", "here"):
-        table.add_column(header)
-    table.add_row("replica/default", f"the same as replica/{DEFAULT}", "nothing", "yes")
+    yield "replica/default", f"the same as replica/{DEFAULT}", "nothing", "here"
     for name in shipped():
-        table.add_row(f"replica/{name}", "trained miniature of LLaVA-Gemma", "nothing: shipped in the package", "yes")
+        yield f"replica/{name}", "trained miniature of LLaVA-Gemma", "nothing: shipped in the package", "here"
     for source in SOURCES.values():
-        here = "yes" if is_fetched(source.name) else "not fetched"
-        table.add_row(source.name, source.what, f"vlm-probe fetch {source.name}", here)
+        if source.kind == "gguf":  # an encoder alone is a part of others, and nothing to load
+            here = "here" if is_fetched(source.name) else "not fetched"
+            yield source.name, f"a language model alone: {source.what}", f"vlm-probe fetch {source.name}", here
     for one in FUSIONS.values():
-        how = "connector and adapters of ours" if one.adapters else "a connector of ours"
-        parts = (one.encoder, one.language)
-        here = "yes" if all(map(is_fetched, parts)) else "parts not fetched"
-        here = here if is_shipped(one.name) else "not trained"
-        table.add_row(one.name, f"{' and '.join(parts)}, joined by {how}", f"vlm-probe fetch {one.name}", here)
+        if is_shipped(one.name):
+            how = "connector and adapters of ours" if one.adapters else "a connector of ours"
+            parts = (one.encoder, one.language)
+            here = "here" if all(map(is_fetched, parts)) else "parts not fetched"
+            yield one.name, f"{' and '.join(parts)}, joined by {how}", f"vlm-probe fetch {one.name}", here
     for name, (what, billions) in HUB_MODELS.items():
         need = 2 * billions
-        table.add_row(name, what, f"the Hub, {need:.0f} GB of memory in bfloat16", _here(name, need))
-    table.add_row(
+        yield name, what, f"the Hub, {need:.0f} GB of memory in bfloat16", _here(name, need)
+    yield (
         "PATH",
-        "any LLaVA checkpoint directory: Hugging Face or original layout, CLIP or DINOv2 encoder, "
-        "Gemma, Gemma 2, Gemma 3, Llama or Qwen2",
+        "any LLaVA checkpoint directory: Hugging Face or original layout, CLIP or DINOv2 encoder, Gemma, Gemma 2, "
+        "Gemma 3, Llama or Qwen2; such a language model alone; adapters of peft's on one of them",
         "its files",
         "",
     )
-    console.print(table)
 
 
 def _here(repository: str, gigabytes: float) -> str:

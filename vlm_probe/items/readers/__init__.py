@@ -55,15 +55,21 @@ def guess_format(path: Path) -> str:
     for name, reader in FORMATS.items():
         if reader.recognises(path, head):
             return name
-    raise VlmProbeError(f"{path} is no question file known here; name its format: {', '.join(FORMATS)}")
+    raise VlmProbeError(
+        f"{path} is no question file known here: an item file of your own has image, question and answer (.jsonl, .csv "
+        f"or .parquet), of a benchmark's name the format: {', '.join(FORMATS)}"
+    )
 
 
 def _files_of(folder: Path) -> list[Path]:
-    """The files in a folder, of a benchmark that comes as one; VlmProbeError where it holds none."""
+    """The files in a folder, of a benchmark that comes as one or of one's own; VlmProbeError where it holds none."""
     found = [reader.files(folder) for reader in FORMATS.values() if reader.files is not None]
     files = next(filter(None, found), None)
     if files is None:
-        raise VlmProbeError(f"{folder} is a folder without a file of MME (existence.txt, count.txt, ...)")
+        raise VlmProbeError(
+            f"{folder} is a folder without an item table (items.jsonl, items.csv or items.parquet) and without a file "
+            "of MME (existence.txt, count.txt, ...)"
+        )
     return files
 
 
@@ -74,9 +80,11 @@ def read_items(
 
     Parameters
     ----------
-    path: the file as published (see the readers of this folder for each format), or MME's folder of such files,
-        of which all categories that are there are read.
-    images: the folder its images are in. None reads questions alone; such items cannot be asked.
+    path: the file as published (see the readers of this folder for each format), an item file of one's own
+        (`readers.item_file`), a folder of pictures with such a file in it, or MME's folder of categories, all of which
+        that are there are read.
+    images: the folder its images are in. None reads a benchmark's questions alone, which cannot be asked; an item file
+        then has its images beside it.
     format: one of `FORMATS`; guessed if None.
     skip_bad: leave out malformed entries and missing images, and return one message for each.
 
