@@ -12,6 +12,7 @@ from rich.progress import Progress
 import vlm_probe
 from vlm_probe import VlmProbeError, findings
 from vlm_probe.figures import save
+from vlm_probe.files import DISK_ERRORS, disk_trouble, replacing
 from vlm_probe.findings import Run, generated_items, scope_of, steps
 from vlm_probe.findings.listing import evidence_text
 from vlm_probe.hooked import HookedVLM
@@ -21,15 +22,33 @@ from vlm_probe.zoo.replicas import shipped
 
 
 def options(about: str, models: Iterable[str], *, n: int) -> argparse.ArgumentParser:
-    """--models, --n, --seed, --device and --out. models: the defaults, of which those that are shipped count."""
+    """What all analyses take. models: the defaults, of which those that are shipped count."""
     default = [name for name in models if name.removeprefix("replica/") in shipped()]
-    parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--models", nargs="+", default=default)
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=default, help="compared with the first")
     parser.add_argument("--n", type=int, default=n, help="generated scenes, and as many twins")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device")
-    parser.add_argument("--out", type=Path, default=Path("figures"))
+    parser.add_argument("--seed", type=int, default=0, help="of the scenes and of every draw")
+    parser.add_argument("--device", default=argparse.SUPPRESS, help="cpu, cuda, ... (default: CUDA if there is one)")
+    parser.add_argument("--dtype", default=argparse.SUPPRESS, help="(default: float32 on the CPU, bfloat16 on a GPU)")
+    parser.add_argument(
+        "--embed-scale",
+        default=argparse.SUPPRESS,
+        help="all or text: whether image rows are scaled like text rows (default: the checkpoint's own)",
+    )
+    parser.add_argument(
+        "--prompt",
+        default=argparse.SUPPRESS,
+        help="template with {images} and {question} (default: the checkpoint's own)",
+    )
+    parser.add_argument("--suffix", default="", help="appended to every question; benchmark for each one's own")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for figures and tables")
     return parser
+
+
+def load(arguments: argparse.Namespace, name: str) -> HookedVLM:
+    """A model as the options say."""
+    given = {key: getattr(arguments, key, None) for key in ("device", "dtype", "embed_scale", "prompt")}
+    return vlm_probe.load(name, **given)
 
 
 def each_model(arguments: argparse.Namespace, steps: int) -> Iterator[tuple[HookedVLM, Callable[[int], None]]]:
@@ -37,7 +56,7 @@ def each_model(arguments: argparse.Namespace, steps: int) -> Iterator[tuple[Hook
     with Progress(transient=True) as bar:
         for name in arguments.models:
             task = bar.add_task(name, total=steps)
-            yield vlm_probe.load(name, device=arguments.device), lambda done, t=task: bar.advance(t, done)
+            yield load(arguments, name), lambda done, t=task: bar.advance(t, done)
 
 
 def measure_and_draw(
@@ -56,11 +75,13 @@ def measure_and_draw(
             arguments.models,
             asked,
             seed=arguments.seed,
-            load=lambda name: vlm_probe.load(name, device=arguments.device),
+            suffix=arguments.suffix,
+            load=lambda name: load(arguments, name),
             progress=lambda n: bar.advance(task, n),
         )
     draw_all(found, arguments.out, f"{prefix}_")
-    found.evidence.to_csv(arguments.out / f"{prefix}.csv", index=False)
+    with replacing(arguments.out / f"{prefix}.csv") as partial:
+        found.evidence.to_csv(partial, index=False)
     print_verdicts(found)
     for one in found.skipped:
         print(f"not measured: {one}")
@@ -87,11 +108,19 @@ def print_verdicts(found: Run) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run an analysis; what its user did wrong is one line."""
+    """Run an analysis; what its user did wrong, and a disk that is full, is one line and exit code 2."""
     try:
         main()
     except VlmProbeError as error:
-        sys.exit(f"error: {error}")
+        said = str(error)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        said = disk_trouble(error)
+    else:
+        return
+    print(f"error: {said}", file=sys.stderr)
+    sys.exit(2)
 
 
 def disclaim(models: Iterable[str]) -> None:

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from command import measure_and_draw, options, run
+from command import load, measure_and_draw, options, run
 
-import vlm_probe
 from vlm_probe.embedding import nearest_tokens, project, token_rows
 from vlm_probe.figures import projection, save, words_on_image
 from vlm_probe.hooked import HookedVLM
@@ -38,7 +37,7 @@ def main() -> None:
     arguments = parser.parse_args()
     found = measure_and_draw(arguments, ["C1", "C2", "S2"], "connector")
     for name in found.models:
-        draw_one(vlm_probe.load(name, device=arguments.device), found.items, arguments.out, arguments.seed)
+        draw_one(load(arguments, name), found.items, arguments.out, arguments.seed)
 
 
 if __name__ == "__main__":

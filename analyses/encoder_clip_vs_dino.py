@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from command import measure_and_draw, options, run
+from command import load, measure_and_draw, options, run
 
-import vlm_probe
 from vlm_probe.embedding import blind_pairs, images_in
 from vlm_probe.report import write_pairs
 
@@ -27,7 +26,7 @@ def main() -> None:
     pictures = None if arguments.images is None else images_in(arguments.images)
     measure_and_draw(arguments, ["E1", "E2"], "encoder")
     if pictures is not None:
-        pair = [vlm_probe.load(name, device=arguments.device) for name in (arguments.models * 2)[:2]]
+        pair = [load(arguments, name) for name in (arguments.models * 2)[:2]]
         print(write_pairs(blind_pairs(pair[0], pair[1], pictures), pictures, arguments.out / "blind_pairs"))
 
 

@@ -45,7 +45,7 @@ def main() -> None:
     )
     kept = arguments.out / "size_answers"
     tables = [
-        evaluate(model, items, parts=kept / "parts", progress=advance)
+        evaluate(model, items, parts=kept / "parts", suffix=arguments.suffix, progress=advance)
         for model, advance in each_model(arguments, len(items))
     ]
     result = write_evaluation(tables, kept, seed=arguments.seed, skipped=skipped)

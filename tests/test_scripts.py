@@ -44,7 +44,7 @@ def test_where_it_looks_draws_the_figures_for_a_list_of_models(tmp_path):
     assert said in done.stdout
     assert "nothing here is a statement about the 2B or the 7B" in done.stdout
     wrong = run("analyses/where_it_looks.py", "--models", "replica/none")
-    assert wrong.returncode == 1
+    assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: no replica 'none'")
 
 
@@ -136,7 +136,7 @@ def test_grid_effects_draws_and_prints_every_pair(tmp_path):
         assert sentence in done.stdout
     assert "nothing here is a statement about the 2B or the 7B" in done.stdout
     done = run("analyses/grid_effects.py", "--runs", str(tmp_path), "--out", str(tmp_path))
-    assert (done.returncode, done.stderr) == (1, f"error: no finished cell in {tmp_path}\n")
+    assert (done.returncode, done.stderr) == (2, f"error: no finished cell in {tmp_path}\n")
 
 
 def test_why_not_better_draws_the_study_and_prints_verdicts(tmp_path):
@@ -155,7 +155,7 @@ def test_why_not_better_draws_the_study_and_prints_verdicts(tmp_path):
 def test_an_unwritable_folder_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     done = run("analyses/published_results.py", "--out", str(tmp_path / "file"))
-    assert (done.returncode, done.stderr) == (1, f"error: cannot write to {tmp_path / 'file'}: File exists\n")
+    assert (done.returncode, done.stderr) == (2, f"error: cannot write to {tmp_path / 'file'}: File exists\n")
 
 
 def test_sharing_an_image_gives_the_same_answers_in_the_benchmark(tmp_path):

@@ -59,7 +59,7 @@ def test_a_question_file_serves_as_items(refused, tmp_path):
         (("S1", "--items", "-3"), "--items must be 1 or more, or a question file, got -3"),
         (("--out", "somewhere"), "name hypotheses (S1, V4) or models to measure; --out is for what they come to"),
         (("X1", "--out", "/proc/nope"), "cannot write to /proc/nope: No such file or directory"),
-        (("S1", "--items", "nothing.json", "--images", "."), "cannot read nothing.json: No such file or directory"),
+        (("S1", "--items", "nothing.json", "--images", "."), "no such file or folder: nothing.json"),
         (("S1", "--model", "replica/nought"), "no replica 'nought'; nearest are "),
         (("C2",), "nothing could be measured; C2: it takes 2 models or more, got 1"),
     ],

@@ -168,7 +168,7 @@ def test_the_command_says_what_can_be_asked(command, refused, folder):
     ended = command("items", "check", folder)
     assert (ended.code, ended.err.strip()) == (0, "")
     assert ended.out.splitlines()[0].strip() == "2 items about 2 images"
-    assert "S1 1" in ended.out
+    assert "S1 2" in ended.out
     assert "not E2: it needs twins" in ended.out
     (folder / "b.png").write_text("no picture")
     ended = command("items", "check", folder / "items.csv")

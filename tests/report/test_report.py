@@ -12,9 +12,9 @@ from markupsafe import escape
 from PIL import Image
 
 from vlm_probe import VlmProbeError
-from vlm_probe.findings import run
+from vlm_probe.findings import generated_items, run
 from vlm_probe.findings.finding import Shown, TableOf
-from vlm_probe.report import measure, write_report
+from vlm_probe.report import write_report
 from vlm_probe.report.build import at_hand, listed
 from vlm_probe.report.inspection import inspect
 from vlm_probe.report.page import rows_of
@@ -35,8 +35,7 @@ def self_contained(page: str) -> bool:
 
 @pytest.fixture(scope="module")
 def measured(replica_module):
-    given = {"items": ITEMS, "seed": 0, "progress": lambda n: None, "findings": ["S1", "V1"]}
-    return measure(lambda name: replica_module, ["replica/default"], **given)
+    return run(["S1", "V1"], ["replica/default"], generated_items(ITEMS), load=lambda name: replica_module)
 
 
 @pytest.fixture(scope="module")
@@ -171,9 +170,8 @@ def test_a_model_without_processor_cannot_be_reported_on(tmp_path):
 
     from vlm_probe.hooked import HookedVLM
 
-    given = {"items": 12, "seed": 0, "progress": lambda n: None, "findings": ["S1"]}
     with pytest.raises(VlmProbeError) as error:
-        measure(lambda name: HookedVLM(tiny_llava()), ["tiny"], **given)
+        run(["S1"], ["tiny"], generated_items(12), load=lambda name: HookedVLM(tiny_llava()))
     assert str(error.value) == (
         "nothing could be measured; S1 on model: model has no tokenizer or no image processor, so it cannot be asked"
     )

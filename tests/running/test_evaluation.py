@@ -139,6 +139,7 @@ def test_the_written_evaluation(replica, items, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "answers.parquet",
         "comparison.csv",
+        "kinds.csv",
         "metrics.csv",
         "skipped.txt",
     ]

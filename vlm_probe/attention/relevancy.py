@@ -22,6 +22,7 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.files import writable
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.targets import frozen, target_token
 from vlm_probe.inputs.preparing import ModelInputs
@@ -88,7 +89,7 @@ def _propagate(
 
 def _attrs(model: HookedVLM, inputs: ModelInputs, token: int, units: str, through_encoder: bool) -> dict[str, object]:
     name = model.token_strings([token])
-    return {
+    attrs = {
         "title": f"Relevancy for {name[0].strip()!r}" if name else f"Relevancy for token {token}",
         "units": units,
         "method": "generic attention relevancy" + (", composed with the encoder's" if through_encoder else ""),
@@ -97,6 +98,7 @@ def _attrs(model: HookedVLM, inputs: ModelInputs, token: int, units: str, throug
         "prompt": inputs.prompts[0] if inputs.prompts else None,
         **model.provenance(),
     }
+    return writable(attrs)
 
 
 def token_relevancy(model: HookedVLM, inputs: ModelInputs, *, target: int | str | None = None) -> xr.DataArray:

@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlm_probe.cli.terminal import Device, Dtype, EmbedScale, bar, err, load_model, plain, say, show
+from vlm_probe.cli.terminal import (
+    Device,
+    Dtype,
+    EmbedScale,
+    ItemFormat,
+    Prompt,
+    SkipBad,
+    bar,
+    check_models,
+    err,
+    load_model,
+    plain,
+    say,
+    show,
+)
 from vlm_probe.errors import VlmProbeError
 
 if TYPE_CHECKING:
@@ -24,7 +38,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="scenes (the default), or a question file: POPE, MMVP, GQA, VQAv2, MME (or the folder of its "
-            "categories), MM-Vet, or an exported one. May be given several times."
+            "categories), MM-Vet, or an item file of your own. May be given several times."
         ),
     ] = None,
     images: Annotated[
@@ -37,10 +51,12 @@ def evaluate(
             "the same items."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the answers and tables.")] = Path("evaluation"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the answers and tables; an earlier evaluation's are replaced.")
+    ] = Path("evaluation"),
     n: Annotated[int, typer.Option(min=1, help="Generated items of every family.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the generated items, and of sign flips.")] = 0,
-    format: Annotated[str | None, typer.Option(help="The question file's format, where it is not recognised.")] = None,
+    format: ItemFormat = None,
     suffix: Annotated[
         str,
         typer.Option(
@@ -48,13 +64,18 @@ def evaluate(
         ),
     ] = "",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer at most.")] = 16,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out malformed lines and missing images.")] = False,
+    skip_bad: SkipBad = False,
+    prompt: Prompt = None,
     device: Device = None,
     dtype: Dtype = None,
     embed_scale: EmbedScale = None,
 ) -> None:
     """Ask models the same items, score every answer, and compare the models. A killed run goes on where it stopped."""
     names = list(dict.fromkeys(model or ([] if answers else ["replica/default"])))
+    check_models(names)
+    for file in (*(name for name in items or [] if name != "scenes"), *(answers or [])):
+        if not Path(file).exists():
+            raise VlmProbeError(f"no such file or folder: {file}")
     with err.status("reading"):
         from vlm_probe.items.gathering import gather_items, read_answers
         from vlm_probe.running import evaluation
@@ -68,10 +89,9 @@ def evaluate(
             skip_bad=skip_bad,
         )
         tables = [read_answers(file, skipped, skip_bad=skip_bad) for file in answers or []]
-    for file, table in zip(answers or [], tables, strict=True):
-        _check_answers(file, table, read, names)
+    _check_answers(dict(zip(answers or [], tables, strict=True)), read, names)
     for name in names:
-        loaded = load_model(name, device, dtype, embed_scale)
+        loaded = load_model(name, device, dtype, embed_scale, prompt)
         with bar(plain(name), len(read)) as advance:
             asked = evaluation.evaluate(
                 loaded,
@@ -93,14 +113,16 @@ def evaluate(
     say(out)
 
 
-def _check_answers(file: Path, table: pd.DataFrame, items: list[Item], names: list[str]) -> None:
-    """Whether answers given elsewhere can be compared with the models named; says where images are not told apart."""
-    if names and {item.id for item in items}.isdisjoint(table["id"]):
-        raise VlmProbeError(f"{file} answers none of these items, so that {names[0]} cannot be compared with it")
-    if (table["image"].to_numpy() == "").any():
+def _check_answers(tables: dict[Path, pd.DataFrame], items: list[Item], names: list[str]) -> None:
+    """Whether answers given elsewhere can be compared with the models named; says, once, where images are not told."""
+    for file, table in tables.items():
+        if names and {item.id for item in items}.isdisjoint(table["id"]):
+            raise VlmProbeError(f"{file} answers none of these items, so that {names[0]} cannot be compared with it")
+    if untold := [str(file) for file, table in tables.items() if (table["image"].to_numpy() == "").any()]:
+        which = f"{untold[0]} does" if len(untold) == 1 else f"{untold[0]} and {len(untold) - 1} more do"
         err.print(
-            f"{plain(str(file))} does not tell which questions are about one image: intervals take each question "
-            "(or pair) for itself",
+            f"{plain(which)} not tell which questions are about one image: intervals take each question (or pair) for "
+            "itself",
             soft_wrap=True,
             highlight=False,
         )

@@ -7,7 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlm_probe.cli.terminal import Device, Dtype, EmbedScale, bar, console, err, load_quietly, plain, say, show
+from vlm_probe.cli.terminal import (
+    Device,
+    Dtype,
+    EmbedScale,
+    ItemFormat,
+    ItemImages,
+    Prompt,
+    SkipBad,
+    bar,
+    check_models,
+    console,
+    err,
+    load_quietly,
+    plain,
+    say,
+    show,
+)
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import make_folder
 
@@ -21,19 +37,26 @@ def findings(
     model: Annotated[
         list[str] | None, typer.Option("--model", "-m", help="May be given several times; compared with the first.")
     ] = None,
-    items: Annotated[str, typer.Option(help="How many generated scenes, or a question file (see evaluate).")] = "200",
-    images: Annotated[Path | None, typer.Option(help="Folder with the question file's images.")] = None,
-    format: Annotated[str | None, typer.Option(help="The question file's format, where it is not recognised.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out malformed lines and missing images.")] = False,
+    items: Annotated[
+        str, typer.Option(help="How many generated scenes, or an item file, or a benchmark's question file.")
+    ] = "200",
+    images: ItemImages = None,
+    format: ItemFormat = None,
+    skip_bad: SkipBad = False,
     suffix: Annotated[str, typer.Option(help="Appended to every question; or: benchmark, for each one's own.")] = "",
     out: Annotated[
-        Path | None, typer.Option(help="Folder for evidence.csv, item tables and results.json; a killed run goes on.")
+        Path | None,
+        typer.Option(
+            help="Folder for evidence.csv, item tables and results.json: a killed run goes on, an earlier run's are "
+            "replaced."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the scenes and of every draw.")] = 0,
     untrained: Annotated[
         bool | None,
         typer.Option("--untrained/--no-untrained", help="Measure untrained copies too; beside replicas if not given."),
     ] = None,
+    prompt: Prompt = None,
     device: Device = None,
     dtype: Dtype = None,
     embed_scale: EmbedScale = None,
@@ -47,13 +70,12 @@ def findings(
     if out is not None:  # before the work, not after it
         make_folder(out)
     names = list(dict.fromkeys(model or ["replica/default"]))
+    check_models(names)
+    chosen = gathered(items, images, format, seed, skip_bad)
     with err.status("starting"):
         from vlm_probe.findings import FINDINGS, find, run, steps, write_run
 
         wanted = [finding.id for finding in find(ids)] if ids else list(FINDINGS)
-        chosen, skipped = _items(items, images, format, seed, skip_bad)
-    for line in skipped:
-        err.print(f"skipped: {plain(line)}", soft_wrap=True, highlight=False)
     with bar("measuring", steps(wanted, names, chosen, untrained=untrained)) as advance:
         found = run(
             wanted,
@@ -63,7 +85,7 @@ def findings(
             suffix=suffix,
             untrained=untrained,
             parts=None if out is None else out / "parts",
-            load=lambda name: load_quietly(name, device, dtype, embed_scale),
+            load=lambda name: load_quietly(name, device, dtype, embed_scale, prompt),
             progress=advance,
         )
     show_evidence(found)
@@ -71,19 +93,27 @@ def findings(
         say(write_run(found, out))
 
 
-def _items(
-    items: str, images: Path | None, format: str | None, seed: int, skip_bad: bool
-) -> tuple[list[Item], list[str]]:
-    """The items to ask, and what was left out of a file."""
-    from vlm_probe.findings import generated_items
-    from vlm_probe.items.gathering import gather_items
+def gathered(
+    items: str, images: Path | None, format: str | None, seed: int, skip_bad: bool, *, least: int = 1
+) -> list[Item]:
+    """The items to ask: so many generated ones (`least` of them or more), or a file's; says what it left out of one."""
+    count = int(items) if items.removeprefix("-").isdecimal() else None
+    if count is not None and count < least:
+        raise VlmProbeError(f"--items must be {least} or more, or a question file, got {items}")
+    if count is None and not Path(items).exists():
+        raise VlmProbeError(f"no such file or folder: {items}")
+    with err.status("reading"):
+        if count is not None:
+            from vlm_probe.findings import generated_items
 
-    if items.removeprefix("-").isdecimal():
-        if int(items) < 1:
-            raise VlmProbeError(f"--items must be 1 or more, or a question file, got {items}")
-        return generated_items(int(items), seed=seed), []
-    folders = [] if images is None else [images]
-    return gather_items([items], folders, generated=lambda: [], format=format, skip_bad=skip_bad)
+            return generated_items(count, seed=seed)
+        from vlm_probe.items.gathering import gather_items
+
+        folders = [] if images is None else [images]
+        found, skipped = gather_items([items], folders, generated=lambda: [], format=format, skip_bad=skip_bad)
+    for line in skipped:
+        err.print(f"skipped: {plain(line)}", soft_wrap=True, highlight=False)
+    return found
 
 
 def _show_list() -> None:
@@ -115,5 +145,5 @@ def show_evidence(run: Run) -> None:
             # Rows of the paper's own table are about the 2B and the 7B.
             of = "" if (rows["scope"] == scope).to_numpy().all() else "Rows of replicas: "
             console.print(f"{of}{plain(scope)}", style="dim", soft_wrap=True, highlight=False)
-    for one in run.skipped:
-        err.print(f"not measured: {plain(str(one))}", soft_wrap=True, highlight=False)
+    for note in run.notes:
+        err.print(plain(note), soft_wrap=True, highlight=False)

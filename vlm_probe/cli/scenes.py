@@ -15,7 +15,9 @@ app = typer.Typer(help="Generated scenes with questions whose answers and boxes 
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Argument(help="Folder for images/, items.parquet and items.jsonl.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder for images/, items.parquet and items.jsonl; an earlier export is replaced.")
+    ],
     n: Annotated[int, typer.Option(min=1, help="Items of every family.")] = 100,
     family: Annotated[list[str] | None, typer.Option(help="pope, mmvp, gqa, mme, vqav2 or mmvet; all.")] = None,
     split: Annotated[str, typer.Option(help="train, heldout, novel or any.")] = "heldout",

@@ -31,9 +31,11 @@ app = typer.Typer(
 console = Console()
 err = Console(stderr=True)
 
-Model = Annotated[str, typer.Option("--model", "-m", help="replica/..., a Hub id or a local checkpoint directory.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; CUDA if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, ...; float32 on the CPU, bfloat16 on a GPU.")]
+ItemImages = Annotated[Path | None, typer.Option(help="Folder with the file's images; beside the file if not given.")]
+ItemFormat = Annotated[str | None, typer.Option(help="The question file's format, where it is not recognised.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out malformed lines and missing images.")]
 Prompt = Annotated[
     str | None,
     typer.Option(

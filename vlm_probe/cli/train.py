@@ -13,7 +13,7 @@ import typer
 
 from vlm_probe.cli.terminal import bar, err, say, show
 from vlm_probe.errors import VlmProbeError, nearest
-from vlm_probe.files import alone, make_folder
+from vlm_probe.files import DISK_ERRORS, alone, disk_trouble, make_folder, naming, replacing
 
 if TYPE_CHECKING:
     from vlm_probe.training.loop import Progress
@@ -59,21 +59,27 @@ def train(
         from vlm_probe.training.sweep import model_folder
         from vlm_probe.zoo.catalog import FUSIONS
     find_device(device)
-    if cell is None:
-        _train_grid(runs, seeds, jobs, keep_shipped, items, device)
-    elif cell in FUSIONS:
-        folder = out or runs / f"seed-{seed}" / cell / "model"
-        make_folder(folder)
-        _train_fusion(FUSIONS[cell], runs, folder, resume, items, device, seed)
-        say(folder)
-    elif cell.startswith("llava-"):
-        raise VlmProbeError(f"nothing called {cell!r} to train; nearest are {nearest(cell, FUSIONS)}")
-    else:
-        chosen = replace(find_cell(cell), seed=seed)
-        folder = out or model_folder(chosen, runs)
-        make_folder(folder)
-        _train_replica(chosen, runs, folder, resume, items, device)
-        say(folder)
+    try:
+        if cell is None:
+            _train_grid(runs, seeds, jobs, keep_shipped, items, device)
+        elif cell in FUSIONS:
+            folder = out or runs / f"seed-{seed}" / cell / "model"
+            make_folder(folder)
+            _train_fusion(FUSIONS[cell], runs, folder, resume, items, device, seed)
+            say(folder)
+        elif cell.startswith("llava-"):
+            raise VlmProbeError(f"nothing called {cell!r} to train; nearest are {nearest(cell, FUSIONS)}")
+        else:
+            chosen = replace(find_cell(cell), seed=seed)
+            folder = out or model_folder(chosen, runs)
+            make_folder(folder)
+            _train_replica(chosen, runs, folder, resume, items, device)
+            say(folder)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        hint = "" if grid or resume else "; with --resume it goes on from what is done"
+        raise VlmProbeError(f"{disk_trouble(error)}{hint}") from error
 
 
 def _train_grid(runs: Path, seeds: int, jobs: int, keep_shipped: bool, items: int, device: str) -> None:
@@ -88,7 +94,8 @@ def _train_grid(runs: Path, seeds: int, jobs: int, keep_shipped: bool, items: in
         sweep.run_grid(runs, cells, jobs=jobs, items=items, device=device, finished=lambda _: advance(1))
     # Of adopted cells the scores are the package's.
     table = collect_scores(runs, kept=grid_scores().query("seed == 0 and cell in @there"))
-    table.to_csv(runs / "scores.csv", index=False)
+    with replacing(runs / "scores.csv") as partial:
+        table.to_csv(partial, index=False)
     overall = table.query("split == 'heldout' and kind == 'all'")
     show(overall.filter(["cell", "seed", "n", "accuracy", "low", "high"]), "held-out scenes, all questions")
     say(runs / "scores.csv")
@@ -102,10 +109,22 @@ def _train_replica(cell: Cell, runs: Path, folder: Path, resume: bool, items: in
     with _stage_bars() as listen:
         trained = recipe.train(cell, runs, resume=resume, listen=listen, device=device)
     # Of two processes at once, one waits here, so that weights and scores are of one.
-    with alone(recipe.runs_of(cell, runs) / cell.name / "model.lock"):
-        (folder / "card.json").unlink(missing_ok=True)
+    with alone(recipe.runs_of(cell, runs) / cell.name / "model.lock"), _unfinished(folder):
         recipe.export(trained, folder)
         card.write_card(cell, runs, folder, *card.score(folder, items, bar))
+
+
+@contextmanager
+def _unfinished(folder: Path) -> Iterator[None]:
+    """A model's folder that is being written: without its card, which says that it is whole."""
+    card = folder / "card.json"
+    card.unlink(missing_ok=True)
+    try:
+        with naming(folder):
+            yield
+    except BaseException:
+        card.unlink(missing_ok=True)
+        raise
 
 
 def _train_fusion(fusion: Fusion, runs: Path, folder: Path, resume: bool, items: int, device: str, seed: int) -> None:
@@ -117,10 +136,10 @@ def _train_fusion(fusion: Fusion, runs: Path, folder: Path, resume: bool, items:
     steps = recipe.Steps()
     with _stage_bars() as listen:
         parts = recipe.train(fusion, runs, steps=steps, seed=seed, resume=resume, listen=listen, device=device)
-    (folder / "card.json").unlink(missing_ok=True)
-    recipe.export(parts, folder)
-    del parts  # the frozen models are loaded once more to be scored
-    card.write_card(fusion, runs, folder, *score(folder, items, bar), steps=steps, seed=seed)
+    with _unfinished(folder):
+        recipe.export(parts, folder)
+        del parts  # the frozen models are loaded once more to be scored
+        card.write_card(fusion, runs, folder, *score(folder, items, bar), steps=steps, seed=seed)
 
 
 @contextmanager

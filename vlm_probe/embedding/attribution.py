@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM, ModelInputs
 from vlm_probe.hooked.targets import frozen, target_token
 from vlm_probe.names import dimensions
@@ -151,6 +152,7 @@ def attribute(
         "method": method,
         "citation": CITATIONS[method],
         "target": token,
+        "prompt": inputs.prompts[0] if inputs.prompts else None,
         "point": point,
         "baseline": baseline if isinstance(baseline, str) else "given image",
         "output": ends[0],
@@ -160,5 +162,9 @@ def attribute(
         **model.provenance(),
     }
     return xr.DataArray(
-        values.astype(np.float32), dims=("row", "col"), coords=layout.image().edges(), name="attribution", attrs=attrs
+        values.astype(np.float32),
+        dims=("row", "col"),
+        coords=layout.image().edges(),
+        name="attribution",
+        attrs=writable(attrs),
     )

@@ -19,7 +19,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.transforms import ScaledTranslation
 
 from vlm_probe.figures.given import checked
-from vlm_probe.files import make_folder
+from vlm_probe.files import make_folder, writing
 
 
 def _heat() -> ListedColormap:
@@ -81,7 +81,7 @@ def figure_of(drawn: Figure | Axes | np.ndarray) -> Figure:
 def save(drawn: Figure | Axes | np.ndarray, folder: Path, name: str) -> list[Path]:
     """Write a figure, or the one that axes (or an array of them) are in, as PNG and SVG and close it.
 
-    Returns both paths. Raises VlmProbeError where the folder cannot be written, and for what is no figure.
+    Returns both paths. Raises VlmProbeError where they cannot be written, and for what is no figure.
     """
     figure = figure_of(drawn)
     make_folder(folder)
@@ -89,7 +89,8 @@ def save(drawn: Figure | Axes | np.ndarray, folder: Path, name: str) -> list[Pat
     with styled():
         for path in paths:
             # The date would make every run's file a new one.
-            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+            with writing(path):
+                figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
     return paths
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +18,12 @@ import torch
 
 from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.evidence import Evidence, Tables, evidence_table, judge_all
+from vlm_probe.files import naming
 from vlm_probe.findings.finding import Finding, Measure, Shown
 from vlm_probe.findings.registry import FINDINGS
 from vlm_probe.findings.scope import scope_of
 from vlm_probe.findings.shared import Shared, clusters_of
+from vlm_probe.findings.skipped import LeftOut, Skipped, left_out_lines, unaskable
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.untrained import untrained as untrained_copy
 from vlm_probe.items import Item
@@ -39,18 +42,6 @@ def generated_items(n: int, *, seed: int = 0) -> list[Item]:
     return [*scene_items(n, split="heldout", seed=seed), *twins]
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """A finding that could not be measured, on a model or on any (""), and what it would take."""
-
-    finding: str
-    model: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.finding} on {self.model}: {self.reason}" if self.model else f"{self.finding}: {self.reason}"
-
-
 @dataclass
 class Run:
     """What was measured of each model, and what it comes to."""
@@ -64,6 +55,8 @@ class Run:
     untrained: dict[str, dict[str, Tables]] = field(default_factory=dict)
     """Of untrained copies, by finding and the model's own name."""
     skipped: list[Skipped] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    """Items without which findings were measured that a model could not be asked with them."""
     provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
     suffix: str = ""
@@ -78,6 +71,11 @@ class Run:
         """All claims, a row each, columns `evidence.evidence.COLUMNS`."""
         rows = [row for finding in self.findings for row in self.judged(finding)]
         return evidence_table(rows, title="evidence")
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be measured, and how many items were left out: a line each."""
+        return [*(f"not measured: {one}" for one in self.skipped), *left_out_lines(self.left_out, len(self.items))]
 
     def tables(self, finding: Finding) -> dict[str, pd.DataFrame]:
         """A finding's tables, all models' rows together: a column model, and untrained (whether it is a bare copy)."""
@@ -217,38 +215,79 @@ def _measure_model(
     progress: Callable[[int], None] | None,
 ) -> None:
     """Every finding on one model; what one cannot do is noted, and the others go on."""
-    done = progress or (lambda n: None)
     settings = run_settings(model, result.items, seed=result.seed, suffix=suffix) if parts is not None else {}
     with nullcontext() if parts is None else resumed(parts, str(model.name), settings) as folder:
-        wanted = {item.id for finding in findings for item in finding.picks(result.items)}
-        shared = Shared(
-            model,
-            [item for item in result.items if item.id in wanted],
-            suffix=suffix,
-            parts=None if folder is None else folder / "answers",
-        )
+        shared = _shared(model, findings, result.items, suffix, folder)
+        left: list[LeftOut] | None = None
         for finding in findings:
-            if finding.reads is not None and model.vision_config is not None:
-                shared.want(finding.reads(model))
-        for finding in findings:
-            picked, counted = finding.picks(result.items), 0
+            measure = partial(_tables, finding, model, seed=result.seed)
             try:
-                tables: list[dict[str, pd.DataFrame]] = []
-                for number, part in enumerate(chunks(picked) if finding.itemwise else [picked]):
-                    own = None if folder is None else folder / finding.id / f"{number:06d}"
-                    tables.append(_part(finding, model, part, shared, result.seed, own))
-                    counted += len(part)
-                    done(len(part))
-                whole = {key: pd.concat([t[key] for t in tables], ignore_index=True) for key in tables[0]}
-                if finding.itemwise:  # a part does not know which of its items go together with another part's
-                    cluster = dict(zip([item.id for item in picked], clusters_of(picked), strict=True))
-                    for table in whole.values():
-                        if "cluster" in table:
-                            table["cluster"] = [cluster[name] for name in table["id"].tolist()]
-                into.setdefault(finding.id, {})[name] = whole
+                found = measure(finding.picks(result.items), shared, folder, progress=progress)
             except VlmProbeError as error:
-                done(len(picked) - counted)
-                result.skipped.append(Skipped(finding.id, str(model.name), str(error)))
+                # One answer that this model cannot begin would cost the whole finding: is it that?
+                left = unaskable(model, result.items, suffix) if left is None else left
+                bad = {one.item for one in left}
+                kept = [item for item in result.items if item.id not in bad]
+                if not left or not finding.picks(kept):
+                    result.skipped.append(Skipped(finding.id, str(model.name), str(error)))
+                    continue
+                own = None if folder is None else folder / "without"
+                try:
+                    found = measure(finding.picks(kept), _shared(model, [finding], kept, suffix, own), own)
+                except VlmProbeError as other:
+                    result.skipped.append(Skipped(finding.id, str(model.name), str(other)))
+                    continue
+                if into is result.measured:  # the same are left out for an untrained copy
+                    result.left_out += [one for one in left if one not in result.left_out]
+            into.setdefault(finding.id, {})[name] = found
+
+
+def _shared(
+    model: HookedVLM, findings: Sequence[Finding], items: Sequence[Item], suffix: str, folder: Path | None
+) -> Shared:
+    """What findings share about a model: answers and activations of all the items that any of them takes."""
+    wanted = {item.id for finding in findings for item in finding.picks(items)}
+    shared = Shared(
+        model,
+        [item for item in items if item.id in wanted],
+        suffix=suffix,
+        parts=None if folder is None else folder / "answers",
+    )
+    for finding in findings:
+        if finding.reads is not None and model.vision_config is not None:
+            shared.want(finding.reads(model))
+    return shared
+
+
+def _tables(
+    finding: Finding,
+    model: HookedVLM,
+    picked: list[Item],
+    shared: Shared,
+    folder: Path | None,
+    *,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> Tables:
+    """One finding's tables of one model; `progress` hears of all its items, whether they could be measured or not."""
+    done, counted = progress or (lambda n: None), 0
+    try:
+        tables: list[dict[str, pd.DataFrame]] = []
+        for number, part in enumerate(chunks(picked) if finding.itemwise else [picked]):
+            own = None if folder is None else folder / finding.id / f"{number:06d}"
+            tables.append(_part(finding, model, part, shared, seed, own))
+            counted += len(part)
+            done(len(part))
+    except VlmProbeError:
+        done(len(picked) - counted)
+        raise
+    whole = {key: pd.concat([t[key] for t in tables], ignore_index=True) for key in tables[0]}
+    if finding.itemwise:  # a part does not know which of its items go together with another part's
+        cluster = dict(zip([item.id for item in picked], clusters_of(picked), strict=True))
+        for table in whole.values():
+            if "cluster" in table:
+                table["cluster"] = [cluster[name] for name in table["id"].tolist()]
+    return whole
 
 
 def _part(
@@ -260,16 +299,14 @@ def _part(
     tables = cast(Measure, finding.measure)(model, items, shared=shared, seed=seed)
     if folder is None:
         return tables
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    draft = folder.with_suffix(".partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    with naming(folder):
+        draft.mkdir(parents=True)
         for name, table in tables.items():
             table.attrs = {}
-            table.to_parquet(partial / f"{name}.parquet", index=False)
-        os.replace(partial, folder)
-    except OSError as error:
-        raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
+            table.to_parquet(draft / f"{name}.parquet", index=False)
+        os.replace(draft, folder)
     return _read(folder)  # what a run that goes on will read
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.inputs.images import open_image
 from vlm_probe.items.item import Item
 
 
@@ -35,6 +34,8 @@ def counted(items: Sequence[Item]) -> pd.DataFrame:
 
 def problems(items: Sequence[Item], progress: Callable[[int], None] = lambda n: None) -> list[str]:
     """What would stop a run, though every row could be read: ids that come twice, pictures that cannot be opened."""
+    from vlm_probe.inputs.images import open_image  # brings torch
+
     twice = [id for id, n in Counter(item.id for item in items).items() if n > 1]
     said = [f"the id {id!r} comes more than once" for id in twice]
     seen: set[Path] = set()

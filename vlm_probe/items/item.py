@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.files import make_folder, naming, remove_stale, writing
 from vlm_probe.items.entries import BadEntryError, boxes_in, texts_in
 from vlm_probe.items.normalize import choice_letter
 from vlm_probe.layout import UnitBox
@@ -133,15 +136,47 @@ def export_items(
     """Write `items.parquet`, `items.jsonl` (the same rows) and `images/*.png` for other tools.
 
     The images are named by their items' `image` ("-" for "/"); boxes are in unit coordinates. Every item
-    must carry a scene or an image file. Returns the folder.
+    must carry a scene or an image file. An earlier export in the folder is replaced, images that this one lacks
+    included, once all is written; other files stay. Returns the folder.
 
-    Raises VlmProbeError where an image is missing or the folder cannot be written.
+    Raises VlmProbeError where an image is missing or the folder cannot be written: what was there then stays.
     """
-    images = folder / "images"
+    make_folder(folder)
+    draft = folder / ".export.partial"
+    shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
     try:
-        images.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VlmProbeError(f"cannot write to {folder}: {error.strerror}") from error
+        with writing(draft):
+            names = _write_export(items, draft, size, progress)
+            before = _exported(folder)
+            for table in _TABLES:
+                (folder / table).unlink(missing_ok=True)  # first: a folder with tables is whole
+            (folder / "images").mkdir(exist_ok=True)
+            remove_stale(folder / "images", before, names)
+            for name in (*(f"images/{name}" for name in names), *_TABLES):
+                os.replace(draft / name, folder / name)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+_TABLES = ("items.parquet", "items.jsonl")
+
+
+def _exported(folder: Path) -> list[str]:
+    """The images of the export that is in a folder, as it names them."""
+    try:
+        lines = (folder / "items.jsonl").read_text().splitlines()
+        return [str(json.loads(line)["image"]) for line in lines]
+    except (OSError, ValueError, LookupError, TypeError):  # none, or something else of that name
+        return []
+
+
+def _write_export(items: Sequence[Item], folder: Path, size: int, progress: Callable[[int], None] | None) -> list[str]:
+    """Write an export into a draft's folder, whose files will stand above it; returns the images' file names."""
+    from vlm_probe.inputs.images import open_image  # brings torch, which reading items does not need
+
+    images = folder / "images"
+    images.mkdir(parents=True)
     names = {image: _png_name(image) for image in dict.fromkeys(item.image for item in items)}
     if len(set(names.values())) < len(names):
         twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
@@ -149,19 +184,20 @@ def export_items(
     drawn: set[str] = set()
     for item in items:
         if item.image not in drawn:
-            picture = item.picture(size)
-            opened = picture if isinstance(picture, Image.Image) else Image.open(picture).convert("RGB")
-            opened.save(images / names[item.image])
+            picture = open_image(item.picture(size))
+            with naming(folder.parent / "images" / names[item.image]):
+                picture.save(images / names[item.image])
             drawn.add(item.image)
         if progress is not None:
             progress(1)
     table = item_table(items)
     table["image"] = [names[image] for image in table["image"]]
-    table.to_parquet(folder / "items.parquet", index=False)
-    with (folder / "items.jsonl").open("w") as out:
-        for row in table.astype(object).where(table.notna(), None).to_dict("records"):
-            out.write(json.dumps(row) + "\n")
-    return folder
+    with naming(folder.parent / "items.parquet"):
+        table.to_parquet(folder / "items.parquet", index=False)
+    lines = table.astype(object).where(table.notna(), None).to_dict("records")
+    with naming(folder.parent / "items.jsonl"):
+        (folder / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    return list(names.values())
 
 
 def _png_name(image: str) -> str:

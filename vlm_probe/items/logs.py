@@ -20,6 +20,8 @@ from vlm_probe.items.scores import ANSWER_COLUMNS, answer_row
 
 ANNOTATORS = 10
 """So many texts are what VQA's annotators said; of any other list each text is a right answer."""
+_VQAV2_TARGET = "answer"
+"""lmms-eval's target of every question of VQAv2: the name of a field that its documents do not have."""
 _LETTER = re.compile(r"\(?[A-Za-z]\)?\.?")
 
 
@@ -30,8 +32,10 @@ def read_lmms_samples(
     with a "logs" list.
 
     What a question is about (its id, category, pair) is read from `doc` where it was logged, and else
-    from the fields that the task's metrics keep. Scores are computed here, from the logged text; only
-    where VQAv2's annotators were not logged, its `exact_match` (the soft accuracy) is taken over.
+    from the fields that the task's metrics keep, the prompt (`input`) and the images (`input_media`). Scores
+    are computed here, from the logged text; only where VQAv2's annotators were not logged, its
+    `exact_match` (the soft accuracy) is taken over. VQAv2's target is a text of its configuration
+    ("answer"), no answer: the truth is what most annotators said, "" where they are not told.
 
     model: the name in the table; taken from the folder's name if None (lmms-eval names it after the model).
 
@@ -93,13 +97,18 @@ def _likelihoods(said: Any) -> bool:
 
 
 def _about(row: dict[str, Any]) -> dict[str, Any]:
-    """What the log tells of the question: `doc`, which newer versions drop, over what the metrics keep."""
+    """What the log tells of the question: `doc`, which newer versions drop, over what the metrics keep, over the prompt
+    and, where there is one, the image's name."""
     doc = row["doc"] if isinstance(row.get("doc"), dict) else {}
     kept: dict[str, Any] = {}
     for name, value in row.items():
         if isinstance(value, dict) and name != "doc":
             kept = {**value, **kept}
-    return {**kept, **doc}
+    given: dict[str, Any] = {"question": row["input"]} if isinstance(row.get("input"), str) else {}
+    media = row.get("input_media")
+    if isinstance(media, list) and len(media) == 1 and not str(media[0]).startswith("data:"):  # the picture, unnamed
+        given["input_media"] = media[0]
+    return {**given, **kept, **doc}
 
 
 def _targets(target: Any) -> list[str]:
@@ -120,7 +129,8 @@ def _item(row: dict[str, Any], task: str, number: int) -> Item:
     if not targets:
         raise BadEntryError("no target")
     own = str(about.get("question_id", row.get("doc_id", number)))
-    image = str(about.get("image_source") or about.get("image_id") or about.get("imageId") or "")
+    named = (about.get(name) for name in ("image_source", "image_id", "imageId", "input_media"))
+    image = str(next((name for name in named if name), ""))
     kind = str(about.get("category") or about.get("answer_type") or "question")
     name = group = f"{task}-{own}-{row.get('doc_id', number)}"
     answers = about["answers"] if isinstance(about.get("answers"), list) else []  # one text is no list of its letters
@@ -128,6 +138,9 @@ def _item(row: dict[str, Any], task: str, number: int) -> Item:
     parts: tuple[str, ...] = ()
     if family in ("pope", "mme"):
         targets = [yes_no(one) for one in targets]
+    if family == "vqav2" and targets == [_VQAV2_TARGET]:
+        most = max(dict.fromkeys(said), key=said.count, default="")
+        targets = [str(about.get("multiple_choice_answer") or most)]
     if family == "mme":
         need(about, "category", "question_id")
         image, group = own, f"{task}-{kind}-{own}"
@@ -135,7 +148,7 @@ def _item(row: dict[str, Any], task: str, number: int) -> Item:
         pair = about.get("pair_index")
         if pair is None and isinstance(about.get("Index"), int):
             pair = (about["Index"] + 1) // 2
-        if pair is None:
+        if pair is None or pair == -1:  # lmms-eval's of an entry without a number
             raise BadEntryError("no pair_index, so that pairs cannot be told")
         group = f"{task}-pair-{pair}"
     elif family == "mmvet":

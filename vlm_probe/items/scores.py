@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
-from vlm_probe.evidence.intervals import wilson
+from vlm_probe.evidence.intervals import clustered_mean, wilson
 from vlm_probe.items.item import Item
 from vlm_probe.items.metrics import whole_pairs
 from vlm_probe.items.readers import BY_FAMILY
@@ -100,6 +101,35 @@ def answer_row(
         entropy,
     )
     return dict(zip(ANSWER_COLUMNS, values, strict=True))
+
+
+def kind_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """The mean score by kind of question, per model and family, with a 95 % interval.
+
+    answers: as `evaluate` makes it, of one model or of several.
+
+    Returns columns model, family, kind, n, score, low, high. The interval is Student's t over what is independent
+    (pairs, images), as in `evidence.compare`, and NaN for too few of them. Of right and wrong answers about an image
+    each it is Wilson's (1927), as in `accuracy_table`; so it is, over images, where all are right or none, which have
+    no spread.
+    """
+    rows = []
+    for keys, group in answers.groupby(["model", "family", "kind"], sort=False):
+        about = keys if isinstance(keys, tuple) else (keys,)
+        score, clusters = group["score"].to_numpy(dtype=float), _independent(group)
+        each, n = len(np.unique(clusters)), len(group)
+        mean, low, high = clustered_mean(score, clusters)
+        if np.isin(score, (0.0, 1.0)).all() and (each == n or mean in (0.0, 1.0)):
+            low, high = wilson(round(mean * each), each)
+        rows.append((*about, n, mean, *np.clip([low, high], 0, 1)))
+    return pd.DataFrame(rows, columns=["model", "family", "kind", "n", "score", "low", "high"])
+
+
+def _independent(answers: pd.DataFrame) -> np.ndarray:
+    """What every answer is independent by: its pair, its image, or itself where no image is told."""
+    pair = answers.groupby("group")["id"].transform("size").to_numpy() > 1
+    image = np.where(answers["image"].to_numpy() == "", answers["id"].to_numpy(), answers["image"].to_numpy())
+    return np.where(pair, answers["group"].to_numpy(), image).astype(str)
 
 
 def metric_table(answers: pd.DataFrame) -> pd.DataFrame:

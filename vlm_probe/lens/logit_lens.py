@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM, ModelInputs
 from vlm_probe.hooked.anatomy import final_norm, unembedding
 from vlm_probe.hooked.targets import target_token
@@ -312,4 +313,4 @@ def lens(
         "prompt": inputs.prompts[0] if inputs.prompts else None,
         **model.provenance(),
     }
-    return xr.Dataset(data, coords=coords, attrs=attrs)
+    return xr.Dataset(data, coords=coords, attrs=writable(attrs))

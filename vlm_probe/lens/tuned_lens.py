@@ -8,10 +8,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.files import make_folder, replacing, writing
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.anatomy import final_norm
 from vlm_probe.hooked.anatomy import head as head_of
@@ -27,31 +29,71 @@ class TunedLens(nn.Module):
 
     def __init__(self, layers: int, width: int):
         super().__init__()
+        self.width = width
         self.translators = nn.ModuleList(nn.Linear(width, width) for _ in range(layers - 1))
         for translator in self.translators:
             for parameter in translator.parameters():
                 nn.init.zeros_(parameter)
 
     def forward(self, h: Float[Tensor, "position d_model"], layer: int) -> Float[Tensor, "position d_model"]:
+        """Rows behind a layer as the last layer's; VlmProbeError for rows or a layer that it was not made for."""
         if layer == len(self.translators):
             return h
+        if layer > len(self.translators) or h.shape[-1] != self.width:
+            raise VlmProbeError(
+                f"this tuned lens is of {len(self.translators) + 1} layers of {self.width} features, it was given "
+                f"{h.shape[-1]} features behind layer {layer}: take the model it was trained on"
+            )
         translator = self.translators[layer]
         # In float32 whatever the model's dtype, and where the rows are.
         return h + translator.to(h.device)(h.float()).to(h.dtype)
 
-    def save(self, path: Path) -> None:
-        """Write the weights (safetensors)."""
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, path)
+    def save(self, path: Path | str) -> None:
+        """Write the weights (safetensors), whole or not at all; VlmProbeError where they cannot be written."""
+        path = Path(path)
+        make_folder(path.absolute().parent)
+        with writing(path), replacing(path) as partial:
+            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, partial)
 
     @classmethod
-    def load(cls, path: Path) -> TunedLens:
-        """Read what `save` wrote; VlmProbeError where it is no tuned lens."""
-        weights = load_file(path)
+    def load(cls, path: Path | str, *, model: HookedVLM | None = None) -> TunedLens:
+        """Read what `save` wrote.
+
+        model: that it will be used with.
+
+        Raises VlmProbeError where the file is not there or is no tuned lens, and where it is one of another size than
+        the model.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise VlmProbeError(f"cannot read {path}: {'it is a folder' if path.is_dir() else 'no such file'}")
+        try:
+            weights = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise VlmProbeError(f"{path} holds no tuned lens: it is no safetensors file ({error})") from error
         if "translators.0.weight" not in weights:
             raise VlmProbeError(f"{path} holds no tuned lens: it has no translators.0.weight")
-        lens = cls(len(weights) // 2 + 1, weights["translators.0.weight"].shape[0])
+        lens = cls(len(weights) // 2 + 1, *weights["translators.0.weight"].shape[-1:] or (1,))
+        expected = {name: tuple(value.shape) for name, value in lens.state_dict().items()}
+        got = {name: tuple(value.shape) for name, value in weights.items()}
+        if wrong := sorted(name for name in expected | got if expected.get(name) != got.get(name)):
+            name = wrong[0]
+            raise VlmProbeError(
+                f"{path} holds no tuned lens: {name} is {_shape(got.get(name))}, expected {_shape(expected.get(name))}"
+            )
         lens.load_state_dict(weights)
-        return lens
+        if model is not None:
+            count, width = len(model.language.blocks), model.text_config.hidden_size
+            if (len(lens.translators) + 1, lens.width) != (count, width):
+                raise VlmProbeError(
+                    f"{path} is a tuned lens of {len(lens.translators) + 1} layers of {lens.width} features, "
+                    f"{model.name} has {count} of {width}: train one with train_tuned_lens"
+                )
+        return lens.eval().requires_grad_(False)
+
+
+def _shape(size: tuple[int, ...] | None) -> str:
+    return "not there" if size is None else "x".join(map(str, size))
 
 
 def train_tuned_lens(

@@ -1,7 +1,7 @@
 """HTML from findings: one page per question, one report per set of models."""
 
-from vlm_probe.report.build import chapters, draw, measure, steps, write_report
+from vlm_probe.report.build import chapters, draw, write_report
 from vlm_probe.report.inspection import Inspection, inspect
 from vlm_probe.report.pairs import write_pairs
 
-__all__ = ["Inspection", "chapters", "draw", "inspect", "measure", "steps", "write_pairs", "write_report"]
+__all__ = ["Inspection", "chapters", "draw", "inspect", "write_pairs", "write_report"]

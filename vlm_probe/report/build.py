@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,22 @@ from matplotlib.figure import Figure
 
 from vlm_probe import figures
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.findings import FINDINGS, Run, generated_items, run, scope_of, write_run
-from vlm_probe.findings import steps as steps_of_run
+from vlm_probe.figures.style import figure_of
+from vlm_probe.files import make_folder, writing
+from vlm_probe.findings import Run, scope_of, write_run
 from vlm_probe.findings.finding import Cases, CasesOf, FigureOf, Finding, Shown, TableOf
 from vlm_probe.findings.listing import evidence_listing
-from vlm_probe.hooked import HookedVLM
-from vlm_probe.items import Item
+from vlm_probe.findings.skipped import left_out_lines
 from vlm_probe.report.inspection import provenance_table
 from vlm_probe.report.page import figure_uri, rows_of, write_page
 
 _MARK = ".vlm_probe_report"
-"""In every report's folder: only such a folder is ever replaced."""
+"""In every report's folder, and lists its files: only such a folder is replaced, where it holds nothing else."""
+
+
+def parts_of(out: Path) -> Path:
+    """Where a report that is being measured keeps what is done, beside its folder."""
+    return out.with_name(f".{out.name}.parts")
 
 
 @dataclass
@@ -56,40 +60,11 @@ def chapters(found: Run) -> list[Chapter]:
     return [Chapter(one, rows[one.id], found.shown(one)) for one in found.findings if len(rows[one.id])]
 
 
-def steps(items: int, models: Sequence[str], findings: Sequence[str] = (), *, seed: int = 0) -> int:
-    """How often `measure` will report progress in all."""
-    return steps_of_run(list(findings) or list(FINDINGS), models, _items(items, seed))
-
-
-def _items(n: int, seed: int) -> list[Item]:
-    return generated_items(n, seed=seed)
-
-
-def measure(
-    load: Callable[[str], HookedVLM],
-    names: Sequence[str],
-    *,
-    items: int,
-    seed: int,
-    progress: Callable[[int], None],
-    findings: Sequence[str] = (),
-    suffix: str = "",
-) -> Run:
-    """Load each model in turn and measure it on the same held-out scenes, for every finding named (all if none is).
-
-    Raises VlmProbeError for an unknown finding, and where nothing could be measured.
-    """
-    ids = list(findings) or list(FINDINGS)
-    return run(ids, list(names), _items(items, seed), seed=seed, suffix=suffix, load=load, progress=progress)
-
-
 def draw(chapter: Chapter) -> dict[str, Figure]:
     """A chapter's figures over tables, by name."""
     drawn: dict[str, Figure] = {}
     for one in chapter.figures:
-        figure = getattr(figures, one.plot)(chapter.shown.tables[one.table], **one.given).figure
-        assert isinstance(figure, Figure)
-        drawn[one.name] = figure
+        drawn[one.name] = figure_of(getattr(figures, one.plot)(chapter.shown.tables[one.table], **one.given))
     return drawn
 
 
@@ -102,7 +77,7 @@ def listed(block: TableOf, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_cases(cases: Cases) -> Figure:
-    return figures.case_panels(cases.panels, title=cases.title)
+    return figure_of(figures.case_panels(cases.panels, title=cases.title))
 
 
 def check_out(out: Path) -> None:
@@ -112,9 +87,19 @@ def check_out(out: Path) -> None:
     """
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _MARK).exists())):
         raise VlmProbeError(f"{out} exists and is no earlier report; name another folder with --out")
+    written = (out / _MARK).read_text().splitlines() if (out / _MARK).exists() else []
+    if written and (others := sorted(set(_files_in(out)) - {*written, _MARK})):
+        raise VlmProbeError(
+            f"{out} holds an earlier report and {others[0]}, which is not of it; move that elsewhere, or name another "
+            "folder with --out"
+        )
     parent = next(p for p in (out.absolute().parent, *out.absolute().parents) if p.exists())
     if not os.access(parent, os.W_OK):
         raise VlmProbeError(f"cannot write to {parent}: permission denied")
+
+
+def _files_in(folder: Path) -> list[str]:
+    return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()]
 
 
 def _chapter(chapter: Chapter, found: Run, folder: Path) -> dict[str, Any]:
@@ -161,14 +146,19 @@ def _chapter(chapter: Chapter, found: Run, folder: Path) -> dict[str, Any]:
 def write_report(found: Run, out: Path) -> Path:
     """Write index.html, figures/, tables/, evidence.csv and results.json to a folder, all or nothing.
 
-    An earlier report there is replaced once the new one is complete. Raises as `check_out` does.
+    An earlier report there is replaced once the new one is complete. Raises as `check_out` does, and where it cannot be
+    written.
     """
     check_out(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise VlmProbeError(f"cannot write to {out.parent}: {error.strerror}") from error
+    make_folder(out.parent)
+    with writing(out):
+        _write_report(found, out, Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent)))
+    return out / "index.html"
+
+
+def _write_report(found: Run, out: Path, partial: Path) -> None:
+    """Write a report into a folder beside its own, and put that in its place; `partial` is gone in any case."""
+    old = partial.with_name(f"{partial.name}-old")
     try:
         write_run(found, partial)
         told = chapters(found)
@@ -185,17 +175,18 @@ def write_report(found: Run, out: Path) -> Path:
             n=len(found.items),
             scope=scope_of(found.models),
             chapters=[_chapter(chapter, found, partial / "figures") for chapter in told],
-            skipped=[str(one) for one in found.skipped],
+            skipped=found.skipped,
+            left_out=left_out_lines(found.left_out, len(found.items)),
             provenance=rows_of(provenance.reindex(columns=["model", "what", "value"]).query("what != 'model'")),
         )
-        (partial / _MARK).touch()
+        (partial / _MARK).write_text("".join(f"{name}\n" for name in _files_in(partial)))
         partial.chmod(0o755)
-        old = partial.with_name(f"{partial.name}-old")
         if out.exists():
             out.rename(old)
         partial.rename(out)
         shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        if old.exists():
+            old.rename(out)
         raise
-    return out / "index.html"

@@ -268,11 +268,6 @@ def _look(
 
 
 def provenance_table(provenance: dict[str, Any]) -> pd.DataFrame:
-    """Provenance as a table of two columns, versions spelled out."""
-    rows = []
-    for key, value in provenance.items():
-        if key == "versions":
-            rows += [(name, text) for name, text in value.items()]
-        else:
-            rows.append((key, ", ".join(map(str, value)) if isinstance(value, list) else value))
-    return pd.DataFrame(rows, columns=["what", "value"])
+    """Provenance as a table of two columns."""
+    named = [(key.removeprefix("versions."), value) for key, value in provenance.items()]
+    return pd.DataFrame(named, columns=["what", "value"])

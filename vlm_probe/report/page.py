@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vlm_probe.errors import VlmProbeError
-from vlm_probe.figures.style import styled
-from vlm_probe.files import replacing
+from vlm_probe.figures.style import figure_of, styled
+from vlm_probe.files import replacing, writing
 
 _environment = Environment(
     loader=PackageLoader("vlm_probe.report"),
@@ -30,8 +31,9 @@ def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def figure_uri(figure: Figure, *, close: bool = True) -> str:
-    """A figure as a data URI (PNG)."""
+def figure_uri(drawn: Figure | Axes | np.ndarray, *, close: bool = True) -> str:
+    """A figure, or the one that axes (or an array of them) are in, as a data URI (PNG)."""
+    figure = figure_of(drawn)
     buffer = io.BytesIO()
     with styled():
         figure.savefig(buffer, format="png", dpi=130)
@@ -74,9 +76,9 @@ def write_page(path: Path, template: str, **context: Any) -> None:
 
     Raises VlmProbeError where the folder cannot be written.
     """
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
-            partial.write_text(_environment.get_template(template).render(**context), encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise VlmProbeError(f"cannot write {path}: {error}") from error
+            # What is no text (half of a pair of UTF-16, from a file's name) is a question mark.
+            text = _environment.get_template(template).render(**context)
+            partial.write_text(text, encoding="utf-8", errors="replace")

@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.files import writable
 from vlm_probe.inputs.images import image_digest
 from vlm_probe.inputs.preparing import ModelInputs
 from vlm_probe.names import dimensions
@@ -87,11 +88,9 @@ def capture(model: Runs, inputs: ModelInputs, names: list[str]) -> Trace:
     check_fits(model, inputs, names)
     output, cache = model.run_with_cache(inputs, names_filter=names)
     images = inputs.images[0] if inputs.images else []
-    provenance = {
-        **model.provenance(),
-        "prompt": inputs.prompts[0] if inputs.prompts else None,
-        "images": [image_digest(image) for image in images],
-    }
+    digests = [image_digest(image) for image in images]
+    prompt = inputs.prompts[0] if inputs.prompts else None
+    provenance = {**model.provenance(), **writable({"prompt": prompt, "images": digests})}
     return Trace(
         cache,
         layout,

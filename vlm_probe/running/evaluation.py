@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import pandas as pd
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence.comparison import compare
-from vlm_probe.files import make_folder, replacing
+from vlm_probe.files import make_folder, remove_stale, replacing, writing
 from vlm_probe.items.item import Item
 from vlm_probe.items.readers import suffix_of
-from vlm_probe.items.scores import ANSWER_COLUMNS, answer_row, metric_table
+from vlm_probe.items.scores import ANSWER_COLUMNS, answer_row, kind_table, metric_table
 from vlm_probe.running.asking import Asked, ask_all
 from vlm_probe.running.protocol import Runs
 from vlm_probe.running.resuming import resumed, run_settings
@@ -28,16 +29,22 @@ class Evaluation:
     """Every model's rows, columns `ANSWER_COLUMNS`."""
     metrics: pd.DataFrame
     """Columns model, family, metric, value, n."""
+    kinds: pd.DataFrame
+    """Every kind of question, see `kind_table`."""
     comparisons: list[pd.DataFrame]
     """Every other model against the first, see `compare`."""
 
 
 def write_evaluation(tables: list[pd.DataFrame], out: Path, *, seed: int, skipped: list[str]) -> Evaluation:
-    """Write `answers.parquet`, `metrics.csv`, `comparison.csv` (two models or more) and `skipped.txt`.
+    """Write `answers.parquet`, `metrics.csv`, `kinds.csv`, `comparison.csv` (two models or more) and `skipped.txt`.
+
+    All or none: those of an earlier evaluation in the folder, of other models or items too, are replaced once all are
+    written, and removed where there is nothing to say; other files stay.
 
     tables: columns `ANSWER_COLUMNS`; one model's answers may come in several (a benchmark each).
 
-    Raises VlmProbeError for an item that a model answered twice, and models without a common item.
+    Raises VlmProbeError for an item that a model answered twice, models without a common item, and a folder that cannot
+    be written.
     """
     answers = pd.concat(tables, ignore_index=True)
     names = [str(name) for name in answers["model"].unique()]
@@ -45,17 +52,19 @@ def write_evaluation(tables: list[pd.DataFrame], out: Path, *, seed: int, skippe
         raise VlmProbeError(f"there are two answers of {model} to {item!r}; item ids must differ")
     comparisons = [compare(answers, names[0], other, seed=seed) for other in names[1:]]
     make_folder(out)
-    metrics = metric_table(answers)
-    answers.to_parquet(out / "answers.parquet", index=False)
-    metrics.to_csv(out / "metrics.csv", index=False)
-    for name, stale in (("comparison.csv", not comparisons), ("skipped.txt", not skipped)):
-        if stale:
-            (out / name).unlink(missing_ok=True)
+    found = Evaluation(answers, metric_table(answers), kind_table(answers), comparisons)
+    csv = {"metrics.csv": found.metrics, "kinds.csv": found.kinds}
     if comparisons:
-        pd.concat(comparisons, ignore_index=True).to_csv(out / "comparison.csv", index=False)
-    if skipped:
-        (out / "skipped.txt").write_text("".join(f"{line}\n" for line in skipped))
-    return Evaluation(answers, metrics, comparisons)
+        csv["comparison.csv"] = pd.concat(comparisons, ignore_index=True)
+    with writing(out), ExitStack() as together:  # no file takes its place before all are written
+        answers.to_parquet(together.enter_context(replacing(out / "answers.parquet")), index=False)
+        for name, table in csv.items():
+            table.to_csv(together.enter_context(replacing(out / name)), index=False)
+        if skipped:
+            partial = together.enter_context(replacing(out / "skipped.txt"))
+            partial.write_text("".join(f"{line}\n" for line in skipped))
+    remove_stale(out, ("comparison.csv", "skipped.txt"), (*csv, *["skipped.txt"][: len(skipped)]))
+    return found
 
 
 IMAGES_AT_ONCE = 16
@@ -127,6 +136,7 @@ def evaluate(
     ------
     VlmProbeError: two items of one id; an image that is missing or unreadable (with `skip_bad`: all of
         them); parts that belong to another run (other weights, hooks, items, images or options).
+    OSError: a part that cannot be written (a full disk), by its name; the same call then goes on from those that were.
     """
     ids = [item.id for item in items]
     if len(set(ids)) < len(ids):

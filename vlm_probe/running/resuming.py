@@ -41,6 +41,7 @@ def run_settings(model: Runs, items: Sequence[Item], **options: Any) -> dict[str
         "hooks": hooked,
         "dtype": str(model.dtype),
         "scale": model.embed_scale,
+        "prompt": model.inputs.prompt,
         **options,
         "number of items": len(items),
         "items": hashlib.sha256(text.encode()).hexdigest(),

@@ -7,6 +7,7 @@ drawn from the seed and the step), so weights, optimiser and step are the whole 
 from __future__ import annotations
 
 import ctypes
+import io
 import json
 import math
 import sys
@@ -19,7 +20,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from vlm_probe.files import alone, replacing
+from vlm_probe.files import alone, naming, replacing
 
 
 @runtime_checkable
@@ -142,8 +143,10 @@ def _run(
         if start < stage.steps:
             for optimizer, kept_state in zip(optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(kept_state)
-        kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] < start]
-        log.write_text("".join(line + "\n" for line in kept))
+        # Lines end with a break: what a full disk cut off is none.
+        kept = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        with replacing(log) as partial:
+            partial.write_text("".join(line for line in kept if json.loads(line)["step"] < start))
     else:
         path.unlink(missing_ok=True)  # or a run killed before its first save would resume to the earlier one's weights
         log.write_text("")
@@ -155,12 +158,14 @@ def _run(
         state = {"module": stage.module.state_dict(), "step": step, "seconds": seconds + time.time() - began}
         if step < stage.steps:  # a finished stage needs no optimiser
             state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-        with replacing(path) as partial:
-            torch.save(state, partial)
+        whole = io.BytesIO()
+        torch.save(state, whole)
+        with replacing(path) as partial:  # of a full disk torch itself says "unexpected pos 704 vs 598"
+            partial.write_bytes(whole.getbuffer())
 
     began = saved = time.time()
     stage.module.train()
-    with log.open("a") as lines:
+    with naming(log), log.open("a") as lines:
         for step in range(start, end):
             for group in groups:
                 group["lr"] = rate(step)

