@@ -60,6 +60,9 @@ def describe(name: str, folder: Path | None, revision: str | None, *, languages:
 def _adapted(name: str, folder: Path, languages: Collection[str]) -> Checkpoint:
     """Adapters, and the checkpoint they change: a path (a relative one also from their folder), or any name to open."""
     base = base_of(folder)
-    there = folder / base if (folder / base).is_dir() else locate(base)
+    try:
+        there = folder / base if (folder / base).is_dir() else locate(base)
+    except VlmProbeError as error:
+        raise VlmProbeError(f"{folder} holds adapters of another model: {error}") from error
     made = describe(base, there, None, languages=languages)
     return replace(made, name=name, adapter=folder)

@@ -34,11 +34,12 @@ def study(
         from vlm_probe.studies.study import find_study
     chosen = find_study(name)
     find_device(device)
+    one = None if arm is None else chosen.arm(arm, first_seed)
     make_folder(runs)
-    if arm is not None:
+    if one is not None:
         from vlm_probe.training.study import train_arm
 
-        say(train_arm(chosen, chosen.arm(arm, first_seed), runs, device=device))
+        say(train_arm(chosen, one, runs, device=device))
         return
     _train(chosen, runs, range(first_seed, first_seed + seeds), jobs, device)
 

@@ -289,6 +289,8 @@ class Preparer:
 
 def _paired(image: Any, question: str | list[str]) -> tuple[list[str], list[list[ImageLike]]]:
     """Questions, and the images of each."""
+    if not isinstance(question, str | list | tuple):
+        raise VlmProbeError(f"a question must be text, or a list of texts, got a {type(question).__name__}")
     if isinstance(question, str):
         questions, per_example = [question], [image]
     else:
