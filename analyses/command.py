@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
 from rich.progress import Progress
 
 import vlm_probe
@@ -80,8 +81,7 @@ def measure_and_draw(
             progress=lambda n: bar.advance(task, n),
         )
     draw_all(found, arguments.out, f"{prefix}_")
-    with replacing(arguments.out / f"{prefix}.csv") as partial:
-        found.evidence.to_csv(partial, index=False)
+    write_table(found.evidence, arguments.out / f"{prefix}.csv")
     print_verdicts(found)
     for one in found.skipped:
         print(f"not measured: {one}")
@@ -94,6 +94,12 @@ def draw_all(found: Run, out: Path, prefix: str = "") -> None:
     for chapter in chapters(found):
         for name, figure in draw(chapter).items():
             print(*save(figure, out, f"{prefix}{name}"), sep="\n")
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """A table as CSV, whole or not at all."""
+    with replacing(path) as partial:
+        table.to_csv(partial, index=False)
 
 
 def print_verdicts(found: Run) -> None:

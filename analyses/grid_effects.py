@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-from command import disclaim, run
+from command import disclaim, run, write_table
 
 from vlm_probe import VlmProbeError
 from vlm_probe.figures import effect_over_seeds, effects_by_factor, interactions, save, scores_by_seed
@@ -59,7 +59,7 @@ def main() -> None:
         title = "small-clip to large-clip, by type of question"
         ax = effect_over_seeds(_rows(differences, **pair), by_type, by="kind", title=title)
         print(*save(ax, arguments.out, f"grid_size_by_type{ending}"), sep="\n")
-    effects.to_csv(arguments.out / f"grid_effects{ending}.csv", index=False)
+    write_table(effects, arguments.out / f"grid_effects{ending}.csv")
     columns = ["factor", "first", "second", "seeds", "a", "b", "difference", "low", "high", "p_holm", "verdict"]
     print(f"\n{effects.attrs['title']}: {arguments.split} scenes, {shown['n'].max()} items")
     print(effects.attrs["method"])
@@ -67,7 +67,7 @@ def main() -> None:
 
     result = Run(find(list(CROSSED)), [], [], 0, {id: measure(scores) for id, measure in CROSSED.items()})
     evidence = result.evidence.query("models == 'replicas'")
-    evidence.to_csv(arguments.out / "grid_interactions.csv", index=False)
+    write_table(evidence, arguments.out / "grid_interactions.csv")
     numbers = ["claim", "clusters", "unit", "value", "control", "difference", "low", "high", "p_corrected"]
     for finding in result.findings:
         drawn = finding.sections[0].blocks[0]

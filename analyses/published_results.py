@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from command import run
+from command import run, write_table
 
 from vlm_probe import findings
 from vlm_probe.figures import published_effect, save, styled
@@ -34,7 +34,7 @@ def main() -> None:
         own = effects.query("factor == @factor")
         published_effect(own, ax, title=f"{factor}: {first} to {second}", first=first, second=second)
     print(*save(figure, arguments.out, "published_results"), sep="\n")
-    effects.to_csv(arguments.out / "published_effects.csv", index=False)
+    write_table(effects, arguments.out / "published_effects.csv")
     for factor, rows in effects.groupby("factor", sort=False):
         known = rows.query("missing == ''")
         up = len(known.query("difference > 0"))
@@ -45,7 +45,7 @@ def main() -> None:
             print(f"  not at hand: {missing} ({', '.join(gone['benchmark'])})")
     result = findings.run(["X1", "X2", "X3"], [])
     evidence = result.evidence.query("models == 'the paper'")
-    evidence.to_csv(arguments.out / "published_interactions.csv", index=False)
+    write_table(evidence, arguments.out / "published_interactions.csv")
     for finding in result.findings:
         print(f"\n{finding.id}: {finding.question}\n{result.shown(finding).summary[0]}")
         for row in evidence.query("finding == @finding.id").to_dict("records"):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from command import disclaim, each_model, options, run
+from command import disclaim, each_model, options, run, write_table
 
 from vlm_probe.figures import difference_by_family, save
 from vlm_probe.items.gathering import gather_items
@@ -55,7 +55,7 @@ def main() -> None:
         columns = ["family", "n", "a", "b", "difference", "low", "high", "p_holm", "verdict", "reason"]
         print(f"\n{comparison.attrs['title']}, on the same items")
         print(comparison.filter(columns).round(3).to_string(index=False))
-    result.metrics.to_csv(arguments.out / "size.csv", index=False)
+    write_table(result.metrics, arguments.out / "size.csv")
     print(f"\n{ABOUT}")
     disclaim(arguments.models)
 

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from command import disclaim, draw_all, print_verdicts, run
+from command import disclaim, draw_all, print_verdicts, run, write_table
 
 from vlm_probe import findings
 from vlm_probe.figures import effects_by_factor, learning_curves, save, styled
@@ -41,12 +41,12 @@ def main() -> None:
     for split, ending in (("heldout", ""), ("novel", "_novel")):
         own = (part.loc[part["split"] == split] for part in (differences, effects))
         print(*save(effects_by_factor(*own), arguments.out, f"why_effects{ending}"), sep="\n")
-    effects.to_csv(arguments.out / "why_effects.csv", index=False)
+    write_table(effects, arguments.out / "why_effects.csv")
     print(f"\n{table.attrs['title']}\n{effects.attrs['method']}")
     print(effects.drop(columns=["kind", "n", "p"]).round(3).to_string(index=False))
     found = findings.run(["X1", "X2"], [])
     draw_all(found, arguments.out)
-    found.evidence.to_csv(arguments.out / "why_interactions.csv", index=False)
+    write_table(found.evidence, arguments.out / "why_interactions.csv")
     print_verdicts(found)
     print(f"made by: {table.attrs['command']}")
     disclaim(["replica/"])

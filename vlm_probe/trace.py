@@ -61,6 +61,10 @@ class Trace:
     def __contains__(self, name: str) -> bool:
         return name in self.activations
 
+    def _ipython_key_completions_(self) -> list[str]:
+        """What a tab behind `trace["` offers."""
+        return list(self.activations)
+
     def array(self, name: str) -> xr.DataArray:
         """One activation as a float32 DataArray with the dimension names of its hook point."""
         values = self[name].float().cpu().numpy()

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +130,14 @@ def _return_memory() -> None:
         libc.malloc_trim(0)
 
 
+def write_state(state: dict[str, Any], path: Path) -> None:
+    """Write a stage's state whole; OSError names the file where the disk is full."""
+    whole = io.BytesIO()
+    torch.save(state, whole)
+    with replacing(path) as partial:  # of a full disk torch itself says "unexpected pos 704 vs 598"
+        partial.write_bytes(whole.getbuffer())
+
+
 def _run(
     stage: Stage, folder: Path, end: int, rate: Callable[[int], float], *, resume: bool, listen: Listener | None
 ) -> None:
@@ -158,10 +166,7 @@ def _run(
         state = {"module": stage.module.state_dict(), "step": step, "seconds": seconds + time.time() - began}
         if step < stage.steps:  # a finished stage needs no optimiser
             state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-        whole = io.BytesIO()
-        torch.save(state, whole)
-        with replacing(path) as partial:  # of a full disk torch itself says "unexpected pos 704 vs 598"
-            partial.write_bytes(whole.getbuffer())
+        write_state(state, path)
 
     began = saved = time.time()
     stage.module.train()

@@ -22,6 +22,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import alone, make_folder, replacing
 from vlm_probe.studies.grid import collect_scores
 from vlm_probe.training.encoders import ENCODERS, ClipStage, DinoStage
+from vlm_probe.training.loop import write_state
 from vlm_probe.training.packing import Packer, build_tokenizer
 from vlm_probe.training.processes import Job, run_all, start
 from vlm_probe.training.replica import runs_of, share_encoder
@@ -63,8 +64,7 @@ def adopt_shipped(runs: Path) -> list[str]:
             lines = [line for line in map(json.loads, log) if line.pop("stage") == "encoder"]
             file.with_suffix(".jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             state = {"module": stage.module.state_dict(), "step": about["steps"], "seconds": about["seconds"]}
-            with replacing(file.with_suffix(".pt")) as partial:
-                torch.save(state, partial)
+            write_state(state, file.with_suffix(".pt"))
     return shipped()
 
 
