@@ -2,18 +2,41 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from vlm_probe.evidence import Verdict
 from vlm_probe.findings.v5_smaller import SHARES
 from vlm_probe.scenes import sample_scene, scene_image
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def analyse(monkeypatch, capsys):
+    """Runs an analysis as `python analyses/...` does, in this process: all that it imports is here already."""
+    monkeypatch.syspath_prepend(ROOT / "analyses")
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+
+    def run(script: str, *argv: str) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", [script, *argv])
+        capsys.readouterr()
+        code: int | str | None = 0
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as ended:
+            code = ended.code
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=out, stderr=err)
+
+    return run
 
 
 def run(*argv: str) -> subprocess.CompletedProcess:
@@ -23,8 +46,8 @@ def run(*argv: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_where_it_looks_draws_the_figures_for_a_list_of_models(tmp_path):
-    done = run(
+def test_where_it_looks_draws_the_figures_for_a_list_of_models(analyse, tmp_path):
+    done = analyse(
         "analyses/where_it_looks.py",
         "--models",
         "replica/small-clip",
@@ -43,7 +66,7 @@ def test_where_it_looks_draws_the_figures_for_a_list_of_models(tmp_path):
     )
     assert said in done.stdout
     assert "nothing here is a statement about the 2B or the 7B" in done.stdout
-    wrong = run("analyses/where_it_looks.py", "--models", "replica/none")
+    wrong = analyse("analyses/where_it_looks.py", "--models", "replica/none")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: no replica 'none'")
 
@@ -86,9 +109,9 @@ def test_the_sizes_in_the_list_of_models_are_those_of_their_shapes():
         assert abs(count / 1e9 - billions) < 0.01, (name, count)
 
 
-def test_size_compares_models(tmp_path):
+def test_size_compares_models(analyse, tmp_path):
     models = ["--models", "replica/small-clip", "replica/small-dino"]
-    done = run("analyses/size_2b_vs_7b.py", *models, "--n", "6", "--out", str(tmp_path))
+    done = analyse("analyses/size_2b_vs_7b.py", *models, "--n", "6", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert {p.name for p in tmp_path.glob("*.png")} == {"size_replica-small-dino.png"}
     assert "replica/small-dino against replica/small-clip, on the same items" in done.stdout
@@ -102,8 +125,8 @@ def test_size_compares_models(tmp_path):
     assert "nothing here is a statement about the 2B or the 7B" in done.stdout
 
 
-def test_published_results_draws_and_says_what_is_missing(tmp_path):
-    done = run("analyses/published_results.py", "--out", str(tmp_path))
+def test_published_results_draws_and_says_what_is_missing(analyse, tmp_path):
+    done = analyse("analyses/published_results.py", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "published_results.svg").exists()
     assert "size: 18 of 40 pairs published" in done.stdout
@@ -116,8 +139,8 @@ def test_published_results_draws_and_says_what_is_missing(tmp_path):
     assert "The paper's models do not cross vocabulary and size: its table says nothing of it." in done.stdout
 
 
-def test_grid_effects_draws_and_prints_every_pair(tmp_path):
-    done = run("analyses/grid_effects.py", "--split", "novel", "--out", str(tmp_path))
+def test_grid_effects_draws_and_prints_every_pair(analyse, tmp_path):
+    done = analyse("analyses/grid_effects.py", "--split", "novel", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     names = {f"grid_{what}_novel" for what in ("scores", "effects", "size_by_type")}
     names |= {f"x{number}_interactions" for number in (1, 2, 3)}
@@ -135,12 +158,12 @@ def test_grid_effects_draws_and_prints_every_pair(tmp_path):
     for sentence in claims["sentence"]:
         assert sentence in done.stdout
     assert "nothing here is a statement about the 2B or the 7B" in done.stdout
-    done = run("analyses/grid_effects.py", "--runs", str(tmp_path), "--out", str(tmp_path))
+    done = analyse("analyses/grid_effects.py", "--runs", str(tmp_path), "--out", str(tmp_path))
     assert (done.returncode, done.stderr) == (2, f"error: no finished cell in {tmp_path}\n")
 
 
-def test_why_not_better_draws_the_study_and_prints_verdicts(tmp_path):
-    done = run("analyses/why_not_better.py", "--out", str(tmp_path))
+def test_why_not_better_draws_the_study_and_prints_verdicts(analyse, tmp_path):
+    done = analyse("analyses/why_not_better.py", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     names = ("why_curves", "why_effects", "why_effects_novel", "x1_interactions", "x2_interactions")
     assert {p.stem for p in tmp_path.glob("*.svg")} == set(names)
@@ -152,9 +175,9 @@ def test_why_not_better_draws_the_study_and_prints_verdicts(tmp_path):
     assert "nothing here is a statement about the 2B or the 7B" in done.stdout
 
 
-def test_an_unwritable_folder_is_one_line(tmp_path):
+def test_an_unwritable_folder_is_one_line(analyse, tmp_path):
     (tmp_path / "file").write_text("")
-    done = run("analyses/published_results.py", "--out", str(tmp_path / "file"))
+    done = analyse("analyses/published_results.py", "--out", str(tmp_path / "file"))
     assert (done.returncode, done.stderr) == (2, f"error: cannot write to {tmp_path / 'file'}: File exists\n")
 
 
@@ -166,14 +189,14 @@ def test_sharing_an_image_gives_the_same_answers_in_the_benchmark(tmp_path):
     assert result["largest_difference_in_probability"] < 1e-5
 
 
-def test_encoders_are_compared_and_their_blind_pairs_shown(tmp_path):
+def test_encoders_are_compared_and_their_blind_pairs_shown(analyse, tmp_path):
     models = ["--models", "replica/small-clip", "replica/small-dino"]
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for i in range(6):
         scene_image(sample_scene(i), 64).save(pictures / f"{i}.png")
     out = ["--images", str(pictures), "--out", str(tmp_path)]
-    done = run("analyses/encoder_clip_vs_dino.py", *models, "--n", "90", *out)
+    done = analyse("analyses/encoder_clip_vs_dino.py", *models, "--n", "90", *out)
     assert done.returncode == 0, done.stderr
     probed = [f"probe_{label}" for label in ("color", "shape", "position", "count", "existence")]
     expected = {f"encoder_{name}.png" for name in ("cka", "cka_layers", "probes", "twins", *probed)}
@@ -185,9 +208,9 @@ def test_encoders_are_compared_and_their_blind_pairs_shown(tmp_path):
     assert "nothing here is a statement about the 2B or the 7B" in done.stdout
 
 
-def test_connectors_are_compared(tmp_path):
+def test_connectors_are_compared(analyse, tmp_path):
     models = ["--models", "replica/small-clip", "replica/small-clip-nopre"]
-    done = run("analyses/connector.py", *models, "--n", "40", "--out", str(tmp_path))
+    done = analyse("analyses/connector.py", *models, "--n", "40", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     names = {p.stem for p in tmp_path.glob("*.svg")}
     shown = ("gap", "effective_rank", "intrinsic_dimension", "nearest", "words", "compared", "unused")
@@ -199,7 +222,7 @@ def test_connectors_are_compared(tmp_path):
     assert "answers more of the items than replica/small-clip" in done.stdout
 
 
-def test_vocabularies_are_compared(tmp_path):
+def test_vocabularies_are_compared(analyse, tmp_path):
     from transformers import AutoModelForCausalLM
 
     # Two sizes of vocabulary, and a language model alone.
@@ -209,7 +232,7 @@ def test_vocabularies_are_compared(tmp_path):
     AutoModelForCausalLM.from_config(LANGUAGES["gemma3"]()).save_pretrained(tmp_path / "alone")
     tiny_tokenizer().save_pretrained(tmp_path / "alone")
     models = ["--models", "replica/small-clip", "replica/large-clip", str(tmp_path / "alone")]
-    done = run("analyses/vocabulary_256k.py", *models, "--n", "4", "--out", str(tmp_path / "out"))
+    done = analyse("analyses/vocabulary_256k.py", *models, "--n", "4", "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     names = ("parameters", "flops", "growth", "indicator", "leakage_image", "leakage_answer", "shrinking")
     names = (*names, "size_heldout", "size_novel")
