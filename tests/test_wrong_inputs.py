@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,6 +219,7 @@ def seen(model):
 
 
 IMAGE = np.full((15, 15, 3), 90, np.uint8)
+TEXT: Any = "photo.png"  # where it does not belong
 CALLS = {
     "lists that do not pair up": (
         lambda m, t: m.prepare([IMAGE], ["a", "b"]),
@@ -256,8 +258,8 @@ CALLS = {
         lambda m, t: HookedVLM(tiny_llava(), prompt="{images}"),
         "a prompt must hold {question} once, got '{images}'",
     ),
-    "a figure of a path": (lambda m, t: figures.overlay("photo.png", IMAGE), "overlay takes "),
-    "a figure of a text": (lambda m, t: figures.layer_strip(t.images[0], "map"), "layer_strip takes "),
+    "a figure of a path": (lambda m, t: figures.overlay(TEXT, TEXT), "overlay takes "),
+    "a figure of a text": (lambda m, t: figures.layer_strip(t.images[0], TEXT), "layer_strip takes "),
     "a finding that is none": (lambda m, t: findings.run(["S11"], [m]), "no finding 'S11'; nearest are 'S1'"),
     "a model given twice": (lambda m, t: findings.run(["V1"], [m, m]), "model is given twice; models are told apart"),
     "a file that is none": (lambda m, t: items.read_items("nowhere.csv"), "cannot read nowhere.csv: No such file or "),

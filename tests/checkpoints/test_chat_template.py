@@ -1,6 +1,7 @@
 """The text around images and question is the checkpoint's own, where it has one."""
 
 import json
+from typing import Any
 
 import pytest
 from tiny import tiny_llava, tiny_tokenizer
@@ -61,9 +62,10 @@ def test_the_prompt_given_to_load_goes_first(tmp_path):
 
 def test_rendered_as_the_tokenizer_renders_it():
     """Ids of a prepared prompt are those of the template filled in by transformers."""
-    tokenizer = tiny_tokenizer()
+    tokenizer: Any = tiny_tokenizer()
     tokenizer.chat_template = TEXT_ALONE
     prompt = prompt_of("model", tokenizer, None, tokenizer.convert_tokens_to_ids("<image>"))
+    assert prompt is not None
     message = {"role": "user", "content": "<image>\nRed 1"}
     text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
     expected = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -15,7 +15,9 @@ def test_nothing_is_said_of_scenes_and_their_questions():
     # Another seed than the one that the known words are taken from; every split.
     for split in ("heldout", "novel", "train"):
         for item in family_items(8, split=split, seed=71):
-            assert unfamiliar(item.picture(64), item.question) == []
+            picture = item.picture(64)
+            assert isinstance(picture, Image.Image)
+            assert unfamiliar(picture, item.question) == []
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,9 @@ def blanking(
             "change": [value - found[0] for value in found],
         }
     )
-    table.attrs = writable({"title": "the answer without patches", "share": share, "seed": seed, **model.provenance()})
+    table.attrs.update(
+        writable({"title": "the answer without patches", "share": share, "seed": seed, **model.provenance()})
+    )
     return table
 
 

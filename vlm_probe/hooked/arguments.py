@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
-from transformers.utils import TransformersKwargs
+from transformers.utils.generic import TransformersKwargs
 
 from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.inputs.preparing import ModelInputs

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 
 import numpy as np
@@ -21,7 +21,7 @@ from vlm_probe.hooked import attention
 from vlm_probe.hooked.arguments import call_arguments, own_configuration
 from vlm_probe.hooked.embedding_scale import measure_token_scale
 from vlm_probe.hooked.families import families_of
-from vlm_probe.hooked.points import Points, connector_points, language_points, vision_points
+from vlm_probe.hooked.points import Point, Points, connector_points, language_points, vision_points
 from vlm_probe.hooked.proof import wire_proof
 from vlm_probe.hooked.provenance import versions, weights_digest
 from vlm_probe.hooked.root import GlobHooks
@@ -142,7 +142,7 @@ class HookedVLM(GlobHooks):
         d_head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         _wired.add(hf)
         wire_language(language_tower, hf.lm_head, self.language, language, d_head=d_head)
-        self._forget_fired = wire_proof(hf, self.hook_dict)
+        self._forget_fired = wire_proof(hf, cast(dict[str, Point], self.hook_dict))
 
     # --- what the model is -------------------------------------------------------------------
 

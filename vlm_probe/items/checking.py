@@ -29,7 +29,7 @@ def counted(items: Sequence[Item]) -> pd.DataFrame:
     grouped = pd.DataFrame(rows).groupby(["family", "kind"], sort=False)
     named = {name: (name, "sum") for name in ("items", "boxes", "others", "distractors")}
     table = grouped.agg(**named, images=("image", "nunique")).reset_index()
-    return table[["family", "kind", "items", "images", "boxes", "others", "distractors"]]
+    return pd.DataFrame(table[["family", "kind", "items", "images", "boxes", "others", "distractors"]])
 
 
 def problems(items: Sequence[Item], progress: Callable[[int], None] = lambda n: None) -> list[str]:

@@ -141,7 +141,7 @@ def inspect(
 
     Raises VlmProbeError as `HookedVLM.prepare` does, before anything is written.
     """
-    given = list(image) if isinstance(image, list | tuple) else [image]
+    given: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
     if not given:
         raise VlmProbeError("there is no picture to ask about")
     names = [_name_of(one, number) for number, one in enumerate(given, start=1)]
@@ -154,7 +154,7 @@ def inspect(
             found, section, first = _look(each, picture, name, question, query, max_new_tokens, progress)
             looked.append(found)
             sections.append(section)
-            maps[number].append((each.name, first))
+            maps[number].append((found.model, first))
     page = out / "inspect.html"
     write_page(
         page,
@@ -229,7 +229,7 @@ def _look(
         warnings.simplefilter("always", VlmProbeWarning)
         inputs = model.prepare(picture, question)
     notes = [str(one.message) for one in caught if issubclass(one.category, VlmProbeWarning)]
-    if _trained_on_scenes(model.name):
+    if _trained_on_scenes(str(model.name)):
         notes += unfamiliar(picture, question)
     answer_ids = model.answer_tokens(inputs, max_new_tokens=max_new_tokens)[0]
     answer = model.tokenizer.decode(answer_ids, skip_special_tokens=True).strip()
@@ -243,7 +243,7 @@ def _look(
     summary = head_summary(trace, query, sinks=found)
     encoder = encoder_attention(trace, "mean").isel(layer=slice(0, model.vision_layers_read))
     progress(1)
-    looked = Looked(model.name, name, answer, answer_ids, top, blanked, notes)
+    looked = Looked(str(model.name), name, answer, answer_ids, top, blanked, notes)
     section = {
         "model": model.name,
         "image_name": name,
