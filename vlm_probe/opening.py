@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 from vlm_probe.checkpoints import describe
 from vlm_probe.checkpoints.checkpoint import check_quantization
-from vlm_probe.errors import VlmProbeError
+from vlm_probe.errors import VlmProbeError, VlmProbeWarning, first_line
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.families import LANGUAGE, families_of
 from vlm_probe.inputs.images import ImagePreparer
@@ -66,14 +70,46 @@ def load(
         hf = checkpoint.build(device, number, quantization)
         processor = checkpoint.image_processor if vision is not None else None
         pad = language.pads_images if checkpoint.pad is None else checkpoint.pad
+        preparer = None if processor is None else ImagePreparer(processor, pad=pad)
+        if preparer is not None and vision is not None and not vision.any_size:
+            _check_size(name, preparer, checkpoint.config.vision_config.image_size)
+        template = checkpoint.prompt() if prompt is None else prompt
+        if template is None and vision is not None and checkpoint.tokenizer is not None:
+            _say_assumed(name, language.prompt, checkpoint.tokenizer)
         return HookedVLM(
             hf,
             embed_scale=embed_scale or checkpoint.embed_scale,
             tokenizer=remapped(checkpoint.tokenizer, folder),
-            preparer=None if processor is None else ImagePreparer(processor, pad=pad),
+            preparer=preparer,
             name=name,
             revision=revision,
-            prompt=checkpoint.prompt() if prompt is None else prompt,
+            prompt=template,
+        )
+
+
+def _check_size(name: str, preparer: ImagePreparer, side: int) -> None:
+    """VlmProbeError where an image processor makes pictures that the encoder does not take, or cannot work at all."""
+    try:
+        pixels, _ = preparer(Image.new("RGB", (side + 2, side + 2)))
+    except (ValueError, TypeError) as error:
+        raise VlmProbeError(f"the image processor of {name} cannot be used: {first_line(error)}") from error
+    if tuple(pixels.shape[-2:]) != (side, side):
+        height, width = pixels.shape[-2:]
+        raise VlmProbeError(
+            f"the image processor of {name} makes {width} x {height} pixels, its encoder takes {side} x {side}"
+        )
+
+
+def _say_assumed(name: str, prompt: str, tokenizer: Any) -> None:
+    """Warn where the family's prompt is spelt with tokens that a checkpoint without a chat template does not have."""
+    marks = re.findall(r"<[^<>\s]+>", prompt)
+    lacking = [mark for mark in dict.fromkeys(marks) if mark not in tokenizer.get_vocab()]
+    if lacking:
+        warnings.warn(
+            f"{name} has no chat template and is asked as its family is, {prompt!r}, though its tokenizer has no "
+            f"{', '.join(lacking)}; give its own with prompt= (--prompt)",
+            VlmProbeWarning,
+            stacklevel=3,
         )
 
 

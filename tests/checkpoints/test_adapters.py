@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_batch, tiny_llava
+from tiny import tiny_batch, tiny_llava, tiny_tokenizer
 
 import vlm_probe
 from vlm_probe import VlmProbeError
@@ -82,3 +82,29 @@ def test_adapters_that_cannot_be_merged(base, tmp_path):
     ):
         (folder / "adapter_config.json").write_text(content)
         assert refused().startswith(f"{folder / 'adapter_config.json'} {message}")
+
+
+def test_a_tokenizer_beside_adapters_is_theirs(base, tmp_path):
+    folder = tmp_path / "adapters"
+    adapted(base, folder)
+    tiny_tokenizer().save_pretrained(base)
+    other = tiny_tokenizer()
+    other.chat_template = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
+    other.save_pretrained(folder)
+    assert vlm_probe.load(folder, device="cpu").prompt == "[{images}\n{question}]"
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(VlmProbeError, match=f"{folder} has a tokenizer.json or its like that cannot be read: "):
+        vlm_probe.load(folder, device="cpu")
+
+
+def test_adapters_that_adapt_nothing_that_is_named(base, tmp_path):
+    folder = tmp_path / "adapters"
+    adapted(base, folder, str(folder))
+    with pytest.raises(VlmProbeError, match="does not name the model it adapts"):
+        vlm_probe.load(folder, device="cpu")
+    (folder / "adapter_model.safetensors").rename(base / "adapter_model.safetensors")
+    with pytest.raises(VlmProbeError) as caught:
+        vlm_probe.load(base, device="cpu")
+    assert str(caught.value) == (
+        f"{base} holds adapter_model.safetensors without adapter_config.json: what it adapts cannot be told"
+    )

@@ -85,7 +85,7 @@ def test_a_template_that_cannot_be_used_is_said(tmp_path, template):
         vlm_probe.load(folder, device="cpu")
     said = str(caught.value)
     assert said.startswith(f"the chat template of {folder} cannot be used (")
-    assert said.endswith("give the prompt yourself: load(..., prompt='{bos}USER: {images}\\n{question} ASSISTANT:')")
+    assert said.endswith("; give one with prompt= (--prompt), such as '{bos}USER: {images}\\n{question} ASSISTANT:'")
     # ... and that works.
     assert vlm_probe.load(folder, device="cpu", prompt="{images}{question}").prompt == "{images}{question}"
 

@@ -6,10 +6,12 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_batch, tiny_llava, tiny_tokenizer
+from tiny import PROMPT, tiny_batch, tiny_llava, tiny_tokenizer
 
 import vlm_probe
-from vlm_probe import VlmProbeError
+from vlm_probe import VlmProbeError, VlmProbeWarning
+from vlm_probe.report import inspect
+from vlm_probe.running.asking import Asked, ask_all
 
 
 @pytest.fixture
@@ -91,7 +93,13 @@ def test_original_checkpoints_of_another_kind(reference, tmp_path, changes, mess
 def test_original_checkpoints_pad_where_they_say_so(reference, tmp_path, ratio, pads):
     folder = original(reference, tmp_path, {"image_aspect_ratio": ratio})
     (folder / "preprocessor_config.json").write_text(
-        json.dumps({"image_processor_type": "CLIPImageProcessor", "size": {"height": 56, "width": 56}})
+        json.dumps(
+            {
+                "image_processor_type": "CLIPImageProcessor",
+                "size": {"height": 56, "width": 56},
+                "do_center_crop": False,
+            }
+        )
     )
     assert vlm_probe.load(folder, device="cpu").preparer.pad is pads
 
@@ -111,3 +119,70 @@ def test_a_file_that_cannot_be_read_is_not_a_file_that_is_missing(folder, file):
     tiny_tokenizer().save_pretrained(folder)
     (folder / file).write_text('{"cut off": ')
     assert refused(folder).startswith(f"{folder} has a {file} or its like that cannot be read: ")
+
+
+def changed(folder, file, change):
+    content = json.loads((folder / file).read_text()) if (folder / file).is_file() else {}
+    change(content)
+    (folder / file).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        (97, "'s config.json has the image token 97, outside the vocabulary of 97"),
+        (40, "'s config.json has the image token 40, its tokenizer's <image> is 96"),
+    ],
+)
+def test_an_image_token_that_is_not_the_tokenizers(folder, token, message):
+    tiny_tokenizer().save_pretrained(folder)
+    changed(folder, "config.json", lambda config: config.update(image_token_index=token, image_token_id=token))
+    assert refused(folder) == f"{folder}{message}"
+
+
+def test_an_image_processor_that_does_not_suit_the_encoder(folder):
+    settings = {"image_processor_type": "CLIPImageProcessor", "do_center_crop": False}
+    changed(
+        folder, "preprocessor_config.json", lambda config: config.update(settings, size={"height": 21, "width": 21})
+    )
+    assert refused(folder) == f"the image processor of {folder} makes 21 x 21 pixels, its encoder takes 15 x 15"
+    broken = {"size": {"height": 15, "width": 15}, "image_mean": [0.5]}
+    changed(folder, "preprocessor_config.json", lambda config: config.update(broken))
+    assert refused(folder).startswith(f"the image processor of {folder} cannot be used: ")
+
+
+def test_a_prompt_that_is_assumed_in_tokens_that_are_not_there_is_said(folder):
+    tiny_tokenizer().save_pretrained(folder)
+    with pytest.warns(VlmProbeWarning) as caught:
+        model = vlm_probe.load(folder, device="cpu")
+    (said,) = [str(one.message) for one in caught if one.category is VlmProbeWarning]
+    assert said == (
+        f"{folder} has no chat template and is asked as its family is, {model.prompt!r}, though its tokenizer has no "
+        "<start_of_turn>, <end_of_turn>; give its own with prompt= (--prompt)"
+    )
+
+
+def test_weights_that_are_no_numbers_are_said_by_whatever_asks(folder, tmp_path):
+    tiny_tokenizer().save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["multi_modal_projector.linear_1.weight"][0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    size = {"height": 15, "width": 15}
+    settings = {"image_processor_type": "CLIPImageProcessor", "do_center_crop": False, "size": size}
+    changed(folder, "preprocessor_config.json", lambda config: config.update(settings))
+    model = vlm_probe.load(folder, device="cpu", prompt=PROMPT)
+    said = (
+        f"{folder} gives logits that are not numbers (NaN) in torch.float32: its weights are broken, or the dtype is "
+        "too narrow"
+    )
+    picture = torch.zeros(3, 15, 15)
+    for ask in (
+        lambda: model.trace(picture, "a"),
+        lambda: inspect(model, picture, "a", out=tmp_path / "page"),
+        lambda: ask_all(model, [picture], [Asked(0, "a", "b")]),
+    ):
+        with pytest.raises(VlmProbeError) as caught:
+            ask()
+        assert str(caught.value) == said
+    assert not (tmp_path / "page").exists()

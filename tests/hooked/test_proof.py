@@ -19,6 +19,9 @@ SILENCED = (
 )
 
 
+LAYERS = "vision_feature_layer must be from -6 to 5 for 5 layers, and not 0 (-6 is the same), got"
+
+
 def same(x, hook):
     return x
 
@@ -152,11 +155,13 @@ def test_what_is_no_argument_is_refused_and_tensors_without_a_batch_get_one():
     for given, message in (
         ({"return_type": "both"}, "return_type must be 'output', 'logits', 'loss' or None, got 'both'"),
         ({"return_type": "loss"}, "a loss needs labels: model(inputs, labels=..., return_type='loss')"),
-        ({"vision_feature_layer": 7}, "vision_feature_layer must be from -6 to 5 for 5 layers, got 7"),
-        ({"vision_feature_layer": [1, -7]}, "vision_feature_layer must be from -6 to 5 for 5 layers, got [1, -7]"),
+        ({"vision_feature_layer": 7}, f"{LAYERS} 7"),
+        ({"vision_feature_layer": 0}, f"{LAYERS} 0"),
+        ({"vision_feature_layer": [1, -7]}, f"{LAYERS} [1, -7]"),
+        ({"input_ids": None}, "there is nothing to run: model.prepare(image, question) makes inputs"),
     ):
         with pytest.raises(VlmProbeError) as caught:
-            model(ids, **given)
+            model(**{"input_ids": ids, **given})
         assert str(caught.value) == message
 
 

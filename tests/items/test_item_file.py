@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -98,7 +99,12 @@ def test_a_folder_with_a_table_of_a_usual_name_may_hold_others(folder):
     as_jsonl(folder / "notes.jsonl")
     assert len(read_items(folder)[0]) == 2
     (folder / "items.csv").rename(folder / "other.csv")
-    with pytest.raises(VlmProbeError) as caught:  # which of two is meant?
+    with pytest.raises(VlmProbeError) as caught:
+        read_items(folder)
+    assert str(caught.value) == f"{folder} holds 2 tables, notes.jsonl and other.csv: name one"
+    for name in ("notes.jsonl", "other.csv"):
+        (folder / name).unlink()
+    with pytest.raises(VlmProbeError) as caught:
         read_items(folder)
     assert str(caught.value) == (
         f"{folder} is a folder without an item table (items.jsonl, items.csv or items.parquet) and without a file of "
@@ -133,9 +139,21 @@ def test_a_folder_with_a_table_of_a_usual_name_may_hold_others(folder):
         ),
         (
             "q.csv",
+            'image,question,answer,boxes\na.png,What?,x,"[[0.5, 0.6, 0.1, 0.9]]"\n',
+            "line 2: a box's left must be before its right, its top before its bottom, got [0.5, 0.6, 0.1, 0.9]",
+        ),
+        (
+            "q.jsonl",
+            '{"image": "a.png", "question": "What?", "answer": "x", "boxes": [0.1, 0.2, 0.3, 0.4]}\n',
+            "line 1: boxes must be a list of [left, top, right, bottom], got 0.1 in it",
+        ),
+        ("q.csv", "image,question,answer,answer\na.png,What?,x,y\n", "q.csv has the column 'answer' twice"),
+        ("q.CSV", "image;question;answer\n", "(it has image;question;answer), and no benchmark's: "),
+        ("q.jsonl", "\n", "q.jsonl is no question file known here"),
+        (
+            "q.csv",
             "image,question\na.png,What?\n",
-            "q.csv is no question file known here: an item file of your own has image, question and answer (.jsonl, "
-            ".csv or .parquet), of a benchmark's name the format: gqa, items, mme",
+            "q.csv is no item file, which has image, question, answer (it has image, question), and no benchmark's: ",
         ),
     ],
 )
@@ -161,6 +179,11 @@ def test_what_items_come_to(folder):
         "item 'seven': 'b.png' is not an image that can be decoded",
     ]
     assert sum(seen) == 3
+    odd = replace(items[1], distractors=("no",), others=items[1].boxes, source=None)
+    assert problems([odd]) == [
+        "item 'seven': its answer 'no' is among the distractors",
+        "item 'seven': a box of what is asked about is among those of other objects",
+    ]
 
 
 def test_the_command_says_what_can_be_asked(command, refused, folder):
@@ -170,11 +193,14 @@ def test_the_command_says_what_can_be_asked(command, refused, folder):
     assert ended.out.splitlines()[0].strip() == "2 items about 2 images"
     assert "S1 2" in ended.out
     assert "not E2: it needs twins" in ended.out
+    (folder / "odd.jsonl").write_text(json.dumps({**ROWS[0], "bbox": []}) + "\n")
+    assert command("items", "check", folder / "odd.jsonl").err.strip() == "note: nothing reads bbox"
+    (folder / "odd.jsonl").unlink()
     (folder / "b.png").write_text("no picture")
     ended = command("items", "check", folder / "items.csv")
     assert ended.code == 1
     assert ended.err.strip().splitlines() == [
         "wrong: item 'seven': 'b.png' is not an image that can be decoded",
-        "1 things are wrong; --skip-bad leaves such items out",
+        "1 thing is wrong; --skip-bad leaves such items out",
     ]
     assert refused("items", "check", folder / "none.csv") == f"no such file or folder: {folder / 'none.csv'}"

@@ -214,7 +214,7 @@ def item_line(**changes) -> str:
         (
             "items.jsonl",
             item_line(boxes=[[0.1, 0.2]]),
-            r"line 1: a box must be left, top, right, bottom, got",
+            r"line 1: boxes must be a list of \[left, top, right, bottom\], got",
         ),
         ("items.jsonl", item_line(kind="choice"), r"line 1: the right answer to a choice must be a letter, got 'blue'"),
         (

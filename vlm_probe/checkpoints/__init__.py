@@ -6,8 +6,11 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from transformers import AutoTokenizer
+
 from vlm_probe.checkpoints.adapters import CONFIG, base_of, is_adapter
-from vlm_probe.checkpoints.checkpoint import Checkpoint, raw_config
+from vlm_probe.checkpoints.chat_template import prompt_of
+from vlm_probe.checkpoints.checkpoint import TOKENIZER_FILES, Checkpoint, first_of, raw_config
 from vlm_probe.checkpoints.files import hub_file, snapshot
 from vlm_probe.checkpoints.hugging_face import read_hugging_face
 from vlm_probe.checkpoints.original import is_original, read_original
@@ -65,4 +68,13 @@ def _adapted(name: str, folder: Path, languages: Collection[str]) -> Checkpoint:
     except VlmProbeError as error:
         raise VlmProbeError(f"{folder} holds adapters of another model: {error}") from error
     made = describe(base, there, None, languages=languages)
-    return replace(made, name=name, adapter=folder)
+    # peft's trainer saves a tokenizer beside adapters, where it has changed.
+    own = first_of(AutoTokenizer, TOKENIZER_FILES, (folder,), None)
+    if own is None:
+        return replace(made, name=name, adapter=folder)
+    placeholder = getattr(made.config, "image_token_id", None)
+
+    def prompt() -> str | None:
+        return made.prompt() if placeholder is None else prompt_of(name, own, folder, placeholder) or made.prompt()
+
+    return replace(made, name=name, adapter=folder, tokenizer=own, prompt=prompt)

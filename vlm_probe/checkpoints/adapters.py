@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from vlm_probe.checkpoints.files import weight_files
-from vlm_probe.errors import VlmProbeError
+from vlm_probe.errors import VlmProbeError, first_line
 
 CONFIG = "adapter_config.json"
 
@@ -21,6 +21,8 @@ def is_adapter(folder: Path) -> bool:
     Raises VlmProbeError for one that holds both: which of them is meant cannot be told.
     """
     if not (folder / CONFIG).is_file():
+        if stray := sorted(folder.glob("adapter_model.*")):
+            raise VlmProbeError(f"{folder} holds {stray[0].name} without {CONFIG}: what it adapts cannot be told")
         return False
     others = [file.name for file in _model_files(folder)]
     if others:
@@ -45,7 +47,7 @@ def base_of(folder: Path) -> str:
         base = json.loads(file.read_text())["base_model_name_or_path"]
     except (ValueError, LookupError, TypeError) as error:
         raise VlmProbeError(f"{file} cannot be read: {error}") from error
-    if not isinstance(base, str) or not base:
+    if not isinstance(base, str) or not base or (folder / base).resolve() == folder.resolve():
         raise VlmProbeError(f"{file} does not name the model it adapts (base_model_name_or_path)")
     return base
 
@@ -67,8 +69,7 @@ def merge_adapter(name: str, hf: Any, folder: Path) -> Any:
             adapted = PeftModel.from_pretrained(hf, folder)
             stored = set(load_peft_weights(str(folder), device="cpu"))
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise VlmProbeError(f"the adapters of {name} could not be loaded: {first}") from error
+        raise VlmProbeError(f"the adapters of {name} could not be loaded: {first_line(error)}") from error
     odd = sorted(stored ^ set(get_peft_model_state_dict(adapted)))
     if odd:
         raise VlmProbeError(f"the adapters of {name} do not fit its model: {len(odd)} weights, {odd[0]} among them")

@@ -65,8 +65,8 @@ def prompt_of(name: str, tokenizer: Any, folder: Path | None, placeholder: int) 
         if found and text.count(QUESTION) == 1 and "'type'" not in text:
             return _with_bos(tokenizer, text.replace(found[0], IMAGES))
     raise VlmProbeError(
-        f"the chat template of {name} cannot be used ({problem}); give the prompt yourself: "
-        "load(..., prompt='{bos}USER: {images}\\n{question} ASSISTANT:')"
+        f"the chat template of {name} cannot be used ({problem}); give one with prompt= "
+        "(--prompt), such as '{bos}USER: {images}\\n{question} ASSISTANT:'"
     )
 
 

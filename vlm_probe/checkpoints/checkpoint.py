@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, L
 
 from vlm_probe.checkpoints.adapters import merge_adapter
 from vlm_probe.checkpoints.files import hub_file
-from vlm_probe.errors import VlmProbeError
+from vlm_probe.errors import VlmProbeError, first_line
 
 QUANTIZATION: dict[str, dict[str, Any]] = {
     "8bit": {"load_in_8bit": True},
@@ -97,8 +97,7 @@ def _from_pretrained(name: str, source: str | Path | None, **kwargs: Any) -> Any
     try:
         loaded: Any = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
     except (OSError, RuntimeError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise VlmProbeError(f"{name} could not be loaded: {first}") from error
+        raise VlmProbeError(f"{name} could not be loaded: {first_line(error)}") from error
     model, info = loaded
     misshapen_keys = {entry[0] for entry in info["mismatched_keys"]}
     missing = sorted(set(info["missing_keys"]) - misshapen_keys)
@@ -154,9 +153,8 @@ def read_config(name: str, source: str | Path, revision: str | None, raw_text: d
     """
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise VlmProbeError(f"{name}'s config.json is not understood: {first}") from error
+    except Exception as error:  # strict dataclasses have errors of their own
+        raise VlmProbeError(f"{name}'s config.json is not understood: {first_line(error)}") from error
     apply_activation_rule(config, raw_text)
     return config
 
@@ -189,6 +187,6 @@ def first_of(auto: Any, files: tuple[str, ...], sources: tuple[str | Path, ...],
         except Exception as error:  # tokenizers raises nothing narrower
             if isinstance(error, OSError) and not isinstance(source, Path):
                 continue  # the Hub does not have it
-            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise VlmProbeError(f"{source} has a {files[0]} or its like that cannot be read: {first}") from error
+            said = f"{source} has a {files[0]} or its like that cannot be read: {first_line(error)}"
+            raise VlmProbeError(said) from error
     return None

@@ -13,6 +13,7 @@ from vlm_probe.checkpoints.chat_template import prompt_of
 from vlm_probe.checkpoints.checkpoint import IMAGE_FILES, TOKENIZER_FILES, Checkpoint, first_of, read_config
 from vlm_probe.checkpoints.files import weight_files
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.inputs.prompts import IMAGE
 
 
 def read_hugging_face(
@@ -35,7 +36,17 @@ def read_hugging_face(
     if folder is not None:
         weight_files(folder)
     own = raw.get("vlm_probe") or {}
+    if not alone and not 0 <= config.image_token_id < config.text_config.vocab_size:
+        raise VlmProbeError(
+            f"{name}'s config.json has the image token {config.image_token_id}, outside the vocabulary of "
+            f"{config.text_config.vocab_size}"
+        )
     tokenizer = first_of(AutoTokenizer, TOKENIZER_FILES, (source,), revision)
+    known = None if alone or tokenizer is None else tokenizer.get_vocab().get(IMAGE)
+    if known not in (None, getattr(config, "image_token_id", None)):
+        raise VlmProbeError(
+            f"{name}'s config.json has the image token {config.image_token_id}, its tokenizer's {IMAGE} is {known}"
+        )
     return Checkpoint(
         name=name,
         revision=revision,

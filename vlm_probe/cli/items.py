@@ -39,6 +39,7 @@ def check(
         from vlm_probe.findings import FINDINGS
         from vlm_probe.items import read_items
         from vlm_probe.items.checking import counted, problems
+        from vlm_probe.items.readers.item_file import OWN, unused_fields
 
         found, wrong = read_items(file, images, format=format, skip_bad=True)
     with bar("opening pictures", len(found)) as advance:
@@ -49,8 +50,12 @@ def check(
     for id, n in usable.items():
         if n == 0:
             console.print(f"not {id}: it needs {plain(FINDINGS[id].wants)}", highlight=False, soft_wrap=True)
+    unused = unused_fields(file) if file.is_file() and found[0].family == OWN else []
+    if unused:
+        err.print(f"note: nothing reads {plain(', '.join(unused))}", soft_wrap=True, highlight=False)
     for problem in wrong[:SHOWN]:
         err.print(f"wrong: {plain(problem)}", soft_wrap=True, highlight=False)
     if wrong:
-        err.print(f"{len(wrong)} things are wrong; --skip-bad leaves such items out", soft_wrap=True, highlight=False)
+        things = "1 thing is" if len(wrong) == 1 else f"{len(wrong)} things are"
+        err.print(f"{things} wrong; --skip-bad leaves such items out", soft_wrap=True, highlight=False)
         raise typer.Exit(1)

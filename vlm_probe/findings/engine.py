@@ -155,7 +155,8 @@ def run(
     VlmProbeError: an unknown finding, no finding that could be measured (with what each would take), parts of
         another run, two models of one name.
     """
-    began, chosen, given = time.monotonic(), find(ids), with_others(items)
+    began, chosen, given = time.monotonic(), find([ids] if isinstance(ids, str) else ids), with_others(items)
+    models = [models] if isinstance(models, str | HookedVLM) else list(models)
     names = [_name(model) for model in models]
     for name in names:
         if names.count(name) > 1:

@@ -49,11 +49,18 @@ def call_arguments(
     """
     if isinstance(inputs, ModelInputs):
         given: dict[str, Any] = {**inputs.tensors, **others}
+    elif not isinstance(inputs, Tensor | None):
+        raise VlmProbeError(
+            f"a model takes ModelInputs or token ids, got a {type(inputs).__name__}: model.prepare(image, question) "
+            "makes them"
+        )
     else:
         words = {"input_ids": inputs, "attention_mask": attention_mask}
         batched = {name: one if one is None or one.ndim > 1 else one[None] for name, one in words.items()}
         tensors = {**batched, "pixel_values": pixel_values}
         given = {**{name: one for name, one in tensors.items() if one is not None}, **others}
+    if given.get("input_ids") is None and given.get("inputs_embeds") is None:
+        raise VlmProbeError("there is nothing to run: model.prepare(image, question) makes inputs")
     taken = _named(type(hf)) | _PASSED_ON
     for name in given:
         if name not in taken:

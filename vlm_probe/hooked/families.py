@@ -42,6 +42,8 @@ class VisionFamily:
     blocks: Blocks
     cls: bool = True
     """A CLS token stands before the patches."""
+    any_size: bool = False
+    """It takes pictures of other sizes than it was trained on."""
     registers: str | None = None
     """The field of its configuration that counts register tokens, which stand between CLS and patches."""
 
@@ -117,8 +119,8 @@ _QWEN2_PROMPT = "<|im_start|>user\n{images}\n{question}<|im_end|>\n<|im_start|>a
 
 VISION: dict[str, VisionFamily] = {
     "clip_vision_model": VisionFamily(_CLIP),
-    "dinov2": VisionFamily(_DINOV2),
-    "dinov2_with_registers": VisionFamily(_DINOV2, registers="num_register_tokens"),
+    "dinov2": VisionFamily(_DINOV2, any_size=True),
+    "dinov2_with_registers": VisionFamily(_DINOV2, any_size=True, registers="num_register_tokens"),
 }
 """By the configuration's model_type."""
 LANGUAGE: dict[str, LanguageFamily] = {

@@ -102,9 +102,8 @@ class HookedVLM(GlobHooks):
         vision, language = families_of(hf.config)
         patches = None
         if vision is not None and sight is not None:
-            leading = vision.leading(sight)
-            dropped = int(hf.config.vision_feature_select_strategy == "default")
-            patches = PatchGrid(sight.patch_size, leading, leading - dropped)
+            leading, kind = vision.leading(sight), hf.config.vision_feature_select_strategy
+            patches = PatchGrid(sight.patch_size, leading, leading - int(kind == "default"))
         language_tower = hf.model if vision is None else hf.model.language_model
         self.language = language_points(len(layers_of(language_tower, language.blocks)))
         if vision is not None:
@@ -127,7 +126,7 @@ class HookedVLM(GlobHooks):
             context=getattr(text, "max_position_embeddings", None),
         )
         self._read: int | None = None
-        self._layers_read(None)  # an error now rather than in the first run
+        self._layers_read(None)  # its error now
         self.token_scale: float = measure_token_scale(hf, text.hidden_size) if language.scales_tokens else 1.0
         """The factor by which a token's embedding row is multiplied before block 0."""
         self.embed_scale = embed_scale or ("all" if language.scales_images and vision is not None else "text")
@@ -210,7 +209,7 @@ class HookedVLM(GlobHooks):
 
     @property
     def image_size(self) -> int:
-        """Side, in pixels, of the square images the encoder was made for; VlmProbeError without an encoder."""
+        """Side, in pixels, of the squares the encoder was made for; VlmProbeError without an encoder."""
         if self.vision_config is None:
             raise VlmProbeError(f"{self.name} is a language model without an encoder: it takes no image")
         return self.vision_config.image_size
@@ -288,8 +287,9 @@ class HookedVLM(GlobHooks):
         chosen: Any = self.hf.config.vision_feature_layer if selected is None else selected
         n = len(self.vision.blocks)
         states: list[int] = chosen if isinstance(chosen, list) else [chosen]
-        if not all(-n - 1 <= s <= n for s in states):
-            raise VlmProbeError(f"vision_feature_layer must be from {-n - 1} to {n} for {n} layers, got {chosen!r}")
+        if not all(-n - 1 <= s <= n and s != 0 for s in states):  # transformers takes 0 for none
+            said = f"from {-n - 1} to {n} for {n} layers, and not 0 ({-n - 1} is the same), got {chosen!r}"
+            raise VlmProbeError(f"vision_feature_layer must be {said}")
         # Hidden state 0 is the embedding, so hidden state i is what i layers made.
         return max(s if s >= 0 else n + 1 + s for s in states)
 

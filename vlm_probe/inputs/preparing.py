@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -144,6 +145,12 @@ class Preparer:
         for name in ("{question}",) if self.patches is None else ("{images}", "{question}"):
             if self.prompt.count(name) != 1:
                 raise VlmProbeError(f"a prompt must hold {name} once, got {self.prompt!r}")
+        for name in re.findall(r"\{\w+\}", self.prompt):
+            if name not in ("{bos}", "{images}", "{question}"):
+                raise VlmProbeError(f"a prompt has {{bos}}, {{images}} and {{question}}, no {name}: {self.prompt!r}")
+        # Questions about one image share its work: what stands before them must be the same.
+        if self.patches is not None and self.prompt.index("{question}") < self.prompt.index("{images}"):
+            raise VlmProbeError(f"a prompt must hold {{images}} before {{question}}, got {self.prompt!r}")
 
     def see(self, picture: Image.Image) -> Seen:
         """A picture as the encoder takes it; VlmProbeError without an encoder or image processor."""

@@ -38,6 +38,11 @@ def problems(items: Sequence[Item], progress: Callable[[int], None] = lambda n: 
 
     twice = [id for id, n in Counter(item.id for item in items).items() if n > 1]
     said = [f"the id {id!r} comes more than once" for id in twice]
+    for item in items:
+        if item.answer in item.distractors:
+            said.append(f"item {item.id!r}: its answer {item.answer!r} is among the distractors")
+        if set(item.boxes) & set(item.others):
+            said.append(f"item {item.id!r}: a box of what is asked about is among those of other objects")
     seen: set[Path] = set()
     for item in items:
         if isinstance(item.source, Path) and item.source not in seen:

@@ -62,8 +62,10 @@ def boxes_in(row: dict[str, Any], name: str) -> tuple[UnitBox, ...]:
     for value in row.get(name) or ():
         numbers = isinstance(value, list | tuple) and len(value) == 4
         if not numbers or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
-            raise BadEntryError(f"a box must be left, top, right, bottom, got {value!r:.60}")
+            raise BadEntryError(f"{name} must be a list of [left, top, right, bottom], got {value!r:.60} in it")
         box = UnitBox(*value)
+        if box.left >= box.right or box.top >= box.bottom:
+            raise BadEntryError(f"a box's left must be before its right, its top before its bottom, got {value!r:.60}")
         if not (0 <= box.left < box.right <= 1 and 0 <= box.top < box.bottom <= 1):
             raise BadEntryError(f"a box must be in shares of the image, 0 to 1, got {value!r:.60}")
         found.append(box)

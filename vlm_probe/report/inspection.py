@@ -231,9 +231,10 @@ def _look(
     notes = [str(one.message) for one in caught if issubclass(one.category, VlmProbeWarning)]
     if _trained_on_scenes(str(model.name)):
         notes += unfamiliar(picture, question)
+    trace = model.trace(inputs)
     answer_ids = model.answer_tokens(inputs, max_new_tokens=max_new_tokens)[0]
     answer = model.tokenizer.decode(answer_ids, skip_special_tokens=True).strip()
-    trace = model.trace(inputs)
+    empty = "(only spaces or special tokens)" if answer_ids else "(an empty answer)"
     maps = image_attention(trace, query)
     top = top_tokens(model, trace.logits[inputs.layout.answer_position])
     progress(1)
@@ -248,7 +249,7 @@ def _look(
         "model": model.name,
         "image_name": name,
         "image": image_uri(picture),
-        "answer": answer or "(an empty answer)",
+        "answer": answer or empty,
         "notes": notes,
         "prompt": inputs.prompts[0],
         "top": rows_of(top),

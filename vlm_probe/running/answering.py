@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from vlm_probe.errors import VlmProbeError
+from vlm_probe.errors import VlmProbeError, VlmProbeWarning
 from vlm_probe.inputs.images import ImageLike
 from vlm_probe.inputs.preparing import ModelInputs
 
@@ -15,7 +16,14 @@ from vlm_probe.inputs.preparing import ModelInputs
 @torch.no_grad()
 def answer_tokens(model: Any, inputs: ModelInputs, max_new_tokens: int) -> list[list[int]]:
     """Greedily decoded ids of every example, up to and without the end of the answer."""
-    ends = model.answer_ends
+    ends, length = model.answer_ends, inputs.input_ids.shape[1] + max_new_tokens
+    if model.inputs.context is not None and length > model.inputs.context:
+        warnings.warn(
+            f"an answer of {max_new_tokens} tokens may go beyond the {model.inputs.context} positions that "
+            f"{model.name} was made for",
+            VlmProbeWarning,
+            stacklevel=3,
+        )
     out = model.generate(
         inputs,
         max_new_tokens=max_new_tokens,

@@ -107,6 +107,15 @@ def _tokenize(model: Runs, index: int, one: Asked, count: int) -> tuple[list[int
     return ids[:split], _Row(index, one.image, ids[split:], longer[answer_start(ids, longer) :])
 
 
+def check_numbers(model: Runs, logits: Float[Tensor, "*batch vocabulary"]) -> None:
+    """VlmProbeError where a model's logits are not numbers: broken weights, or a dtype that is too narrow."""
+    if logits.isnan().any():
+        raise VlmProbeError(
+            f"{model.name} gives logits that are not numbers (NaN) in {model.dtype}: its weights are broken, or the "
+            "dtype is too narrow"
+        )
+
+
 @torch.no_grad()
 def _read_images(model: Runs, prefix: list[int], pixels: Float[Tensor, "image channel height width"]) -> Any:
     """The cache after every image's prefix."""
@@ -145,6 +154,7 @@ def _finish(model: Runs, cache: Any, prefix: int, rows: list[_Row], max_new_toke
     real = torch.tensor([[0] * (width - len(r.suffix)) + [1] * len(r.suffix) for r in rows], device=device)
     mask = torch.cat([real.new_ones(len(rows), prefix), real], dim=1)
     first = _step(model, cache, suffix, mask, logits_to_keep=1)[:, -1]
+    check_numbers(model, first)
 
     length = max(len(row.answer) for row in rows)
     target = torch.tensor([r.answer + [-1] * (length - len(r.answer)) for r in rows], device=device)

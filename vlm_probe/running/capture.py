@@ -13,6 +13,7 @@ from vlm_probe.files import writable
 from vlm_probe.inputs.images import image_digest
 from vlm_probe.inputs.preparing import ModelInputs
 from vlm_probe.names import dimensions
+from vlm_probe.running.asking import check_numbers
 from vlm_probe.running.protocol import Runs
 from vlm_probe.trace import Trace
 
@@ -87,6 +88,7 @@ def capture(model: Runs, inputs: ModelInputs, names: list[str]) -> Trace:
     layout = inputs.layout
     check_fits(model, inputs, names)
     output, cache = model.run_with_cache(inputs, names_filter=names)
+    check_numbers(model, output.logits[0, layout.answer_position])
     images = inputs.images[0] if inputs.images else []
     digests = [image_digest(image) for image in images]
     prompt = inputs.prompts[0] if inputs.prompts else None

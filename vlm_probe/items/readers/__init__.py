@@ -13,6 +13,7 @@ from pkgutil import iter_modules
 from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.items.entries import BadEntryError, attempt, text_of
 from vlm_probe.items.item import Item
+from vlm_probe.items.readers.item_file import REQUIRED, named_in
 from vlm_probe.items.readers.reader import Reader
 
 _found: list[Reader] = [
@@ -55,6 +56,12 @@ def guess_format(path: Path) -> str:
     for name, reader in FORMATS.items():
         if reader.recognises(path, head):
             return name
+    named = named_in(path)
+    if named is not None:
+        raise VlmProbeError(
+            f"{path} is no item file, which has {', '.join(REQUIRED)} (it has {', '.join(named) or 'none'}), and no "
+            f"benchmark's: {', '.join(FORMATS)}"
+        )
     raise VlmProbeError(
         f"{path} is no question file known here: an item file of your own has image, question and answer (.jsonl, .csv "
         f"or .parquet), of a benchmark's name the format: {', '.join(FORMATS)}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vlm_probe.errors import VlmProbeError
 from vlm_probe.items.entries import BadEntryError, Parse, json_lines, need_texts, parquet_of, text_of
 from vlm_probe.items.item import Item, item_from_row
 from vlm_probe.items.readers.reader import Entry, Reader
@@ -54,6 +56,10 @@ def read(path: Path, images: Path | None) -> Iterator[Entry]:
         need_texts(whole, "family", "kind")
         return item_from_row(whole, folder)
 
+    names = named_in(path) or []
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise VlmProbeError(f"{path} has the column {twice[0]!r} twice")
     for number, parse in _rows(path):
         yield number, lambda parse=parse, number=number: item(parse, number)
 
@@ -64,7 +70,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Parse]]:
         for number, row in enumerate(parquet_of(path).to_dict("records"), start=1):
             named = {str(key): _plain(value) for key, value in row.items()}
             yield number, lambda named=named: named
-    elif path.suffix == ".csv":
+    elif path.suffix.lower() == ".csv":
         for number, cells in enumerate(csv.DictReader(io.StringIO(text_of(path), newline="")), start=2):
             yield number, lambda cells=cells: _of_cells(cells)
     else:
@@ -92,20 +98,36 @@ def table_in(folder: Path) -> list[Path]:
         if (folder / name).is_file():
             return [folder / name]
     tables = sorted(path for path in folder.glob("*") if path.suffix in (".parquet", ".jsonl", ".csv"))
-    return tables if len(tables) == 1 and _recognises(tables[0], _head(tables[0])) else []
+    if len(tables) > 1 and all(_recognises(table, "") for table in tables):
+        raise VlmProbeError(f"{folder} holds {len(tables)} tables, {tables[0].name} and {tables[1].name}: name one")
+    return tables if len(tables) == 1 and _recognises(tables[0], "") else []
 
 
-def _head(path: Path) -> str:
-    return "" if path.suffix == ".parquet" else text_of(path)[:4000]
+def named_in(path: Path) -> list[str] | None:
+    """The fields of a table's first row, or its columns; None for a file of another kind, or without a row."""
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        return [str(name) for name in parquet_of(path).columns]
+    if kind == ".csv":
+        return next(csv.reader(io.StringIO(text_of(path), newline="")), None)
+    if kind == ".jsonl":
+        for _, parse in json_lines(path):
+            try:
+                row = parse()
+            except BadEntryError:
+                return None
+            return list(row) if isinstance(row, dict) else None
+    return None
 
 
 def _recognises(path: Path, head: str) -> bool:
-    named: Callable[[str], bool] = {
-        ".parquet": lambda name: True,
-        ".jsonl": lambda name: f'"{name}"' in head,
-        ".csv": lambda name: name in next(iter(csv.reader([head.split("\n", 1)[0].rstrip("\r")])), []),
-    }.get(path.suffix, lambda name: False)
-    return all(map(named, REQUIRED))
+    return path.suffix == ".parquet" or set(REQUIRED) <= set(named_in(path) or ())
+
+
+def unused_fields(path: Path) -> list[str]:
+    """Fields of an item file that nothing reads: misspelt, or of other tools."""
+    known = {field.name for field in fields(Item)} - {"source"}
+    return [name for name in named_in(path) or () if name not in known]
 
 
 READER = Reader(
