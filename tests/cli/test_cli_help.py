@@ -63,7 +63,7 @@ def test_without_a_command_there_is_help(command, words):
         (("models", "--all"), "No such option: --all"),
         (("inspect", "a.png"), "Missing argument 'image"),
         (("evaluate", "--n", "0"), "Invalid value for '--n'"),
-        (("report", "--items", "11"), "Invalid value for '--items'"),
+        (("report", "--seed", "one"), "Invalid value for '--seed'"),
         (("scenes", "export", "out", "--size", "15"), "Invalid value for '--size'"),
     ],
 )

@@ -96,7 +96,7 @@ POPE_LINE = '{"question_id": 1, "image": "1.jpg", "text": "Is there a dog?", "la
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--items", "{tmp}/gone.json"], "cannot read {tmp}/gone.json: No such file or directory"),
+        (["--items", "{tmp}/gone.json"], "no such file or folder: {tmp}/gone.json"),
         (["--items", "{tmp}/pope.jsonl"], "say where they are with --images FOLDER"),
         (
             ["--items", "{tmp}/pope.jsonl", "--images", "{tmp}"],
@@ -104,7 +104,7 @@ POPE_LINE = '{"question_id": 1, "image": "1.jpg", "text": "Is there a dog?", "la
         ),
         (["--items", "{tmp}/pope.jsonl", "--format", "pop"], "no format 'pop'; nearest are 'pope'"),
         (["--model", "replica/nought"], "no replica 'nought'"),
-        (["--answers", "{tmp}/gone.parquet"], "cannot read {tmp}/gone.parquet"),
+        (["--answers", "{tmp}/gone.parquet"], "no such file or folder: {tmp}/gone.parquet"),
     ],
 )
 def test_what_cannot_be_evaluated(refused, tmp_path, options, message):

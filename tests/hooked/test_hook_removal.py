@@ -92,6 +92,7 @@ REASONS = {
     "keeps what a run will need": "findings.Finding.__init__ findings.Shared.__init__",
     "reads what a run has left": "embedding.nearest_tokens hooked.target_token report.top_tokens",
     "counts the bytes of a run before it": "running.check_fits",
+    "looks at what a run gave, or at what it will be asked": "running.check_numbers findings.unaskable",
     "trains a Hugging Face model that nobody has hooked": "training.answer_loss",
 }
 """Why no case is needed -> the functions that neither run a model nor hook it."""
@@ -210,7 +211,6 @@ CASES: dict[str, Case] = {
     "findings.twins_apart": lambda f, m: f(m, asked(4, "mmvp")),
     "findings.found_but_unused": lambda f, m: f(m, of_properties()),
     "findings.run": lambda f, m: f(["S1"], [m], asked(1)),
-    "report.measure": lambda f, m: f(lambda _: m, ["m"], items=2, seed=0, progress=lambda n: None, findings=["S1"]),
     "attention.blanking": lambda f, m: f(m, look(m), relevancy(m, look(m)), target=5, draws=2),
     "report.inspect": lambda f, m: f(m, "picture.png", QUESTION, out=Path("page"), max_new_tokens=1),
     "training.check_scores": lambda f, m: f(m, 1),

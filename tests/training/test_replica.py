@@ -260,15 +260,15 @@ def test_the_first_steps_are_those_of_the_log_that_is_shipped(monkeypatch, stage
 
 ROUNDING = 0.05
 """Other processors round bfloat16 otherwise, and small differences grow: curves must agree, not bits."""
-LOSSES = Path(__file__).with_name("losses_of_200_steps.json")
+LOSSES = Path(__file__).with_name("losses_of_100_steps.json")
 
 
-def retrain_for_200_steps() -> dict[str, list[float]]:
-    """Every stage's losses, step by step, of a small-clip with 200 steps in all; batches and seeds are the real ones.
+def retrain_for_100_steps() -> dict[str, list[float]]:
+    """Every stage's losses, step by step, of a small-clip with 100 steps in all; batches and seeds are the real ones.
 
     To record them anew: `python tests/training/test_replica.py`.
     """
-    short = Steps(encoder=40, language=60, connector=30, joint=40, questions=30)
+    short = Steps(encoder=20, language=30, connector=10, joint=20, questions=20)
     losses: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         recipe.train(
@@ -279,10 +279,10 @@ def retrain_for_200_steps() -> dict[str, list[float]]:
     return losses
 
 
-def test_a_cell_retrained_for_200_steps_follows_the_recorded_losses(monkeypatch):
+def test_a_cell_retrained_for_100_steps_follows_the_recorded_losses(monkeypatch):
     monkeypatch.undo()  # the real batches
-    recorded, losses = json.loads(LOSSES.read_text()), retrain_for_200_steps()
-    assert sum(map(len, losses.values())) == 200
+    recorded, losses = json.loads(LOSSES.read_text()), retrain_for_100_steps()
+    assert sum(map(len, losses.values())) == 100
     assert list(losses) == list(recorded)
     for stage, values in recorded.items():
         assert _means_of_ten(losses[stage]) == pytest.approx(_means_of_ten(values), rel=ROUNDING), stage
@@ -303,4 +303,4 @@ def test_committed_scores_agree_with_the_cards():
 
 
 if __name__ == "__main__":
-    LOSSES.write_text(json.dumps({k: [round(x, 5) for x in v] for k, v in retrain_for_200_steps().items()}) + "\n")
+    LOSSES.write_text(json.dumps({k: [round(x, 5) for x in v] for k, v in retrain_for_100_steps().items()}) + "\n")

@@ -153,15 +153,35 @@ def either_way(left: str, right: str) -> str:
     return f"← {left}{' | ' if len(left + right) <= 64 else chr(10)}{right} →"
 
 
+LONGEST = 48
+"""Characters of a model's name that are drawn: a folder's path would leave no room for the figure."""
+
+
+def short(name: str) -> str:
+    """A name as it is drawn: of a long path its end, line by line.
+
+    >>> short("/home/somebody/checkpoints/2026-11-26/llava-gemma-2b-again")
+    '.../checkpoints/2026-11-26/llava-gemma-2b-again'
+    """
+    lines = []
+    for line in name.split("\n"):
+        parts = line.split("/")
+        while len("/".join(parts)) > LONGEST - 4 and len(parts) > 1:
+            parts = parts[1:]
+        kept = "/".join(parts)
+        lines.append(line if len(line) <= LONGEST else f".../{kept}" if kept != line else line)
+    return "\n".join(lines)
+
+
 def legend_below(ax: Axes) -> None:
     """The legend below the axes, where long model names cost no width.
 
     Alone in a figure that lays itself out it takes the figure's whole width; else it hangs below the axes' own label.
     """
-    handles, labels = ax.get_legend_handles_labels()
+    handles, names = ax.get_legend_handles_labels()
     if not handles:
         return
-    figure = ax.figure
+    figure, labels = ax.figure, [short(name) for name in names]
     letters = max(len(line) for label in labels for line in label.split("\n"))
     columns = max(1, min(len(labels), 4, int(_inches(ax) * 72 / (8 * _LETTER * letters + 40))))
     if len(figure.axes) == 1 and isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):

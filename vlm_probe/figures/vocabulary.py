@@ -14,7 +14,7 @@ from vlm_probe.figures.effects import effect_over_seeds
 from vlm_probe.figures.given import checked
 from vlm_probe.figures.primitives import Look, by_layer
 from vlm_probe.figures.scores import scenes_of
-from vlm_probe.figures.style import CONTROL, PALETTE, axes, legend_below, models_of, styled, titled
+from vlm_probe.figures.style import CONTROL, PALETTE, axes, legend_below, models_of, short, styled, titled
 from vlm_probe.figures.tables import counts, in_shares, names, numbers, where
 
 _PARTS = {
@@ -65,7 +65,7 @@ def budget_bars(table: pd.DataFrame, column: str = "parameters", ax: Axes | None
                     ax.text(left + share / 2, y, f"{share:.0%}", ha="center", va="center", fontsize=7.5, color=ink)
                 left += share
             ax.text(1.01, y, _short(whole), va="center", fontsize=8)
-        ax.set_yticks(range(len(models)), models)
+        ax.set_yticks(range(len(models)), [short(model) for model in models])
         ax.set(xlim=(0, 1), ylim=(len(models) - 0.5, -0.5), xlabel=f"share of {words}")
         none = [part for part in names(table, "part") if part not in parts]
         notes = ["counted from the configuration"]
