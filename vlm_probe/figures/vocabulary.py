@@ -50,7 +50,9 @@ def budget_bars(table: pd.DataFrame, column: str = "parameters", ax: Axes | None
     """
     with styled():
         models = names(table, "model")
-        ax = axes(ax, (6.4, 1.5 + 0.42 * len(models)))
+        shown = [short(model) for model in models]
+        # Bars keep their room beside long names.
+        ax = axes(ax, (6.4 + 0.08 * max(0, max(map(len, shown)) - 24), 1.5 + 0.42 * len(models)))
         parts = {part: color for part, color in _PARTS.items() if numbers(where(table, "part", part), column).any()}
         words = _AMOUNTS.get(column, column.replace("_", " "))
         for y, name in enumerate(models):
@@ -65,7 +67,7 @@ def budget_bars(table: pd.DataFrame, column: str = "parameters", ax: Axes | None
                     ax.text(left + share / 2, y, f"{share:.0%}", ha="center", va="center", fontsize=7.5, color=ink)
                 left += share
             ax.text(1.01, y, _short(whole), va="center", fontsize=8)
-        ax.set_yticks(range(len(models)), [short(model) for model in models])
+        ax.set_yticks(range(len(models)), shown)
         ax.set(xlim=(0, 1), ylim=(len(models) - 0.5, -0.5), xlabel=f"share of {words}")
         none = [part for part in names(table, "part") if part not in parts]
         notes = ["counted from the configuration"]
