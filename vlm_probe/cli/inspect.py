@@ -53,13 +53,10 @@ def inspect(
         raise VlmProbeError("the question is empty; ask something about the image")
     check_models(names)
     with err.status("reading"):
-        from vlm_probe.inputs.images import open_image
         from vlm_probe.items import suffix_of
-
-        for one in image:
-            open_image(one)
-        question += suffix_of(None, suffix)
         from vlm_probe.report import inspection
+
+        question += suffix_of(None, suffix)
     steps = min(max_new_tokens, inspection.MAX_TOKENS_SHOWN) + 2
     with bar("looking inside", steps * len(image) * len(names)) as advance:
         found = inspection.inspect(

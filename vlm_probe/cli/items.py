@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vlm_probe.cli.terminal import bar, console, err, plain, show
+from vlm_probe.cli.terminal import ItemFormat, ItemImages, bar, console, err, plain, show
 from vlm_probe.errors import VlmProbeError
 
 app = typer.Typer(help="Questions with pictures: item files of your own, and benchmarks'.", no_args_is_help=True)
@@ -29,8 +29,8 @@ def check(
             "or a benchmark's question file."
         ),
     ],
-    images: Annotated[Path | None, typer.Option(help="Folder with its images; beside the file if not given.")] = None,
-    format: Annotated[str | None, typer.Option(help="The question file's format, where it is not recognised.")] = None,
+    images: ItemImages = None,
+    format: ItemFormat = None,
 ) -> None:
     """Read an item file, open its pictures, and say what can be asked with it. Exit code 1 where something is wrong."""
     if not file.exists():
