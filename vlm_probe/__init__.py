@@ -33,6 +33,7 @@ _HOMES = {
 
 _PARTS = (
     "attention",
+    "causal",
     "checkpoints",
     "embedding",
     "evidence",

@@ -13,8 +13,10 @@ from accelerate import init_empty_weights
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked.families import families_of, submodule
 from vlm_probe.hooked.model import HookedVLM
+from vlm_probe.hooked.wiring import layers_of
 from vlm_probe.layout import TokenLayout
 
 
@@ -43,10 +45,29 @@ def head(model: HookedVLM) -> nn.Module:
     return model.hf.get_output_embeddings()
 
 
+def language_tower(model: HookedVLM) -> nn.Module:
+    """The language model without its output layer."""
+    return model.hf.model if model.vision_config is None else model.hf.model.language_model
+
+
 def final_norm(model: HookedVLM) -> nn.Module:
     """The norm between the last layer and the unembedding."""
-    tower = model.hf.model if model.vision_config is None else model.hf.model.language_model
-    return submodule(tower, families_of(model.hf.config)[1].norm)
+    return submodule(language_tower(model), families_of(model.hf.config)[1].norm)
+
+
+def attention_modules(model: HookedVLM, part: str) -> list[nn.Module]:
+    """The modules that call the attention function, by layer, of "vision" or "language".
+
+    Raises VlmProbeError for another part, and "vision" of a language model alone.
+    """
+    vision, language = families_of(model.hf.config)
+    if part == "language":
+        tower, blocks = language_tower(model), language.blocks
+    elif part == "vision" and vision is not None:
+        tower, blocks = model.hf.model.vision_tower, vision.blocks
+    else:
+        raise VlmProbeError(f"{model.name} has no attention in {part!r}")
+    return [submodule(layer, *blocks.attention) for layer in layers_of(tower, blocks)]
 
 
 def encode(model: HookedVLM, pixels: Float[Tensor, "image channel height width"]) -> None:

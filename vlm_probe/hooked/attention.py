@@ -8,6 +8,8 @@ and exact softmax rows, as TransformerLens does: masked scores are -inf, masked 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -19,6 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked.points import Points, is_active
 from vlm_probe.names import ROTARY
 
@@ -44,6 +47,43 @@ def report_to(module: nn.Module, block: Points) -> None:
     rot_q, rot_k = (block[name] if name in block.declared else None for name in ROTARY)
     scores, pattern, z = (block[f"attn.hook_{name}"] for name in ("attn_scores", "pattern", "z"))
     _points[module] = _AttentionPoints(rot_q, rot_k, scores, pattern, z)
+
+
+Cut = Callable[[int, int], Bool[Tensor, "#batch #head query key"]]
+"""Which keys a query is kept from seeing, for so many queries and keys: True where it is."""
+
+_cuts: WeakKeyDictionary[nn.Module, list[Cut]] = WeakKeyDictionary()
+
+
+@contextmanager
+def cut_in(module: nn.Module, cut: Cut) -> Iterator[None]:
+    """Meanwhile an attention module's queries do not see some keys; several cuts add up.
+
+    The mask is what is changed, so that SDPA stays in use, and what is cut has a weight of exactly zero.
+    """
+    own = _cuts.setdefault(module, [])
+    own.append(cut)
+    try:
+        yield
+    finally:
+        own[:] = [one for one in own if one is not cut]
+        if not own:
+            _cuts.pop(module, None)
+
+
+def _without_cut(
+    mask: Tensor | None, cuts: list[Cut], causal: bool, n_query: int, n_key: int, device: torch.device
+) -> Tensor:
+    """A mask as transformers passes it, without what is cut; VlmProbeError where a query would see nothing."""
+    allowed, added = _allowed(mask, causal, n_query, n_key, device)
+    if allowed is None:
+        allowed = torch.ones(1, 1, n_query, n_key, dtype=torch.bool, device=device)
+    kept = allowed
+    for cut in cuts:
+        kept = kept & ~cut(n_query, n_key)
+    if (allowed.any(-1) & ~kept.any(-1)).any():
+        raise VlmProbeError("a knockout leaves a position nothing to look at; leave it itself, or another position")
+    return kept if added is None else added.masked_fill(~kept, torch.finfo(added.dtype).min)
 
 
 def _allowed(
@@ -137,6 +177,11 @@ def attention(
             query = points.rot_q(query.transpose(1, 2)).transpose(1, 2)
         if points.rot_k is not None and is_active(points.rot_k):
             key = points.rot_k(key.transpose(1, 2)).transpose(1, 2)
+    is_causal = kwargs.get("is_causal")
+    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if module in _cuts:
+        sizes = (query.shape[2], key.shape[2])
+        attention_mask = _without_cut(attention_mask, _cuts[module], is_causal, *sizes, query.device)
     # Taken out of kwargs: SDPA would warn that it gives none, and advise an implementation that fires no point.
     watched = bool(kwargs.pop("output_attentions", False))
     watched |= points is not None and (is_active(points.scores) or is_active(points.pattern))
@@ -146,10 +191,8 @@ def attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     else:
-        causal = kwargs.get("is_causal")
-        causal = getattr(module, "is_causal", True) if causal is None else causal
         n_query, n_key = query.shape[2], key.shape[2]
-        allowed, added = _allowed(attention_mask, causal, n_query, n_key, query.device)
+        allowed, added = _allowed(attention_mask, is_causal, n_query, n_key, query.device)
         groups = query.shape[1] // key.shape[1]
         if groups > 1:
             key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))

@@ -1,0 +1,135 @@
+"""Many edited runs of the same examples, each from where it begins to differ.
+
+Below the first layer that an intervention changes, and before the first position, a run is what it was without it: what
+is there is computed once for all of them. Runs that begin at one layer go through the model together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlm_probe.causal.applying import Boxes, carried_out
+from vlm_probe.causal.planning import Row, plan
+from vlm_probe.causal.positions import Places, Sinks
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.continuing import starting_at
+from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.running.asking import check_numbers
+
+ROWS_AT_ONCE = 64
+"""Edited runs that go through the model together."""
+
+
+def repeated(inputs: ModelInputs, examples: Sequence[int]) -> ModelInputs:
+    """A batch with a row for each of these numbers of examples.
+
+    Raises VlmProbeError where a prompt has several images, or none and others one.
+    """
+    at = torch.as_tensor(list(examples), device=inputs.input_ids.device)
+    pixels = inputs.pixel_values
+    if pixels is not None:
+        if any(len(layout.images) != 1 for layout in inputs.layouts):
+            raise VlmProbeError("examples are repeated with one image each; a prompt here has another number")
+        pixels = pixels[at]
+    return replace(
+        inputs,
+        input_ids=inputs.input_ids[at],
+        attention_mask=inputs.attention_mask[at],
+        pixel_values=pixels,
+        layouts=[inputs.layouts[i] for i in examples],
+        images=[inputs.images[i] for i in examples] if inputs.images else [],
+        prompts=[inputs.prompts[i] for i in examples] if inputs.prompts else [],
+    )
+
+
+class Branches:
+    """A batch that has run once, and goes on from there with interventions.
+
+    inputs: a left-padded batch whose answer position is its last (as `prepare` makes it), one image an example.
+    boxes, sinks: as `causal.applied` takes them.
+    exact: run everything anew for every row, as a single run would: the slow way, to hold the other against.
+    """
+
+    def __init__(
+        self,
+        model: HookedVLM,
+        inputs: ModelInputs,
+        *,
+        boxes: Boxes = None,
+        sinks: Sinks = (),
+        rows_at_once: int = ROWS_AT_ONCE,
+        exact: bool = False,
+    ):
+        self.model, self.inputs, self.rows_at_once, self.exact = model, inputs, rows_at_once, exact
+        self.places = Places.of(inputs.layouts, boxes, sinks, model.device)
+        self._depth = model.layers["language"]
+        self._prefixes: dict[int, Any] = {}
+        names = [f"language.blocks.{layer}.hook_resid_pre" for layer in range(self._depth)]
+        with torch.no_grad():
+            output, cache = model.run_with_cache(inputs, names_filter=names, logits_to_keep=1)
+        self._entering = [cache[name] for name in names]
+        self.logits: Float[Tensor, "example vocabulary"] = output.logits[:, -1].float()
+        """Of the answer position, without interventions."""
+        check_numbers(model, self.logits)
+
+    @torch.no_grad()
+    def run(
+        self, rows: Sequence[Row], *, progress: Callable[[int], None] | None = None
+    ) -> Float[Tensor, "row vocabulary"]:
+        """Logits (float32) of the answer position for every row: an example's number, and what is done to it.
+
+        progress: called with the number of rows just done.
+
+        Raises VlmProbeError as `planning.plan` does.
+        """
+        begins = [plan(self.model, self.inputs, [row], self.places).begins_at(self._depth) for row in rows]
+        order = sorted(range(len(rows)), key=lambda i: begins[i])
+        found: list[Tensor | None] = [None] * len(rows)
+        while order:
+            layer = begins[order[0]][0]
+            some = [i for i in order[: self.rows_at_once] if begins[i][0] == layer]
+            order = order[len(some) :]
+            start = min(begins[i][1] for i in some)
+            for i, logits in zip(some, self._run([rows[i] for i in some], layer, start), strict=True):
+                found[i] = logits
+            if progress is not None:
+                progress(len(some))
+        return torch.stack([one for one in found if one is not None]) if rows else self.logits[:0]
+
+    def _run(self, rows: list[Row], layer: int, start: int) -> Tensor:
+        model, examples = self.model, [example for example, _ in rows]
+        made = plan(model, self.inputs, rows, self.places)
+        if layer < 0 or self.exact:
+            with carried_out(model, made):
+                return model(repeated(self.inputs, examples), logits_to_keep=1).logits[:, -1].float()
+        at = torch.as_tensor(examples, device=model.device)
+        given: dict[str, Any] = {
+            "inputs_embeds": self._entering[layer][at, start:],
+            "attention_mask": self.inputs.attention_mask[at],
+            "use_cache": False,
+        }
+        if start:
+            past = deepcopy(self._prefix(start))
+            past.batch_select_indices(at)
+            given |= {"past_key_values": past, "use_cache": True}
+        with carried_out(model, made), starting_at(model, layer):
+            return model(logits_to_keep=1, **given).logits[:, -1].float()
+
+    def _prefix(self, start: int) -> Any:
+        """Keys and values of all positions before one, without interventions."""
+        if start not in self._prefixes:
+            mask = self.inputs.attention_mask[:, :start]
+            # Where padding ends behind `start`, an example has nothing before it: what its rows are does not matter.
+            found = self.model(
+                inputs_embeds=self._entering[0][:, :start], attention_mask=mask, use_cache=True, logits_to_keep=1
+            )
+            self._prefixes[start] = found.past_key_values
+        return self._prefixes[start]

@@ -1,0 +1,222 @@
+"""From interventions to what a run does: edges that are cut by layer, and edits of activations by hook point.
+
+Everything that can be wrong with an intervention is found here, before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from vlm_probe.causal.edits import Edit, head_axis, value_of
+from vlm_probe.causal.interventions import Ablate, Intervention, Knockout, Numbers, Replace, Steer
+from vlm_probe.causal.positions import Places
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.layout.groups import Where
+from vlm_probe.names import layer_of
+
+Row = tuple[int, Sequence[Intervention]]
+"""One run of an example: its number in the batch, and what is done to it."""
+_LAST = ("language.ln_final", "language.hook_logits")
+
+
+@dataclass
+class CutEdges:
+    """The edges at which one layer's attention is cut, row by row, over the whole sequence."""
+
+    edges: Bool[Tensor, "#run #head query key"]
+    queries_go_on: Bool[Tensor, " run"]
+    """Whether what is generated counts among the queries, as the answer position does."""
+
+    def at(self, start: int, n_query: int, n_key: int) -> Bool[Tensor, "#run #head query key"]:
+        """The edges from the positions a run is given to those it looks at, of which its own are the last."""
+        edges, end = self.edges, start + n_query
+        new = end - edges.shape[-1]
+        if new > 0:
+            # A generated token looks as the answer position does, and every later position may look at it.
+            later = edges[:, :, -1:] & self.queries_go_on[:, None, None, None]
+            edges = torch.cat([edges, later.expand(-1, -1, new, -1)], dim=2)
+            edges = torch.cat([edges, edges.new_zeros(*edges.shape[:3], new)], dim=3)
+        return edges[:, :, start:end, end - n_key : end]
+
+
+@dataclass
+class Plan:
+    """What is done in a run: by layer, and by hook point."""
+
+    cuts: dict[tuple[str, int], CutEdges] = field(default_factory=dict)
+    """By part ("language", "vision") and layer."""
+    edits: list[Edit] = field(default_factory=list)
+
+    def begins_at(self, depth: int) -> tuple[int, int]:
+        """The first layer of the language model, of so many, and the first position at which anything changes.
+
+        (-1, 0) where it changes before the sequence is made: in the encoder or the connector.
+        """
+        layers, masks = [depth], []
+        for (part, layer), cut in self.cuts.items():
+            layers.append(layer if part == "language" else -1)
+            masks.append(cut.edges.any(dim=1).any(dim=-1))
+        for edit in self.edits:
+            own = layer_of(edit.name) if edit.name.startswith("language.") else -1
+            behind = depth - 1 if edit.name.startswith(_LAST) else 0
+            layers.append(behind if own is None else own)
+            masks.append(edit.rows)
+        first = min(layers)
+        if first < 0:
+            return -1, 0
+        changed = [mask.any(0).nonzero() for mask in masks if mask.any()]
+        return min(first, depth - 1), min((int(at[0]) for at in changed), default=0)
+
+
+def plan(model: HookedVLM, inputs: ModelInputs, rows: Sequence[Row], places: Places) -> Plan:
+    """Check interventions, and lay them out by layer and point, for a run with a row for each of `rows`.
+
+    inputs, places: of the examples that rows number.
+
+    Raises VlmProbeError for an unknown point, layer, head or group of positions, positions that an example does not
+    have, a source that lacks the activation or has another shape, edges that nothing looks along, and edges without
+    which a position has nothing to look at.
+    """
+    examples = torch.tensor([example for example, _ in rows], device=model.device)
+    made, alike = Plan(), dict[tuple[object, ...], list[tuple[int, Replace | Ablate | Steer]]]()
+    for number, (example, interventions) in enumerate(rows):
+        for one in interventions:
+            if isinstance(one, Knockout):
+                _add_cut(made, model, inputs, one, places, example, number, len(rows))
+            elif isinstance(one, Replace | Ablate | Steer):
+                alike.setdefault(_told_apart(one), []).append((number, one))
+            else:
+                raise VlmProbeError(
+                    f"interventions are Knockout, Replace, Ablate and Steer, got a {type(one).__name__}"
+                )
+    for parts in alike.values():
+        _add_edits(made, model, inputs, parts, places, examples)
+    return made
+
+
+def numbers_of(given: Numbers, n: int, what: str) -> list[int]:
+    """Numbers of layers or heads; VlmProbeError for one that is not there, and for none."""
+    own = list(range(n)) if given is None else [given] if isinstance(given, int) else list(given)
+    bad = [one for one in own if not 0 <= one < n]
+    if bad or not own:
+        raise VlmProbeError(f"{what}s are 0 to {n - 1}, got {bad[0] if bad else 'none'}")
+    return own
+
+
+def visible(model: HookedVLM, inputs: ModelInputs, layer: int) -> Bool[Tensor, "example query key"]:
+    """Which keys a query of a layer of the language model may look at: causal, no padding, within a sliding window."""
+    at = torch.arange(inputs.input_ids.shape[1], device=inputs.input_ids.device)
+    back = at[:, None] - at[None, :]
+    seen = back >= 0
+    kinds = getattr(model.text_config, "layer_types", None)
+    if kinds and kinds[layer] == "sliding_attention":
+        seen = seen & (back < model.text_config.sliding_window)
+    live = inputs.attention_mask.bool()
+    return seen & live[:, None, :] & live[:, :, None]
+
+
+def _goes_on(where: Where, places: Places, example: int) -> bool:
+    """Whether what is generated counts among named positions: where the answer position, after which it stands, does.
+
+    Numbers name positions of the prompt alone.
+    """
+    if not isinstance(where, str):
+        return False
+    return bool(places.at(where, "language", example)[places.layouts[example].answer_position])
+
+
+def _add_cut(
+    made: Plan,
+    model: HookedVLM,
+    inputs: ModelInputs,
+    one: Knockout,
+    places: Places,
+    example: int,
+    row: int,
+    n: int,
+) -> None:
+    if one.part not in ("language", "vision"):
+        raise VlmProbeError(f"part must be 'language' or 'vision', got {one.part!r}")
+    if one.part == "vision" and inputs.pixel_values is None:
+        raise VlmProbeError("a knockout in the encoder needs an image in the prompt")
+    language = one.part == "language"
+    config: Any = model.text_config if language else model.vision_config
+    every = config.num_attention_heads
+    depth = model.layers["language"] if language else model.vision_layers_read
+    heads = torch.zeros(1 if one.heads is None else every, dtype=torch.bool, device=model.device)
+    heads[slice(None) if one.heads is None else numbers_of(one.heads, every, "head")] = True
+    cuts = False
+    for layer in numbers_of(one.layers, depth, "layer"):
+        queries, keys = (places.at(where, one.part, example, layer) for where in (one.queries, one.keys))
+        edges = heads[:, None, None] & queries[:, None] & keys[None, :]
+        seen = visible(model, inputs, layer)[example] if language else torch.ones_like(edges[0])
+        cuts |= bool((seen & edges).any())
+        _check_seeing(one, seen, edges, layer, example)
+        own = made.cuts.get((one.part, layer))
+        if own is None:
+            nothing = torch.zeros(n, *edges.shape, dtype=torch.bool, device=edges.device)
+            own = made.cuts[one.part, layer] = CutEdges(nothing, nothing[:, 0, 0, 0].clone())
+        if own.edges.shape[1] != len(heads):  # some cut all heads, some cut a few
+            own.edges = own.edges.expand(-1, every, -1, -1).clone()
+        own.edges[row] |= edges
+        own.queries_go_on[row] |= language and _goes_on(one.queries, places, example)
+    if not cuts:  # of some layers a sliding window alone may keep them apart
+        raise VlmProbeError(f"{one!r} cuts nothing in example {example}: none of these queries looks at these keys")
+
+
+def _check_seeing(one: Knockout, seen: Tensor, edges: Tensor, layer: int, example: int) -> None:
+    blind = (seen.any(-1) & ~(seen & ~edges).any(-1)).any(0)
+    if blind.any():
+        raise VlmProbeError(
+            f"{one!r} leaves position {int(blind.nonzero()[0])} of example {example} nothing to look at in layer "
+            f"{layer}; leave it itself, or another position"
+        )
+
+
+def _told_apart(one: Replace | Ablate | Steer) -> tuple[object, ...]:
+    """Interventions alike in this differ in their positions alone, and are one edit of many rows."""
+    heads = one.heads if not isinstance(one, Steer) else None
+    common = (type(one), one.point, heads if heads is None or isinstance(heads, int) else tuple(heads))
+    if isinstance(one, Replace):
+        return (*common, id(one.source), one.source_point)
+    if isinstance(one, Steer):
+        return (*common, id(one.direction), one.strength, one.norm_matched)
+    # The mean of a group is another one than that of another group.
+    return (*common, one.by, id(one.reference), str(one.positions))
+
+
+def _add_edits(
+    made: Plan,
+    model: HookedVLM,
+    inputs: ModelInputs,
+    parts: list[tuple[int, Replace | Ablate | Steer]],
+    places: Places,
+    examples: Int[Tensor, " run"],
+) -> None:
+    one = parts[0][1]
+    for name in model.match(one.point, image=inputs.pixel_values is not None):
+        masks = {
+            number: places.at(each.positions, name, int(examples[number]), layer_of(name)) for number, each in parts
+        }
+        rows = torch.zeros(len(examples), len(masks[parts[0][0]]), dtype=torch.bool, device=model.device)
+        for number, mask in masks.items():
+            rows[number] |= mask
+        heads = None
+        if not isinstance(one, Steer) and one.heads is not None:
+            head_axis(name)
+            config: Any = model.text_config if name.startswith("language.") else model.vision_config
+            grouped = getattr(config, "num_key_value_heads", None) if name.endswith(("_k", "_v")) else None
+            heads = numbers_of(one.heads, grouped or config.num_attention_heads, "head")
+        goes_on = torch.zeros(len(examples), dtype=torch.bool, device=model.device)
+        if name.startswith("language."):
+            for number, each in parts:
+                goes_on[number] |= _goes_on(each.positions, places, int(examples[number]))
+        made.edits.append(Edit(name, rows, goes_on, value_of(model, inputs, one, name, places, examples), heads))

@@ -1,0 +1,79 @@
+"""Runs that go on from what another run has computed: from a layer, from a position.
+
+An edit changes nothing below its layer nor, in a causal language model, before its position. What is there need not be
+computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked.anatomy import attention_modules, language_tower
+from vlm_probe.hooked.attention import Cut, cut_in
+from vlm_probe.hooked.families import families_of
+from vlm_probe.hooked.model import HookedVLM
+from vlm_probe.hooked.wiring import layers_of
+
+
+@dataclass
+class Progress:
+    """Which positions of the sequence the language model is given in its current run."""
+
+    start: int = 0
+    """The first: behind those that are in its cache."""
+
+
+@contextmanager
+def following(model: HookedVLM) -> Iterator[Progress]:
+    """Meanwhile every run of the language model says where in the sequence it is: in `generate`, step by step."""
+    progress = Progress()
+
+    def before(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+        past = kwargs.get("past_key_values")
+        progress.start = 0 if past is None else int(past.get_seq_length())
+
+    handle = language_tower(model).register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield progress
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def cut(model: HookedVLM, part: str, layer: int, edges: Cut) -> Iterator[None]:
+    """Meanwhile a layer's queries do not see some keys: `attention.cut_in` by part ("vision", "language") and layer."""
+    with cut_in(attention_modules(model, part)[layer], edges):
+        yield
+
+
+@contextmanager
+def starting_at(model: HookedVLM, layer: int) -> Iterator[None]:
+    """Meanwhile the language model's layers before `layer` hand on what they get, so that `inputs_embeds` is the
+    residual stream that `layer` receives.
+
+    Raises VlmProbeError where the model has no such layer.
+    """
+    layers = layers_of(language_tower(model), families_of(model.hf.config)[1].blocks)
+    if not 0 <= layer < len(layers):
+        raise VlmProbeError(f"{model.name} has layers 0 to {len(layers) - 1}, no {layer}")
+    before = [(module, module.__dict__.get("forward")) for module in list(layers)[:layer]]
+    try:
+        for module, _ in before:
+            module.forward = _hand_on
+        yield
+    finally:
+        for module, own in before:
+            if own is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.forward = own
+
+
+def _hand_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return hidden_states
