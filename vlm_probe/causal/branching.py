@@ -26,6 +26,8 @@ from vlm_probe.running.asking import check_numbers
 
 ROWS_AT_ONCE = 64
 """Edited runs that go through the model together."""
+_WASTE = 1.5
+"""By how much a run may be lengthened to go with others."""
 
 
 def repeated(inputs: ModelInputs, examples: Sequence[int]) -> ModelInputs:
@@ -91,13 +93,16 @@ class Branches:
         Raises VlmProbeError as `planning.plan` does.
         """
         begins = [plan(self.model, self.inputs, [row], self.places).begins_at(self._depth) for row in rows]
-        order = sorted(range(len(rows)), key=lambda i: begins[i])
+        # Late ones first: those that begin about as late go together, from the earliest of them.
+        order = sorted(range(len(rows)), key=lambda i: (begins[i][0], -begins[i][1]))
         found: list[Tensor | None] = [None] * len(rows)
+        length = self.inputs.input_ids.shape[1]
         while order:
-            layer = begins[order[0]][0]
-            some = [i for i in order[: self.rows_at_once] if begins[i][0] == layer]
+            layer, late = begins[order[0]]
+            reach = length - _WASTE * (length - late)
+            some = [i for i in order[: self.rows_at_once] if begins[i][0] == layer and begins[i][1] >= reach]
             order = order[len(some) :]
-            start = min(begins[i][1] for i in some)
+            start = begins[some[-1]][1]
             for i, logits in zip(some, self._run([rows[i] for i in some], layer, start), strict=True):
                 found[i] = logits
             if progress is not None:

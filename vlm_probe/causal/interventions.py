@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
@@ -55,17 +54,22 @@ class Knockout:
 
     The scores of the edges are masked before the softmax, so that their weight is exactly zero and rows still sum to
     one. A position that would be left nothing to look at is an error.
+
+    paired: queries and keys are numbers that pair up, an edge each; else every query is kept from every key.
     """
 
     queries: Where
     keys: Where
     layers: Numbers = None
     heads: Numbers = None
-    part: Literal["language", "vision"] = "language"
+    part: str = "language"
+    paired: bool = False
 
     def __repr__(self) -> str:
         heads = "" if self.heads is None else f", {_numbers(self.heads, 'head')}"
         layers = _numbers(self.layers, "layer")
+        if self.paired:
+            return f"Knockout({len(list(self.queries))} edges, {self.part} {layers}{heads})"  # pyright: ignore[reportArgumentType]
         return f"Knockout({_said(self.queries)} -/-> {_said(self.keys)}, {self.part} {layers}{heads})"
 
 
@@ -106,7 +110,7 @@ class Ablate:
 
     point: str
     positions: Where
-    by: Literal["mean", "resample", "zero"] = "mean"
+    by: str = "mean"
     heads: Numbers = None
     reference: Source | None = None
 
@@ -125,7 +129,7 @@ class Steer:
 
     point: str
     direction: Tensor
-    strength: float = 1.0
+    strength: float | int = 1.0
     norm_matched: bool = False
     positions: Where = "all"
 

@@ -20,7 +20,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.inputs.preparing import ModelInputs
 from vlm_probe.layout.groups import Where
-from vlm_probe.names import layer_of
+from vlm_probe.names import dimensions, layer_of
 
 Row = tuple[int, Sequence[Intervention]]
 """One run of an example: its number in the batch, and what is done to it."""
@@ -68,7 +68,8 @@ class Plan:
             own = layer_of(edit.name) if edit.name.startswith("language.") else -1
             behind = depth - 1 if edit.name.startswith(_LAST) else 0
             layers.append(behind if own is None else own)
-            masks.append(edit.rows)
+            # A pattern has a column for every position: where a window slides, a run that goes on has fewer.
+            masks.append(edit.rows if "key" not in dimensions(edit.name) else torch.ones_like(edit.rows))
         first = min(layers)
         if first < 0:
             return -1, 0
@@ -155,8 +156,7 @@ def _add_cut(
     heads[slice(None) if one.heads is None else numbers_of(one.heads, every, "head")] = True
     cuts = False
     for layer in numbers_of(one.layers, depth, "layer"):
-        queries, keys = (places.at(where, one.part, example, layer) for where in (one.queries, one.keys))
-        edges = heads[:, None, None] & queries[:, None] & keys[None, :]
+        edges = heads[:, None, None] & _edges(one, places, example, layer)
         seen = visible(model, inputs, layer)[example] if language else torch.ones_like(edges[0])
         cuts |= bool((seen & edges).any())
         _check_seeing(one, seen, edges, layer, example)
@@ -170,6 +170,17 @@ def _add_cut(
         own.queries_go_on[row] |= language and _goes_on(one.queries, places, example)
     if not cuts:  # of some layers a sliding window alone may keep them apart
         raise VlmProbeError(f"{one!r} cuts nothing in example {example}: none of these queries looks at these keys")
+
+
+def _edges(one: Knockout, places: Places, example: int, layer: int) -> Bool[Tensor, "query key"]:
+    queries, keys = (places.at(where, one.part, example, layer) for where in (one.queries, one.keys))
+    edges = queries[:, None] & keys[None, :]
+    if one.paired:
+        if isinstance(one.queries, str | int) or isinstance(one.keys, str | int) or len(one.queries) != len(one.keys):
+            raise VlmProbeError(f"{one.part} edges that pair up are as many numbers of queries as of keys")
+        edges = torch.zeros_like(edges)
+        edges[list(one.queries), list(one.keys)] = True
+    return edges
 
 
 def _check_seeing(one: Knockout, seen: Tensor, edges: Tensor, layer: int, example: int) -> None:

@@ -17,28 +17,14 @@ from vlm_probe.evidence import Claim, OfAllRows, PairedMean, Tables, summarize
 from vlm_probe.findings.finding import SHARES, FigureOf, Finding, Section, Shown, TableOf
 from vlm_probe.findings.shared import Shared, about, clusters_of
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.items import Item
+from vlm_probe.items import Item, twins_among
 
-FAMILY = "mmvp"
 LEAST, LEAST_SPLIT = 20, 60
 """Pairs that decide at least, and where they are split in halves."""
 SHARE = 0.05
 """Of pairs that are right: one in twenty. Of less, nobody would change an encoder."""
 RANK = 0.02
 """Of other pairs: one in fifty, several times what another seed moves a random encoder by."""
-
-
-def twins_among(items: Sequence[Item]) -> list[tuple[Item, Item]]:
-    """The pairs of two images that are asked the same: groups of the family mmvp with exactly two items."""
-    groups: dict[str, list[Item]] = {}
-    for item in items:
-        if item.family == FAMILY:
-            groups.setdefault(item.group, []).append(item)
-    return [
-        (pair[0], pair[1])
-        for pair in groups.values()
-        if len(pair) == 2 and pair[0].image != pair[1].image and all(item.source is not None for item in pair)
-    ]
 
 
 def _picked(items: Sequence[Item]) -> list[Item]:

@@ -6,7 +6,7 @@ Nobody else reads the Hugging Face model (`.hf`): a method that needs a part nam
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import init_empty_weights
@@ -68,6 +68,75 @@ def attention_modules(model: HookedVLM, part: str) -> list[nn.Module]:
     else:
         raise VlmProbeError(f"{model.name} has no attention in {part!r}")
     return [submodule(layer, *blocks.attention) for layer in layers_of(tower, blocks)]
+
+
+def norm_gain(model: HookedVLM, norm: nn.Module) -> Float[Tensor, " d_model"]:
+    """What an RMSNorm of the language model multiplies by behind the division: Gemma's offset and the weight."""
+    weight: Any = norm.weight
+    return families_of(model.hf.config)[1].norm_offset + weight.detach().float()
+
+
+def norm_scale(norm: Any, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
+    """What an RMSNorm divides these rows by, in float32."""
+    eps = getattr(norm, "eps", None) or norm.variance_epsilon
+    return (x.float().pow(2).mean(-1, keepdim=True) + eps).sqrt()
+
+
+def norm_before(model: HookedVLM, layer: int, part: Literal["attention", "mlp"]) -> nn.Module:
+    """The norm through which a layer of the language model gives the residual stream to its attention or its MLP."""
+    blocks = families_of(model.hf.config)[1].blocks
+    own = layers_of(language_tower(model), blocks)[layer]
+    return submodule(own, "input_layernorm" if part == "attention" else blocks.mid)
+
+
+def norm_after(model: HookedVLM, layer: int) -> nn.Module | None:
+    """The post-norm between a layer's attention and the residual stream (Gemma 2 and 3); None where there is none."""
+    blocks = families_of(model.hf.config)[1].blocks
+    own = layers_of(language_tower(model), blocks)[layer]
+    return None if blocks.attn_out in blocks.attention else submodule(own, blocks.attn_out)
+
+
+def by_head(
+    model: HookedVLM, layer: int, letter: Literal["q", "k", "v"]
+) -> tuple[Float[Tensor, "head d_head d_model"], Float[Tensor, "head d_head"] | None]:
+    """A layer's projection to queries, keys or values, head by head (keys and values: by kv head), and its bias."""
+    paths = families_of(model.hf.config)[1].blocks.qkv["qkv".index(letter)]
+    projection: Any = submodule(attention_modules(model, "language")[layer], *paths)
+    heads = model.text_config.num_attention_heads if letter == "q" else model.text_config.num_key_value_heads
+    bias = projection.bias
+    weight = projection.weight.detach().unflatten(0, (heads, -1))
+    return weight, None if bias is None else bias.detach().unflatten(0, (heads, -1))
+
+
+def heads_add(
+    model: HookedVLM, layer: int, z: Float[Tensor, "batch position head d_head"]
+) -> tuple[Float[Tensor, "batch position head d_model"], Float[Tensor, "batch position d_model"]]:
+    """What each head of a layer adds to the residual stream, and what the output projection's bias does.
+
+    Together `hook_attn_out`. Where a post-norm follows, its scale is that of the layer's whole attention: every head's
+    part is divided by the one number, so that the parts still add up.
+
+    z: the activation of `attn.hook_z`. Returns float32 (or float64 where z is).
+    """
+    projection: Any = submodule(attention_modules(model, "language")[layer], "o_proj")
+    dtype = torch.promote_types(z.dtype, torch.float32)
+    weight = projection.weight.detach().to(dtype).unflatten(1, z.shape[2:])
+    parts = torch.einsum("bphe,dhe->bphd", z.to(dtype), weight)
+    bias = parts.new_zeros(parts.shape[-1]) if projection.bias is None else projection.bias.detach().to(dtype)
+    bias = bias.expand(*parts.shape[:2], -1)
+    norm = norm_after(model, layer)
+    if norm is not None:
+        factor = norm_gain(model, norm) / norm_scale(norm, parts.sum(2) + bias)
+        parts, bias = parts * factor[:, :, None], bias * factor
+    return parts, bias
+
+
+def score_settings(model: HookedVLM, part: str, layer: int) -> tuple[float, float | None]:
+    """What a layer's attention multiplies query times key by, and the soft cap on it (Gemma 2), None without."""
+    module: Any = attention_modules(model, part)[layer]
+    scaling = getattr(module, "scaling", None)
+    cap = getattr(module, "attn_logit_softcapping", None)
+    return float(module.scale if scaling is None else scaling), cap
 
 
 def encode(model: HookedVLM, pixels: Float[Tensor, "image channel height width"]) -> None:

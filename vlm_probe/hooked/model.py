@@ -254,10 +254,11 @@ class HookedVLM(GlobHooks):
             output = self.hf(**kwargs)
         return None if return_type is None else output if return_type == "output" else getattr(output, return_type)
 
-    def generate(self, inputs: ModelInputs | Tensor | None = None, **kwargs: Any) -> Int[Tensor, "batch position"]:
+    def generate(self, inputs: ModelInputs | Tensor | None = None, **kwargs: Any) -> Any:
         """Hugging Face `generate`, with the key-value cache and whatever is hooked.
 
-        Returns prompt and new tokens. Hooks see the prompt once and then one position a step.
+        Returns ids [batch, position], prompt and new ones, or what `return_dict_in_generate=True` says. Hooks see the
+        prompt once and then one position a step.
         """
         if isinstance(inputs, ModelInputs):
             kwargs = {**inputs.tensors, **kwargs}
@@ -351,8 +352,7 @@ class HookedVLM(GlobHooks):
 
         `image` may be a `ModelInputs` of one example, in place of image and question.
 
-        Raises VlmProbeError for unknown names and, before running, where the capture does not fit
-        into memory.
+        Raises VlmProbeError for unknown names and, before running, where the capture does not fit into memory.
         """
         inputs = image if isinstance(image, ModelInputs) else self.prepare(image, question or "")
         return run_capture(self, inputs, self.match(capture, image=inputs.pixel_values is not None))

@@ -6,6 +6,7 @@ from vlm_probe.items.metrics import group_accuracy, vqa_accuracy, yes_no_metrics
 from vlm_probe.items.normalize import normalize_answer, plain_answer, yes_or_no
 from vlm_probe.items.readers import read_items, suffix_of
 from vlm_probe.items.scores import accuracy_table, metric_table, score_answer
+from vlm_probe.items.twins import twins_among
 
 __all__ = [
     "Item",
@@ -20,6 +21,7 @@ __all__ = [
     "read_lmms_samples",
     "score_answer",
     "suffix_of",
+    "twins_among",
     "vqa_accuracy",
     "yes_no_metrics",
     "yes_or_no",

@@ -32,6 +32,7 @@ GROUPS: dict[str, str] = {
     "text": "everything that is not of an image",
     "question": "the tokens of the question itself",
     "prompt": "the template's text around the question, without the answer position",
+    "tail": "the template's text behind the question, without the answer position",
     "answer": "the last position of the prompt, which predicts the first answer token",
 }
 """Name -> what it holds."""
@@ -125,6 +126,7 @@ def _named(layout: TokenLayout, name: str, boxes: Sequence[AnyBox], sinks: Seque
         "text": lambda: text,
         "question": lambda: question,
         "prompt": lambda: text & ~question & ~answer,
+        "tail": lambda: text & ~question & ~answer & (np.arange(layout.length) > layout.question_positions.max(initial=-1)),
         "answer": lambda: answer,
     }
     return found[name]()

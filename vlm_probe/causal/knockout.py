@@ -1,0 +1,217 @@
+"""By which route the image reaches the answer: attention knockout by windows of layers.
+
+Edges from some positions to others are cut in a window of layers, and the answer's probability is taken again (Geva et
+al. 2023, arXiv:2304.14767; on vision-language models: Zhang et al. 2024, arXiv:2411.18620). Beside every window as many
+edges are cut that were drawn at random among all others: a window that hurts no more than they do carries nothing.
+
+Deviation: what Zhang et al. call the question is all text behind the image; here the question and the template's text
+behind it (`question | tail`) without the last position, which predicts the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from vlm_probe.causal.applying import applied
+from vlm_probe.causal.branching import Branches
+from vlm_probe.causal.interventions import Knockout
+from vlm_probe.causal.outcomes import Sought, outcomes
+from vlm_probe.causal.planning import Row, visible
+from vlm_probe.causal.positions import Places
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.files import writable
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.items import Item
+from vlm_probe.layout.groups import Where
+from vlm_probe.settings import SEED
+
+ROUTES: dict[str, tuple[Where, Where]] = {
+    "image to question": ("question | tail", "image"),
+    "image to answer": ("answer", "image"),
+    "question to answer": ("answer", "question | tail"),
+    "image to both": ("question | tail | answer", "image"),
+}
+"""What information may take, from the keys to the queries: name -> (queries, keys)."""
+RANDOM = "random edges"
+
+
+def default_window(depth: int) -> int:
+    """Layers of a window: a quarter of the model, as nearly (Zhang et al.: 9 of 32 or 40)."""
+    return max(1, round(depth / 4))
+
+
+def windows(depth: int, size: int | None = None) -> list[range]:
+    """Every window of so many layers, and all layers together.
+
+    Raises VlmProbeError for a window that the model has no room for.
+    """
+    own = default_window(depth) if size is None else size
+    if not 1 <= own <= depth:
+        raise VlmProbeError(f"a window takes 1 to {depth} layers, got {own}")
+    each = [range(first, first + own) for first in range(depth - own + 1)]
+    return each if own == depth else [*each, range(depth)]
+
+
+def knockout_sweep(
+    model: HookedVLM,
+    items: Sequence[Item],
+    *,
+    routes: Mapping[str, tuple[Where, Where]] = ROUTES,
+    window: int | None = None,
+    control: bool = True,
+    own: bool = False,
+    batch_size: int = 8,
+    seed: int = SEED,
+    suffix: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """Cut routes window by window, for many items.
+
+    Parameters
+    ----------
+    items: with pictures; of each the right answer's first token is looked at, and its lead over the distractors'.
+    routes: name -> (queries, keys), as `Knockout` takes them; "box" is what the item asks about.
+    window: layers that are cut together; a quarter of the model if None. All layers together are always cut too.
+    control: also cut as many edges at random, among those that a layer's queries look along and the route does not
+        hold (a position keeps itself), once for every item and route.
+    own: look at the token that the model itself says without a knockout, and its lead over any other.
+    suffix: appended to every question.
+    progress: called with the number of items just done.
+
+    Returns
+    -------
+    One row an item, route, control (whether random edges were cut in place of the route) and window. Columns: id,
+    image, route, control, first, last (layers, counted from 0), edges (how many in one layer), probability and
+    logit_difference with the edges cut, probability_before and logit_difference_before, change (of the probability),
+    change_logit, flipped (whether another token is said than before). `attrs["left_out"]`: items that could not be
+    asked or have no such positions, with the reason.
+
+    Raises VlmProbeError for a window out of range, and where no item is left.
+    """
+    spans = windows(model.layers["language"], window)
+    tables, left = [], []
+    for start in range(0, len(items), batch_size):
+        batch = list(items[start : start + batch_size])
+        able, sought = [], list[Sought | None]()
+        for item in batch:
+            try:
+                _check(model, item, routes, suffix)
+                sought.append(None if own else Sought.of(model, item))
+                able.append(item)
+            except VlmProbeError as error:
+                left.append(f"item {item.id}: {error}")
+        if able:
+            tables.append(_sweep(model, able, sought, routes, spans, control, seed, suffix))
+        if progress is not None:
+            progress(len(batch))
+    if not tables:
+        raise VlmProbeError(f"no item could be cut; {left[0] if left else 'there is none'}")
+    found = pd.concat(tables, ignore_index=True)
+    about: dict[str, Any] = {
+        "title": "attention knockout",
+        "units": "change of the answer's probability",
+        "citation": "Geva et al. 2023, arXiv:2304.14767",
+        "window": len(spans[0]),
+        "seed": seed,
+        **model.provenance(),
+    }
+    found.attrs.update(writable(about) | {"left_out": left})
+    return found
+
+
+def _check(model: HookedVLM, item: Item, routes: Mapping[str, tuple[Where, Where]], suffix: str) -> None:
+    """VlmProbeError where an item has no such positions."""
+    inputs = model.prepare(model.picture(item), item.question + suffix)
+    places = Places.of(inputs.layouts, [item.boxes], (), model.device)
+    for queries, keys in routes.values():
+        for where in (queries, keys):
+            places.at(where, "language", 0)
+
+
+def _sweep(
+    model: HookedVLM,
+    items: Sequence[Item],
+    sought: Sequence[Sought | None],
+    routes: Mapping[str, tuple[Where, Where]],
+    spans: Sequence[range],
+    control: bool,
+    seed: int,
+    suffix: str,
+) -> pd.DataFrame:
+    inputs = model.prepare([model.picture(item) for item in items], [item.question + suffix for item in items])
+    branches = Branches(model, inputs, boxes=[item.boxes for item in items])
+    said = branches.logits.argmax(-1).tolist()
+    wanted = [Sought(own) if one is None else one for own, one in zip(said, sought, strict=True)]
+    seen = visible(model, inputs, 0).cpu().numpy()
+    rows: list[Row] = []
+    about = []
+    for number, item in enumerate(items):
+        rng = np.random.default_rng([seed, *item.id.encode()])
+        for route, (queries, keys) in routes.items():
+            q, k = (branches.places.at(where, "language", number).cpu().numpy() for where in (queries, keys))
+            edges = int((seen[number] & q[:, None] & k[None, :]).sum())
+            drawn = _random_edges(seen[number], q, k, edges, rng) if control else None
+            for span in spans:
+                about.append((item.id, item.image, route, False, span[0], span[-1], edges, number))
+                rows.append((number, [Knockout(queries, keys, span)]))
+                if drawn is not None:
+                    about.append((item.id, item.image, route, True, span[0], span[-1], len(drawn[0]), number))
+                    rows.append((number, [Knockout(*drawn, span, paired=True)]))
+    names = ["id", "image", "route", "control", "first", "last", "edges", "example"]
+    table = pd.DataFrame(about, columns=names)
+    after = outcomes(branches.run(rows), [wanted[number] for number in table["example"]])
+    before = outcomes(branches.logits, wanted).iloc[table["example"].to_numpy()].reset_index(drop=True)
+    return table.drop(columns="example").assign(
+        probability=after["probability"],
+        probability_before=before["probability"],
+        change=after["probability"] - before["probability"],
+        logit_difference=after["logit_difference"],
+        logit_difference_before=before["logit_difference"],
+        change_logit=after["logit_difference"] - before["logit_difference"],
+        flipped=after["says"] != before["says"],
+    )
+
+
+def _random_edges(
+    seen: np.ndarray, queries: np.ndarray, keys: np.ndarray, n: int, rng: np.random.Generator
+) -> tuple[list[int], list[int]]:
+    """So many edges that are looked along, none of the route's, and none from a position to itself; all there are
+    where there are fewer."""
+    free = seen & ~(queries[:, None] & keys[None, :]) & ~np.eye(len(seen), dtype=bool)
+    at = np.flatnonzero(free)
+    chosen = rng.choice(at, min(n, len(at)), replace=False)
+    q, k = np.divmod(np.sort(chosen), len(seen))
+    return q.tolist(), k.tolist()
+
+
+def proven(model: HookedVLM, inputs: ModelInputs, knockouts: Sequence[Knockout], **given: Any) -> pd.DataFrame:
+    """Proof that knockouts cut what they say: the attention left on the edges, and what rows sum to, layer by layer.
+
+    inputs and further arguments: as `causal.applied` takes them.
+
+    Returns a row a layer of each part: part, layer, edges (cut, over all examples and heads), left (largest attention on
+    any of them), off (how far the sum of any row that may look somewhere is from one).
+
+    Raises VlmProbeError where any attention is left, or a row does not sum to one to 1e-3 (half precision rounds).
+    """
+    rows = []
+    with torch.no_grad(), applied(model, inputs, knockouts, **given) as made:
+        names = [f"{part}.blocks.{layer}.attn.hook_pattern" for part, layer in made.cuts]
+        _, cache = model.run_with_cache(inputs, names_filter=names, logits_to_keep=1)
+    for ((part, layer), cut), name in zip(made.cuts.items(), names, strict=True):
+        pattern = cache[name].float()
+        edges = cut.edges.expand_as(pattern)
+        sums = pattern.sum(-1)
+        off = (sums[sums > 0] - 1).abs().max()
+        rows.append((part, layer, int(edges.sum()), float(pattern[edges].max()), float(off)))
+    table = pd.DataFrame(rows, columns=["part", "layer", "edges", "left", "off"])
+    bad = table.loc[(table["left"] > 0) | (table["off"] > 1e-3)]
+    if len(bad):
+        raise VlmProbeError(f"a knockout did not hold: {bad.to_dict('records')[0]}")
+    return table
