@@ -21,14 +21,13 @@ def pairs():
 
 @pytest.fixture(scope="module")
 def patched(replica, pairs):
-    return patch_sweep(
-        replica, pairs, points=["connector.hook_out", "language.blocks.*.hook_resid_post"], batch_size=4
-    )
+    return patch_sweep(replica, pairs, points=["connector.hook_out", "language.blocks.*.hook_resid_post"], batch_size=4)
 
 
 def test_windows_slide_over_all_layers():
     assert windows(6, 2) == [range(i, i + 2) for i in range(5)] + [range(6)]
-    assert windows(3, 3) == [range(3)] and windows(18)[0] == range(4)
+    assert windows(3, 3) == [range(3)]
+    assert windows(18)[0] == range(4)
     with pytest.raises(VlmProbeError, match="a window takes 1 to 4 layers, got 5"):
         windows(4, 5)
 
@@ -38,8 +37,10 @@ def test_a_knockout_sweep_equals_single_runs(replica):
     items = list(scene_items(5, seed=3))
     done = []
     table = knockout_sweep(replica, items, window=2, batch_size=3, progress=done.append)
-    assert done == [3, 2] and len(table) == 5 * 4 * 4 * 2
-    assert table.attrs["left_out"] == [] and not table.isna().any().any()
+    assert done == [3, 2]
+    assert len(table) == 5 * 4 * 4 * 2
+    assert table.attrs["left_out"] == []
+    assert not table.isna().any().any()
     kept = table.loc[~table["control"]]
     for row in kept.iloc[:: len(kept) // 7].to_dict("records"):
         item = next(one for one in items if one.id == row["id"])
@@ -62,13 +63,15 @@ def test_a_knockout_sweep_equals_single_runs(replica):
 def test_without_its_image_a_model_is_no_better_than_without_seeing(replica):
     items = [item for item in scene_items(40, seed=3) if item.kind in ("color", "shape", "count")]
     table = knockout_sweep(replica, items, window=4, control=False).query("route == 'image to both'")
-    assert table["probability_before"].mean() > 0.8 and table["probability"].mean() < 0.45
+    assert table["probability_before"].mean() > 0.8
+    assert table["probability"].mean() < 0.45
 
 
 @torch.no_grad()
 def test_a_patch_sweep_equals_single_runs(replica, pairs, patched):
     left = len(patched.attrs["left_out"])
-    assert patched["id"].nunique() == len(pairs) - left and left < len(pairs) / 2
+    assert patched["id"].nunique() == len(pairs) - left
+    assert left < len(pairs) / 2
     assert set(patched["positions"]) == {"box", "background", "question", "answer"}
     # The connector has rows of patches alone.
     assert set(patched.query("part == 'connector'")["positions"]) == {"box", "background"}
@@ -91,7 +94,8 @@ def test_a_patch_sweep_equals_single_runs(replica, pairs, patched):
 def test_twins_differ_in_their_boxes_and_the_answer_position_ends_with_the_answer(patched):
     mean = patched.groupby(["point", "positions", "control"])["effect"].mean().unstack()
     first, last = "connector.hook_out", f"language.blocks.{patched['layer'].max()}.hook_resid_post"
-    assert mean.loc[(first, "box"), False] > 0.9 and abs(mean.loc[(first, "box"), True]) < 0.1
+    assert mean.loc[(first, "box"), False] > 0.9
+    assert abs(mean.loc[(first, "box"), True]) < 0.1
     assert mean.loc[(last, "answer"), False] == pytest.approx(1, abs=1e-4)
     assert mean.loc[(last, "box"), False] == pytest.approx(0, abs=1e-4)
     assert patched.query(f"point == '{last}' and positions == 'answer' and not control")["flipped"].all()

@@ -25,12 +25,16 @@ from transformer_lens.hook_points import HookPoint
 
 import vlm_probe
 from vlm_probe.attention import relevancy
+from vlm_probe.causal import Ablate, Branches, Knockout, Replace, Steer, patching
+from vlm_probe.causal.pictures import blanked
+from vlm_probe.causal.planning import plan
+from vlm_probe.causal.positions import Places
 from vlm_probe.embedding import scene_labels
 from vlm_probe.findings.probed import POOL_OF, properties
 from vlm_probe.hooked import HookedVLM, ModelInputs
 from vlm_probe.hooked.families import families_of
 from vlm_probe.hooked.wiring import layers_of
-from vlm_probe.items import Item
+from vlm_probe.items import Item, twins_among
 from vlm_probe.running import batches
 from vlm_probe.running.asking import Asked
 from vlm_probe.scenes import family_items
@@ -84,11 +88,13 @@ REASONS = {
     "HookedVLM.check_hooks_to_add HookedVLM.match HookedVLM.point",
     "takes hooks away": "HookedVLM.remove_all_hook_fns HookedVLM.reset_hooks HookedVLM.clear_contexts",
     "reads weights and names": "hooked.config hooked.embedding hooked.unembedding hooked.is_tied hooked.head "
-    "hooked.final_norm hooked.parameter_count embedding.used_rows vocabulary.known_unused "
+    "hooked.final_norm hooked.language_tower hooked.attention_modules hooked.parameter_count embedding.used_rows vocabulary.known_unused "
     "vocabulary.vocabulary_geometry vocabulary.always_kept findings.vocabulary_cost findings.vocabulary_use "
     "findings.trained_rows findings.word_rows findings.layers_of embedding.streams running.run_settings",
     "makes another model": "hooked.with_rows vocabulary.trim vocabulary.shrunk_answers hooked.untrained "
     "hooked.with_encoder hooked.with_random_encoder findings.another_seed",
+    "tells what an intervention is, before a run": "causal.begins_at causal.visible causal.slides",
+    "makes another picture": "causal.blanked causal.blurred causal.without_asked causal.without_other",
     "keeps what a run will need": "findings.Finding.__init__ findings.Shared.__init__",
     "reads what a run has left": "embedding.nearest_tokens hooked.target_token report.top_tokens",
     "counts the bytes of a run before it": "running.check_fits",
@@ -127,6 +133,17 @@ def of_properties() -> list[Item]:
     return properties(list(family_items(60, families=("gqa", "mmvp"), seed=3)))
 
 
+def as_if_right(f: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Twins are patched that no tiny model answers right."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patching._Twins, "check", lambda run, number: None)
+        f(*args, **kwargs)
+
+
+def uncut(n_query: int, n_key: int) -> torch.Tensor:
+    return torch.zeros(1, 1, n_query, n_key, dtype=torch.bool)
+
+
 def see(x: torch.Tensor, hook: HookPoint) -> None:
     """A hook that changes nothing."""
 
@@ -157,6 +174,13 @@ def with_gradients(f: Callable[..., Any], model: HookedVLM) -> None:
         model.zero_grad()  # the backward pass was asked for, and so were its gradients
 
 
+CHANGES = [Knockout("answer", "image", 1), Ablate(POINT, "question"), Steer("connector.hook_out", torch.ones(42))]
+
+
+def places(model: HookedVLM) -> Places:
+    return Places.of(look(model).layouts, None, (), model.device)
+
+
 CASES: dict[str, Case] = {
     "HookedVLM.forward": lambda f, m: f(m, look(m)),
     "HookedVLM.generate": lambda f, m: f(m, look(m), max_new_tokens=2, do_sample=False),
@@ -177,6 +201,21 @@ CASES: dict[str, Case] = {
     "HookedVLM.cache_some": lambda f, m: staying(f, m, {}, lambda name: name == POINT),
     "hooked.encode": lambda f, m: f(m, look(m).pixel_values),
     "hooked.frozen": lambda f, m: run_in(f(m), m),
+    "hooked.following": lambda f, m: run_in(f(m), m),
+    "hooked.cut": lambda f, m: run_in(f(m, "language", 1, uncut), m),
+    "hooked.starting_at": lambda f, m: run_in(f(m, 1), m),
+    "causal.applied": lambda f, m: run_in(f(m, look(m), CHANGES), m),
+    "causal.run": lambda f, m: f(m, look(m), CHANGES, names_filter=POINT),
+    "causal.carried_out": lambda f, m: run_in(f(m, plan(m, look(m), [(0, CHANGES)], places(m))), m),
+    "causal.plan": lambda f, m: f(m, look(m), [(0, [Replace(POINT, "answer", look(m))])], places(m)),
+    "causal.value_of": lambda f, m: f(m, look(m), CHANGES[1], POINT, places(m), torch.tensor([0])),
+    "causal.activation_of": lambda f, m: f(m, look(m), POINT),
+    "causal.Branches.__init__": lambda f, m: Branches(m, look(m)).run([(0, [one]) for one in CHANGES]),
+    "causal.knockout_sweep": lambda f, m: f(m, asked(), batch_size=1),
+    "causal.proven": lambda f, m: f(m, look(m), CHANGES[:1]),
+    "causal.patch_sweep": lambda f, m: as_if_right(f, m, twins_among(asked(4, "mmvp")), batch_size=1),
+    "causal.patch": lambda f, m: as_if_right(f, m, twins_among(asked(4, "mmvp"))[0], "connector.hook_out", "image"),
+    "causal.with_pictures": lambda f, m: f(m, asked(), {"blank": blanked}, batch_size=1),
     "running.capture": lambda f, m: f(m, look(m), [POINT]),
     "running.run_batches": lambda f, m: list(f(m, asked(), [POINT], batch_size=1)),
     "running.answer_tokens": lambda f, m: f(m, look(m), 2),
@@ -208,6 +247,7 @@ CASES: dict[str, Case] = {
     "vocabulary.answer_and_image_rows": lambda f, m: f(m, asked()[0]),
     "findings.where_it_looks": lambda f, m: f(m, asked(1)),
     "findings.leaked_probability": lambda f, m: f(m, asked(), reference=[20, 21, 22, 23]),
+    "findings.where_decided": lambda f, m: as_if_right(f, m, asked(4, "mmvp")),
     "findings.twins_apart": lambda f, m: f(m, asked(4, "mmvp")),
     "findings.found_but_unused": lambda f, m: f(m, of_properties()),
     "findings.run": lambda f, m: f(["S1"], [m], asked(1)),

@@ -11,14 +11,14 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.layout import ImageSpan, ImageTransform, PixelBox, TokenLayout, UnitBox
 from vlm_probe.layout.groups import GROUPS, positions_of
 
-# B, six patches (2 rows x 3 columns of 5 pixels), a kept register before them, S, question of two, A.
+# B, six patches (2 rows x 3 columns of 5 pixels), a kept register before them, S, question of two, T, A.
 SPAN = ImageSpan(np.arange(2, 8), (2, 3), np.array([1]), ImageTransform.of((15, 10), (15, 10)), 5, leading=2)
 LAYOUT = TokenLayout(
-    length=13,
+    length=14,
     images=(SPAN,),
-    text_positions=np.array([0, 8, 9, 10, 11]),
+    text_positions=np.array([0, 8, 9, 10, 11, 12]),
     question_positions=np.array([9, 10]),
-    answer_position=11,
+    answer_position=12,
 )
 BOXES = (PixelBox(6, 1, 9, 4), UnitBox(0.7, 0.6, 1.0, 1.0))
 """The middle patch above, the right one below."""
@@ -35,18 +35,19 @@ def at(where, **more):
 @pytest.mark.parametrize(
     ("where", "expected"),
     [
-        ("all", list(range(13))),
+        ("all", list(range(14))),
         ("image", [2, 3, 4, 5, 6, 7]),
         ("box", [3, 7]),
         ("background", [2, 4, 5, 6]),
         ("sink", [0, 3]),
-        ("text", [0, 8, 9, 10, 11]),
+        ("text", [0, 8, 9, 10, 11, 12]),
         ("question", [9, 10]),
-        ("prompt", [0, 8]),
-        ("answer", [11]),
+        ("prompt", [0, 8, 11]),
+        ("tail", [11]),
+        ("answer", [12]),
         ("image & ~sink", [2, 4, 5, 6, 7]),
-        ("box | answer", [3, 7, 11]),
-        ("~(image | text)", [1, 12]),
+        ("box | answer", [3, 7, 12]),
+        ("~(image | text)", [1, 13]),
         (5, [5]),
         ([7, 2], [7, 2]),
     ],
@@ -57,7 +58,7 @@ def test_by_hand(where, expected):
 
 @given(st.sampled_from(sorted(GROUPS)), st.sampled_from(sorted(GROUPS)))
 def test_combinations_are_those_of_sets(a, b):
-    one, two, every = set(at(a)), set(at(b)), set(range(13))
+    one, two, every = set(at(a)), set(at(b)), set(range(14))
     for where, expected in ((f"{a} & {b}", one & two), (f"{a} | {b}", one | two), (f"~{a}", every - one)):
         if expected:
             assert set(at(where)) == expected
@@ -72,8 +73,8 @@ def test_combinations_are_those_of_sets(a, b):
         ("imgae", f"no positions 'imgae'; {THERE}"),
         ("image -", f"no positions 'image -'; {THERE}"),
         ("image + text", f"no positions 'image + text'; {THERE}"),
-        ([13], "positions must be between 0 and 12, got [13]"),
-        ([], "positions must be between 0 and 12, got []"),
+        ([14], "positions must be between 0 and 13, got [14]"),
+        ([], "positions must be between 0 and 13, got []"),
         ("box & answer", "this prompt has no box & answer positions"),
     ],
 )

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlm_probe.causal.applying import Boxes, carried_out
-from vlm_probe.causal.planning import Row, plan
+from vlm_probe.causal.planning import Row, begins_at, plan
 from vlm_probe.causal.positions import Places, Sinks
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
@@ -72,9 +72,8 @@ class Branches:
     ):
         self.model, self.inputs, self.rows_at_once, self.exact = model, inputs, rows_at_once, exact
         self.places = Places.of(inputs.layouts, boxes, sinks, model.device)
-        self._depth = model.layers["language"]
         self._prefixes: dict[int, Any] = {}
-        names = [f"language.blocks.{layer}.hook_resid_pre" for layer in range(self._depth)]
+        names = [f"language.blocks.{layer}.hook_resid_pre" for layer in range(model.layers["language"])]
         with torch.no_grad():
             output, cache = model.run_with_cache(inputs, names_filter=names, logits_to_keep=1)
         self._entering = [cache[name] for name in names]
@@ -92,7 +91,7 @@ class Branches:
 
         Raises VlmProbeError as `planning.plan` does.
         """
-        begins = [plan(self.model, self.inputs, [row], self.places).begins_at(self._depth) for row in rows]
+        begins = [begins_at(self.model, row, self.places) for row in rows]
         # Late ones first: those that begin about as late go together, from the earliest of them.
         order = sorted(range(len(rows)), key=lambda i: (begins[i][0], -begins[i][1]))
         found: list[Tensor | None] = [None] * len(rows)

@@ -148,15 +148,15 @@ def _sweep(
     branches = Branches(model, inputs, boxes=[item.boxes for item in items])
     said = branches.logits.argmax(-1).tolist()
     wanted = [Sought(own) if one is None else one for own, one in zip(said, sought, strict=True)]
-    seen = visible(model, inputs, 0).cpu().numpy()
     rows: list[Row] = []
     about = []
     for number, item in enumerate(items):
         rng = np.random.default_rng([seed, *item.id.encode()])
+        seen = visible(model, inputs, 0, number).cpu().numpy()
         for route, (queries, keys) in routes.items():
             q, k = (branches.places.at(where, "language", number).cpu().numpy() for where in (queries, keys))
-            edges = int((seen[number] & q[:, None] & k[None, :]).sum())
-            drawn = _random_edges(seen[number], q, k, edges, rng) if control else None
+            edges = int((seen & q[:, None] & k[None, :]).sum())
+            drawn = _random_edges(seen, q, k, edges, rng) if control else None
             for span in spans:
                 about.append((item.id, item.image, route, False, span[0], span[-1], edges, number))
                 rows.append((number, [Knockout(queries, keys, span)]))
@@ -195,8 +195,8 @@ def proven(model: HookedVLM, inputs: ModelInputs, knockouts: Sequence[Knockout],
 
     inputs and further arguments: as `causal.applied` takes them.
 
-    Returns a row a layer of each part: part, layer, edges (cut, over all examples and heads), left (largest attention on
-    any of them), off (how far the sum of any row that may look somewhere is from one).
+    Returns a row a layer of each part: part, layer, edges (cut, over all examples and heads), left (largest attention
+    on any of them), off (how far the sum of any row that may look somewhere is from one).
 
     Raises VlmProbeError where any attention is left, or a row does not sum to one to 1e-3 (half precision rounds).
     """

@@ -35,9 +35,7 @@ class Sought:
         return cls(token, tuple(one for one in others if one != token))
 
 
-def logit_differences(
-    logits: Float[Tensor, "row vocabulary"], sought: Sequence[Sought]
-) -> Float[Tensor, " row"]:
+def logit_differences(logits: Float[Tensor, "row vocabulary"], sought: Sequence[Sought]) -> Float[Tensor, " row"]:
     """The logit of each row's answer less that of its strongest rival."""
     found = []
     for row, one in zip(logits, sought, strict=True):

@@ -167,7 +167,7 @@ class _Twins:
         inputs: list[ModelInputs] = []
         for side in (0, 1):
             items = [one.pair[side] for one in ready]
-            pictures = [model.picture(item) for item in items]
+            pictures = list[Any](map(model.picture, items))
             inputs.append(model.prepare(pictures, [item.question + suffix for item in items]))
         with torch.no_grad():
             output, cache = model.run_with_cache(inputs[0], names_filter=names, logits_to_keep=1)
@@ -215,11 +215,9 @@ def _sweep(
                 for random, chosen in _chosen(run.branches.places, where, name, number, rng if control else None):
                     for head in _heads(run.clean[name], name) if heads else [None]:
                         layer = layer_of(name)
-                        about.append(
-                            (one.pair[0].group, one.pair[0].image, name, name.split(".")[0])
-                            + (-1 if layer is None else layer, str(where), len(chosen), -1 if head is None else head)
-                            + (random, number)
-                        )
+                        what = (one.pair[0].group, one.pair[0].image, name, name.split(".")[0])
+                        at = (-1 if layer is None else layer, str(where), len(chosen), -1 if head is None else head)
+                        about.append((*what, *at, random, number))
                         rows.append((number, [Replace(name, chosen, run.clean, None if head is None else [head])]))
     columns = ["id", "image", "point", "part", "layer", "positions", "patched", "head", "control", "example"]
     table = pd.DataFrame(about, columns=columns)

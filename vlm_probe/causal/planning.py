@@ -5,7 +5,7 @@ Everything that can be wrong with an intervention is found here, before anything
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,26 +55,30 @@ class Plan:
     """By part ("language", "vision") and layer."""
     edits: list[Edit] = field(default_factory=list)
 
-    def begins_at(self, depth: int) -> tuple[int, int]:
-        """The first layer of the language model, of so many, and the first position at which anything changes.
 
-        (-1, 0) where it changes before the sequence is made: in the encoder or the connector.
-        """
-        layers, masks = [depth], []
-        for (part, layer), cut in self.cuts.items():
-            layers.append(layer if part == "language" else -1)
-            masks.append(cut.edges.any(dim=1).any(dim=-1))
-        for edit in self.edits:
-            own = layer_of(edit.name) if edit.name.startswith("language.") else -1
-            behind = depth - 1 if edit.name.startswith(_LAST) else 0
-            layers.append(behind if own is None else own)
+def begins_at(model: HookedVLM, row: Row, places: Places) -> tuple[int, int]:
+    """The first layer of the language model and the first position at which a run differs from one without
+    interventions; (-1, 0) where it differs before the sequence is made: in the encoder or the connector.
+
+    Raises VlmProbeError as `plan` does, for what it looks at.
+    """
+    example, interventions = row
+    depth = model.layers["language"]
+    layers, positions = [depth - 1], []
+    for one in interventions:
+        if isinstance(one, Knockout):
+            layers.append(min(numbers_of(one.layers, depth, "layer")) if one.part == "language" else -1)
+            positions.append(places.at(one.queries, "language", example) if one.part == "language" else None)
+            continue
+        for name in model.match(one.point):
+            own = layer_of(name) if name.startswith("language.") else -1
+            layers.append((depth - 1 if name.startswith(_LAST) else 0) if own is None else own)
             # A pattern has a column for every position: where a window slides, a run that goes on has fewer.
-            masks.append(edit.rows if "key" not in dimensions(edit.name) else torch.ones_like(edit.rows))
-        first = min(layers)
-        if first < 0:
-            return -1, 0
-        changed = [mask.any(0).nonzero() for mask in masks if mask.any()]
-        return min(first, depth - 1), min((int(at[0]) for at in changed), default=0)
+            whole = own == -1 or "key" in dimensions(name)
+            positions.append(None if whole else places.at(one.positions, name, example, own))
+    if min(layers) < 0:
+        return -1, 0
+    return min(layers), min((0 if mask is None else int(mask.nonzero()[0]) for mask in positions), default=0)
 
 
 def plan(model: HookedVLM, inputs: ModelInputs, rows: Sequence[Row], places: Places) -> Plan:
@@ -112,16 +116,19 @@ def numbers_of(given: Numbers, n: int, what: str) -> list[int]:
     return own
 
 
-def visible(model: HookedVLM, inputs: ModelInputs, layer: int) -> Bool[Tensor, "example query key"]:
-    """Which keys a query of a layer of the language model may look at: causal, no padding, within a sliding window."""
-    at = torch.arange(inputs.input_ids.shape[1], device=inputs.input_ids.device)
-    back = at[:, None] - at[None, :]
-    seen = back >= 0
+def slides(model: HookedVLM, layer: int) -> bool:
+    """Whether a layer of the language model looks back no further than a window."""
     kinds = getattr(model.text_config, "layer_types", None)
-    if kinds and kinds[layer] == "sliding_attention":
-        seen = seen & (back < model.text_config.sliding_window)
-    live = inputs.attention_mask.bool()
-    return seen & live[:, None, :] & live[:, :, None]
+    return bool(kinds) and kinds[layer] == "sliding_attention"
+
+
+def visible(model: HookedVLM, inputs: ModelInputs, layer: int, example: int) -> Bool[Tensor, "query key"]:
+    """Which keys a query of a layer of the language model may look at: causal, no padding, within a sliding window."""
+    live = inputs.attention_mask[example].bool()
+    at = torch.arange(len(live), device=live.device)
+    back = at[:, None] - at[None, :]
+    seen = (back >= 0) & live[None, :] & live[:, None]
+    return seen & (back < model.text_config.sliding_window) if slides(model, layer) else seen
 
 
 def _goes_on(where: Where, places: Places, example: int) -> bool:
@@ -154,12 +161,17 @@ def _add_cut(
     depth = model.layers["language"] if language else model.vision_layers_read
     heads = torch.zeros(1 if one.heads is None else every, dtype=torch.bool, device=model.device)
     heads[slice(None) if one.heads is None else numbers_of(one.heads, every, "head")] = True
-    cuts = False
+    cuts, of_kind = False, dict[object, Tensor]()
     for layer in numbers_of(one.layers, depth, "layer"):
-        edges = heads[:, None, None] & _edges(one, places, example, layer)
-        seen = visible(model, inputs, layer)[example] if language else torch.ones_like(edges[0])
-        cuts |= bool((seen & edges).any())
-        _check_seeing(one, seen, edges, layer, example)
+        # What a layer's queries may look at, and which positions are sinks, is alike in most layers.
+        kind = (slides(model, layer) if language else None, layer if isinstance(places.sinks, Mapping) else None)
+        if kind not in of_kind:
+            edges = _edges(one, places, example, layer)
+            seen = visible(model, inputs, layer, example) if language else torch.ones_like(edges)
+            cuts |= bool((seen & edges).any())
+            of_kind[kind] = heads[:, None, None] & edges
+            _check_seeing(one, seen, of_kind[kind], layer, example)
+        edges = of_kind[kind]
         own = made.cuts.get((one.part, layer))
         if own is None:
             nothing = torch.zeros(n, *edges.shape, dtype=torch.bool, device=edges.device)

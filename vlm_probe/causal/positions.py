@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ class Places:
     """Of every example."""
     sinks: Sinks
     device: torch.device
+    _known: dict[Any, Tensor] = field(default_factory=dict, repr=False)
+    """Rows that were asked for before: sweeps ask for the same many times."""
 
     @classmethod
     def of(
@@ -55,6 +57,12 @@ class Places:
 
         Raises VlmProbeError as `layout.positions_of` does, and says of which example.
         """
+        key = (where if isinstance(where, str | int) else tuple(where), name, example, layer)
+        if key not in self._known:
+            self._known[key] = self._find(where, name, example, layer)
+        return self._known[key]
+
+    def _find(self, where: Where, name: str, example: int, layer: int | None) -> Bool[Tensor, " row"]:
         layout = self.layouts[example]
         sinks = self.sinks.get(layer or 0, ()) if isinstance(self.sinks, Mapping) else self.sinks
         try:

@@ -19,6 +19,7 @@ from vlm_probe.figures.grids import case_panels, head_grid, layer_strip
 from vlm_probe.figures.layers import (
     box_share_by_layer,
     dimension_by_stage,
+    effect_by_layer,
     gap_by_layer,
     image_mass_by_layer,
     leakage_by_layer,
@@ -28,6 +29,7 @@ from vlm_probe.figures.learning import learning_curves
 from vlm_probe.figures.maps import overlay, signed_overlay
 from vlm_probe.figures.measures import measures_by_model
 from vlm_probe.figures.patches import label_map, words_on_image
+from vlm_probe.figures.routes import cost_by_window
 from vlm_probe.figures.scores import accuracy_by_type, difference_by_family, pointing_game, scores_by_seed
 from vlm_probe.figures.style import save, styled
 from vlm_probe.figures.vocabulary import (
@@ -44,8 +46,10 @@ __all__ = [
     "budget_bars",
     "case_panels",
     "change_over_seeds",
+    "cost_by_window",
     "difference_by_family",
     "dimension_by_stage",
+    "effect_by_layer",
     "effect_over_seeds",
     "effects_by_factor",
     "gap_by_layer",

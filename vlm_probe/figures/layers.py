@@ -199,3 +199,30 @@ def leakage_by_layer(table: pd.DataFrame, ax: Axes | None = None, *, title: str 
         titled(ax, title, f"logit lens, n = {counts(table)} items; bands: 95 % over images")
         legend_below(ax)
     return ax
+
+
+@checked
+def effect_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Effect of patching one twin's residual stream into the other's run, along the depth of the language model.
+
+    table: columns model, positions ("answer", "box"), control (whether random positions were patched), depth (a share
+        of the layers), mean, low, high (of the effect; 1: the other twin's answer whole), n (pairs).
+    """
+    looks: dict[tuple[str, bool], Look] = {
+        ("answer", False): ("-", "o", "the answer position"),
+        ("box", False): ("--", "s", "the patches that differ"),
+        ("answer", True): (":", "", "a random position"),
+        ("box", True): ("-.", "", "as many random patches"),
+    }
+    with styled():
+        ax = axes(ax, SIZE)
+        keys = list(zip(table["positions"].tolist(), table["control"].tolist(), strict=True))
+        drawn = table.assign(look=[f"{positions} {control}" for positions, control in keys])
+        styles = {f"{positions} {control}": look for (positions, control), look in looks.items()}
+        by_layer(drawn, ax, x="depth", y="mean", style="look", styles=styles, colors=models_of(table))
+        ax.axhline(0.5, color=CONTROL, lw=0.8, ls=":", zorder=0)
+        ax.set(xlabel="depth (share of the language model's layers)", ylabel="normalised effect of patching")
+        note = f"n = {counts(table)} pairs of twins; bands: 95 % bootstrap intervals"
+        titled(ax, "Where does the fact stand that the twins differ in?", note)
+        legend_below(ax)
+    return ax

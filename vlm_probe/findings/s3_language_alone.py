@@ -186,13 +186,14 @@ FINDING = Finding(
     wants="items with pictures, two or more different ones; of generated scenes, objects are taken out as well",
     shown=shown,
     methods=(
-        "Every question of {n} items is asked again: with the picture's mean colour alone, with the picture of the next "
-        "item that has another, with its own behind a Gaussian blur (radius 1 % of the side), and, of generated scenes "
-        "with another object, with the scene drawn again without what is asked about, and without as many other objects. "
-        "Changed: whether the most probable first token is another one. The counterfactual scenes are drawn as those the "
-        "replicas were trained on; a picture with blanked pixels is not.",
-        "KL(own picture || changed picture) of the first token's distribution, in nats. Yes: the first token to a blank "
-        "picture, of questions whose right answer is yes or no (POPE's yes-ratio, Li et al. 2023, arXiv:2305.10355). "
+        "Every question of {n} items is asked again: with the picture's mean colour alone, with the picture of the "
+        "next item that has another, with its own behind a Gaussian blur (radius 1 % of the side), and, of generated "
+        "scenes with another object, with the scene drawn again without what is asked about, and without as many other "
+        "objects. Changed: whether the most probable first token is another one. The counterfactual scenes are drawn "
+        "as those the replicas were trained on; a picture with blanked pixels is not.",
+        "KL(own picture || changed picture) of the first token's distribution, in nats. Yes: the first token to a "
+        "blank picture, of questions whose right answer is yes or no (POPE's yes-ratio, Li et al. 2023, "
+        "arXiv:2305.10355). "
         "Differences: Student's t and sign flips over images, Holm over the claims.",
     ),
     caveats=(
@@ -212,6 +213,7 @@ FINDING = Finding(
                     "How often something else is said when the picture is another one; 95 % bootstrap intervals over "
                     "items. An answer from language alone changes with none of them.",
                     "answers that change with the picture",
+                    {"title": "Does it answer from language alone?", "label": "share of items"},
                 ),
                 TableOf("changed", SHARES),
             ),

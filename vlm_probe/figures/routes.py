@@ -1,0 +1,41 @@
+"""What the answer loses when attention is cut along a route, by windows of layers."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from vlm_probe.figures.given import checked
+from vlm_probe.figures.primitives import by_layer
+from vlm_probe.figures.style import CONTROL, models_of, short, styled
+from vlm_probe.figures.tables import counts, names, where
+
+
+@checked
+def cost_by_window(table: pd.DataFrame) -> np.ndarray:
+    """A panel a route: what the answer's probability loses when a window of layers is cut, and by random edges.
+
+    table: columns model, route, control (whether random edges were cut), first and last (layers of the window, counted
+        from 0), layer (its middle), mean, low, high (loss of probability), n (items).
+
+    Returns the axes.
+    """
+    styles = {"False": ("-", "o", "the route"), "True": (":", "^", "as many random edges")}
+    with styled():
+        routes = names(table, "route")
+        size = (2.3 * len(routes) + 0.6, 3.1)
+        figure, drawn = plt.subplots(1, len(routes), figsize=size, sharey=True, squeeze=False, layout="constrained")
+        rows = table.assign(look=table["control"].astype(str))
+        for ax, route in zip(drawn[0], routes, strict=True):
+            own = where(rows, "route", route)
+            by_layer(own, ax, y="mean", style="look", styles=styles, colors=models_of(table))
+            ax.axhline(0, color=CONTROL, lw=0.8, zorder=0)
+            ax.set(title=route, xlabel="middle of the window (layer)")
+        drawn[0, 0].set_ylabel("loss of the answer's probability")
+        figure.suptitle(
+            f"What cutting a route costs, by layer\nn = {counts(table)} items; bands: 95 % bootstrap", fontsize=9
+        )
+        handles, labels = drawn[0, 0].get_legend_handles_labels()
+        figure.legend(handles, map(short, labels), loc="outside lower center", ncols=len(styles) + 2, fontsize=8)
+    return drawn[0]
