@@ -111,9 +111,12 @@ def test_the_sizes_in_the_list_of_models_are_those_of_their_shapes():
 
 def test_size_compares_models(analyse, tmp_path):
     models = ["--models", "replica/small-clip", "replica/small-dino"]
-    done = analyse("analyses/size_2b_vs_7b.py", *models, "--n", "6", "--out", str(tmp_path))
+    done = analyse("analyses/size_2b_vs_7b.py", *models, "--n", "6", "--why", "3", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert {p.name for p in tmp_path.glob("*.png")} == {"size_replica-small-dino.png"}
+    drawn = {p.stem for p in tmp_path.glob("*.png")}
+    assert drawn >= {"size_replica-small-dino", *(f"size_why_{name}" for name in ("accuracy", "changed", "windows"))}
+    assert set(pd.read_csv(tmp_path / "size_why.csv")["finding"]) >= {"S1", "S3", "S4"}
+    assert "not measured: S2: it needs" in done.stdout
     assert "replica/small-dino against replica/small-clip, on the same items" in done.stdout
     # Two checkpoints of one seed say nothing of what they were made of.
     about = "Each verdict is about two checkpoints and these items. Whether size does it is decided over training seeds"

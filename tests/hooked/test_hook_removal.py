@@ -26,6 +26,8 @@ from transformer_lens.hook_points import HookPoint
 import vlm_probe
 from vlm_probe.attention import relevancy
 from vlm_probe.causal import Ablate, Branches, Knockout, Replace, Steer, patching
+from vlm_probe.causal.attribution_metric import LogitDifference
+from vlm_probe.causal.circuits import edge_attribution
 from vlm_probe.causal.pictures import blanked
 from vlm_probe.causal.planning import plan
 from vlm_probe.causal.positions import Places
@@ -88,15 +90,18 @@ REASONS = {
     "HookedVLM.check_hooks_to_add HookedVLM.match HookedVLM.point",
     "takes hooks away": "HookedVLM.remove_all_hook_fns HookedVLM.reset_hooks HookedVLM.clear_contexts",
     "reads weights and names": "hooked.config hooked.embedding hooked.unembedding hooked.is_tied hooked.head "
-    "hooked.final_norm hooked.language_tower hooked.attention_modules hooked.parameter_count embedding.used_rows vocabulary.known_unused "
+    "hooked.final_norm hooked.language_tower hooked.attention_modules hooked.norm_gain hooked.norm_before "
+    "hooked.norm_after hooked.by_head hooked.heads_add hooked.score_settings "
+    "hooked.parameter_count embedding.used_rows vocabulary.known_unused "
     "vocabulary.vocabulary_geometry vocabulary.always_kept findings.vocabulary_cost findings.vocabulary_use "
     "findings.trained_rows findings.word_rows findings.layers_of embedding.streams running.run_settings",
     "makes another model": "hooked.with_rows vocabulary.trim vocabulary.shrunk_answers hooked.untrained "
     "hooked.with_encoder hooked.with_random_encoder findings.another_seed",
     "tells what an intervention is, before a run": "causal.begins_at causal.visible causal.slides",
     "makes another picture": "causal.blanked causal.blurred causal.without_asked causal.without_other",
-    "keeps what a run will need": "findings.Finding.__init__ findings.Shared.__init__",
-    "reads what a run has left": "embedding.nearest_tokens hooked.target_token report.top_tokens",
+    "keeps what a run will need": "causal.Split.__init__ findings.Finding.__init__ findings.Shared.__init__",
+    "reads what a run has left": "causal.tokens_of causal.qk_scores embedding.nearest_tokens hooked.target_token "
+    "report.top_tokens",
     "counts the bytes of a run before it": "running.check_fits",
     "looks at what a run gave, or at what it will be asked": "running.check_numbers findings.unaskable",
     "trains a Hugging Face model that nobody has hooked": "training.answer_loss",
@@ -177,6 +182,13 @@ def with_gradients(f: Callable[..., Any], model: HookedVLM) -> None:
 CHANGES = [Knockout("answer", "image", 1), Ablate(POINT, "question"), Steer("connector.hook_out", torch.ones(42))]
 
 
+FIVE_OR_NINE = LogitDifference((5,), (9,))
+
+
+def pair_of(model: HookedVLM) -> tuple[ModelInputs, ModelInputs]:
+    return look(model), model.prepare(Image.new("RGB", PICTURE.size), QUESTION)
+
+
 def places(model: HookedVLM) -> Places:
     return Places.of(look(model).layouts, None, (), model.device)
 
@@ -215,6 +227,19 @@ CASES: dict[str, Case] = {
     "causal.proven": lambda f, m: f(m, look(m), CHANGES[:1]),
     "causal.patch_sweep": lambda f, m: as_if_right(f, m, twins_among(asked(4, "mmvp")), batch_size=1),
     "causal.patch": lambda f, m: as_if_right(f, m, twins_among(asked(4, "mmvp"))[0], "connector.hook_out", "image"),
+    "causal.direct_logit_attribution": lambda f, m: f(m, look(m)),
+    "causal.attribution_patching": lambda f, m: f(m, *pair_of(m), metric=FIVE_OR_NINE, exact=2),
+    "causal.attribution_patching (QK fix and GradDrop)": lambda f, m: f(
+        m, *pair_of(m), metric=FIVE_OR_NINE, points=["vision.hook_embed", "*.attn.hook_[qk]"], grad_drop=True, exact=2
+    ),
+    "causal.edge_attribution": lambda f, m: f(m, *pair_of(m), metric=FIVE_OR_NINE, steps=2, exact=2),
+    "causal.faithfulness": lambda f, m: f(
+        m,
+        edge_attribution(m, *pair_of(m), metric=FIVE_OR_NINE, steps=0),
+        *pair_of(m),
+        metric=FIVE_OR_NINE,
+        edges=[1, 20],
+    ),
     "causal.with_pictures": lambda f, m: f(m, asked(), {"blank": blanked}, batch_size=1),
     "running.capture": lambda f, m: f(m, look(m), [POINT]),
     "running.run_batches": lambda f, m: list(f(m, asked(), [POINT], batch_size=1)),

@@ -18,7 +18,8 @@ AtP* corrects two failures of the first order:
   Deviation: residual streams, which a dropped layer leaves connected, are averaged over all L passes, and what is
   inside a layer over the L - 1 others as in the paper. Layers are the language model's, also for nodes before it.
 
-`exact` nodes drawn at random are also patched for real, and how well scores and effects agree is told.
+`exact` nodes drawn at random are also patched for real, and how well scores and effects agree is told: where a patch
+changes much the first order fails, most of all in the encoder, whose rows all of the language model follows.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def attribution_patching(
     *,
     metric: Metric | None = None,
     points: str | Sequence[str] = POINTS,
-    positions: Sequence[Where] | str = POSITIONS,
+    positions: Sequence[Where] | str | None = None,
     boxes: Boxes = None,
     sinks: Sinks = (),
     qk_fix: bool = False,
@@ -125,8 +126,9 @@ def attribution_patching(
     metric: see `Metric`; None takes `LogitDifference` of what clean says over what corrupt says, example by example.
     points: names or globs of hook points, of the language model, the connector and the encoder (layers that the
         connector does not read are left out).
-    positions: groups of positions, or "each" for every single one. Groups that some example lacks are left out there;
-        in connector and encoder groups are of patches, and others are left out.
+    positions: groups of positions, or "each" for every single one; None: those of `POSITIONS` that there are. Groups
+        that some example lacks are left out there; in connector and encoder groups are of patches, and others are left
+        out.
     boxes, sinks: for the groups "box", "background" and "sink", as `causal.applied` takes them.
     qk_fix, grad_drop: the corrections of AtP*. grad_drop takes a backward pass more for every layer.
     exact: how many nodes, drawn at random, are also patched exactly; 0 for none.
@@ -220,20 +222,20 @@ def _forward(model: HookedVLM, inputs: ModelInputs, names: list[str], also: list
     return run
 
 
-def _groups(places: Places, name: str, positions: Sequence[Where] | str, length: int) -> list[_Group]:
+def _groups(places: Places, name: str, positions: Sequence[Where] | str | None, length: int) -> list[_Group]:
     examples = range(len(places.layouts))
     if positions == "each":
         live = torch.stack([places.at("all", name, i) for i in examples])
         chosen = torch.eye(length, dtype=torch.bool, device=live.device)
         return [_Group(str(row), live & chosen[row]) for row in range(length) if live[:, row].any()]
     found = []
-    for where in [positions] if isinstance(positions, str) else positions:
+    for where in POSITIONS if positions is None else [positions] if isinstance(positions, str) else positions:
         masks = torch.zeros(len(places.layouts), length, dtype=torch.bool, device=places.device)
         for i in examples:
             try:
                 masks[i] = places.at(where, name, i, layer_of(name))
             except VlmProbeError:
-                if isinstance(where, str) and _may_lack(places, where, name, i):
+                if positions is None or (isinstance(where, str) and _may_lack(places, where, name, i)):
                     continue
                 raise
         if masks.any():
@@ -256,9 +258,9 @@ def _has(places: Places, where: str, name: str, example: int) -> bool:
         return False
 
 
-def _check_there(nodes: dict[str, list[_Group]], positions: Sequence[Where] | str) -> None:
+def _check_there(nodes: dict[str, list[_Group]], positions: Sequence[Where] | str | None) -> None:
     there = {group.label for groups in nodes.values() for group in groups}
-    asked = [] if positions == "each" else [positions] if isinstance(positions, str) else positions
+    asked = [] if positions in ("each", None) else [positions] if isinstance(positions, str) else positions
     for where in asked:
         if str(where) not in there:
             raise VlmProbeError(f"none of the points has {where} positions: {', '.join(list(nodes)[:3])}")
@@ -274,7 +276,7 @@ def _scores(
     if masks is None:
         return torch.empty(len(run.logits), 0, 1)
     if qk_fix and name.endswith(qk.POINTS):
-        return qk.scores(model, name, clean, run.values, run.gradients, masks)
+        return qk.qk_scores(model, name, clean, run.values, run.gradients, masks)
     gradient = run.gradients.get(name)
     if gradient is None:  # nothing behind it was left
         gradient = torch.zeros_like(clean[name])

@@ -36,7 +36,7 @@ def needed(names: Sequence[str]) -> list[str]:
     return [point for name in names if name.endswith(POINTS) for point in _inside(name)]
 
 
-def scores(
+def qk_scores(
     model: HookedVLM,
     name: str,
     clean: dict[str, Tensor],

@@ -6,7 +6,7 @@ Nobody else reads the Hugging Face model (`.hf`): a method that needs a part nam
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -82,11 +82,10 @@ def norm_scale(norm: Any, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*
     return (x.float().pow(2).mean(-1, keepdim=True) + eps).sqrt()
 
 
-def norm_before(model: HookedVLM, layer: int, part: Literal["attention", "mlp"]) -> nn.Module:
-    """The norm through which a layer of the language model gives the residual stream to its attention or its MLP."""
-    blocks = families_of(model.hf.config)[1].blocks
-    own = layers_of(language_tower(model), blocks)[layer]
-    return submodule(own, "input_layernorm" if part == "attention" else blocks.mid)
+def norm_before(model: HookedVLM, layer: int) -> nn.Module:
+    """The norm through which a layer of the language model gives the residual stream to its attention."""
+    family = families_of(model.hf.config)[1]
+    return submodule(layers_of(language_tower(model), family.blocks)[layer], family.norm_before)
 
 
 def norm_after(model: HookedVLM, layer: int) -> nn.Module | None:
@@ -97,7 +96,7 @@ def norm_after(model: HookedVLM, layer: int) -> nn.Module | None:
 
 
 def by_head(
-    model: HookedVLM, layer: int, letter: Literal["q", "k", "v"]
+    model: HookedVLM, layer: int, letter: str
 ) -> tuple[Float[Tensor, "head d_head d_model"], Float[Tensor, "head d_head"] | None]:
     """A layer's projection to queries, keys or values, head by head (keys and values: by kv head), and its bias."""
     paths = families_of(model.hf.config)[1].blocks.qkv["qkv".index(letter)]
@@ -118,7 +117,8 @@ def heads_add(
 
     z: the activation of `attn.hook_z`. Returns float32 (or float64 where z is).
     """
-    projection: Any = submodule(attention_modules(model, "language")[layer], "o_proj")
+    output = families_of(model.hf.config)[1].output
+    projection: Any = submodule(attention_modules(model, "language")[layer], output)
     dtype = torch.promote_types(z.dtype, torch.float32)
     weight = projection.weight.detach().to(dtype).unflatten(1, z.shape[2:])
     parts = torch.einsum("bphe,dhe->bphd", z.to(dtype), weight)

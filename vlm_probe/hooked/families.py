@@ -61,6 +61,10 @@ class LanguageFamily:
     """The text around images and question, with {bos}, {images} and {question}."""
     norm: str = "norm"
     """The RMSNorm after the last layer, relative to the tower."""
+    norm_before: str = "input_layernorm"
+    """The RMSNorm between the residual stream and attention, relative to a layer."""
+    output: str = "o_proj"
+    """The projection from heads to what attention adds, relative to the attention module."""
     norm_offset: float = 0.0
     """The RMSNorm multiplies by (offset + weight)."""
     scales_tokens: bool = False
