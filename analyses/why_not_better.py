@@ -1,11 +1,13 @@
-"""Why is the larger model not better? What the study `grid` says: each factor, two at a time, and along training.
+"""Why is the larger model not better? What the studies say: each factor, two at a time, and along training.
 
     python analyses/why_not_better.py
 
-The paper's models differ in several things at once and were trained once each. The study trains miniatures that differ
-in one thing at a time, over seeds (`vlm-probe study grid`); no model is run here. Writes figures/why_curves (share
-right along training), why_effects and why_effects_novel (each factor alone), x1_interactions and x2_interactions (two
-at a time, beside the paper's own), figures/why_effects.csv and figures/why_interactions.csv, and prints the verdicts.
+The paper's models differ in several things at once and were trained once each. Studies train miniatures that differ in
+one thing at a time, over seeds (`vlm-probe study grid`); no model is run here. Of the study grid it writes
+figures/why_curves (share right along training), why_effects and why_effects_novel (each factor alone), x1_interactions
+and x2_interactions (two at a time, beside the paper's own), figures/why_effects.csv and figures/why_interactions.csv;
+of every other study that has a table figures/why_<study> and why_<study>.csv (each factor alone; of the study rate, at
+the rate that was best on items kept apart). It prints the verdicts.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from command import disclaim, draw_all, print_verdicts, run, write_table
 
-from vlm_probe import findings
+from vlm_probe import VlmProbeError, findings
 from vlm_probe.figures import effects_by_factor, learning_curves, save, styled
-from vlm_probe.studies import at_budget, grid_differences, grid_effects, results
+from vlm_probe.studies import at_budget, grid_differences, grid_effects, results, tabled, tuned
 from vlm_probe.studies import learning_curves as curves_of
 
 SPLITS = {"heldout": "Pairs of kinds never seen together", "novel": "Kinds never seen"}
@@ -42,14 +45,39 @@ def main() -> None:
         own = (part.loc[part["split"] == split] for part in (differences, effects))
         print(*save(effects_by_factor(*own), arguments.out, f"why_effects{ending}"), sep="\n")
     write_table(effects, arguments.out / "why_effects.csv")
-    print(f"\n{table.attrs['title']}\n{effects.attrs['method']}")
-    print(effects.drop(columns=["kind", "n", "p"]).round(3).to_string(index=False))
-    found = findings.run(["X1", "X2"], [])
+    _print(table, effects)
+    for id in tabled():
+        if id != "grid":
+            _other_study(id, arguments.out)
+    rows = ["X3", "V6"] if "vocabulary" in tabled() else []
+    found = findings.run(["X1", "X2", *rows], [])
     draw_all(found, arguments.out)
     write_table(found.evidence, arguments.out / "why_interactions.csv")
     print_verdicts(found)
     print(f"made by: {table.attrs['command']}")
     disclaim(["replica/"])
+
+
+def _other_study(id: str, out: Path) -> None:
+    """Each factor of a study alone, drawn for held-out scenes, and printed; a study of which half is trained may have
+    nothing to compare."""
+    table = results(id)
+    scores = at_budget(tuned(table) if id == "rate" else table)
+    try:
+        differences = grid_differences(scores).query("kind == 'all'")
+    except VlmProbeError as error:
+        print(f"\n{table.attrs['title']}\n{error}")
+        return
+    effects = grid_effects(differences)
+    own = (part.loc[part["split"] == "heldout"] for part in (differences, effects))
+    print(*save(effects_by_factor(*own), out, f"why_{id}"), sep="\n")
+    write_table(effects, out / f"why_{id}.csv")
+    _print(table, effects)
+
+
+def _print(table: pd.DataFrame, effects: pd.DataFrame) -> None:
+    print(f"\n{table.attrs['title']}\n{effects.attrs['method']}")
+    print(effects.drop(columns=["kind", "n", "p"]).round(3).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -26,33 +26,35 @@ def test_what_cannot_be_trained(refused, tmp_path, argv, message):
     assert refused("study", *argv, "--runs", tmp_path / "runs").startswith(message)
 
 
-def finished(cell, runs, accuracy=0.5):
+def finished(cell, runs, accuracy=0.5, study="grid", **more):
     """What a trained arm leaves."""
     folder = runs_of(cell, runs) / cell.name
     folder.mkdir(parents=True)
     row = {"budget": 1.0, "scenes": 64, "split": "heldout", "kind": "all", "n": 7, "accuracy": accuracy}
     made = {"seconds": 3, "device": "cpu", "threads": 1, "processor": "x", "torch": "2", "commit": "a"}
-    about = {"study": "grid", "arm": cell.name, "seed": cell.seed, "scores": [row], "made": made}
+    about = {"study": study, "arm": cell.name, "seed": cell.seed, "scores": [row], "made": made, **more}
     (folder / "scores.json").write_text(json.dumps(about))
 
 
-def test_every_arm_of_every_seed_is_begun_and_their_scores_are_collected(command, tmp_path, monkeypatch):
+@pytest.mark.parametrize("study", STUDIES.values(), ids=lambda study: study.id)
+def test_every_arm_of_every_seed_is_begun_and_their_scores_are_collected(command, tmp_path, monkeypatch, study):
+    id, arms = study.id, study.arms
     begun = []
 
     def begin(study, cell, runs, device, threads):
         begun.append((cell.name, cell.seed, device))
-        finished(cell, runs)
+        finished(cell, runs, study=study.id)
         return training.Job(cell.name, subprocess.Popen([sys.executable, "-c", ""]), tmp_path / "log")
 
     monkeypatch.setattr(training, "begin_arm", begin)
     runs = tmp_path / "runs"
-    ended = command("study", "grid", "--seeds", 2, "--first-seed", 3, "--jobs", 3, "--runs", runs)
+    ended = command("study", id, "--seeds", 2, "--first-seed", 3, "--jobs", 3, "--runs", runs)
     assert ended.code == 0, ended.err
-    assert begun == [(name, seed, "cpu") for seed in (3, 4) for name in GRID.arms]
-    table = pd.read_csv(runs / "grid.csv")
+    assert begun == [(name, seed, "cpu") for seed in (3, 4) for name in arms]
+    table = pd.read_csv(runs / f"{id}.csv")
     assert list(zip(table["arm"], table["seed"], strict=True)) == [(name, seed) for name, seed, _ in begun]
-    assert pd.read_csv(runs / "grid_runs.csv")["seconds"].tolist() == [3] * 16
-    assert ended.out.strip().endswith(str(runs / "grid.csv"))
+    assert pd.read_csv(runs / f"{id}_runs.csv")["seconds"].tolist() == [3] * 2 * len(arms)
+    assert ended.out.strip().endswith(str(runs / f"{id}.csv"))
 
 
 def test_one_arm_is_trained_in_this_process(command, tmp_path, monkeypatch):
@@ -78,3 +80,20 @@ def test_tables_of_studies_are_shipped_beside_what_is_there(command, tmp_path):
         other.write_text(other.read_text().replace("0.5", "0.75"))
     assert table["accuracy"].tolist() == [0.5, 0.75]
     assert len(pd.read_csv(package / "studies" / "tables" / "grid_runs.csv")) == 2
+
+
+def test_an_arm_of_two_studies_is_shipped_with_both_that_asked_for_it(command, tmp_path):
+    runs, package = tmp_path / "runs", tmp_path / "package"
+    finished(GRID.arm("small-clip", 1), runs, also=["rate"])
+    finished(STUDIES["vocabulary"].arm("large-clip-narrow", 1), runs, study="vocabulary")
+    ended = command("ship", "--runs", runs, "--out", package)
+    assert ended.code == 0, ended.err
+    tables = package / "studies" / "tables"
+    found = {file.stem: pd.read_csv(file) for file in tables.glob("*.csv") if not file.stem.endswith("_runs")}
+    assert {name: table["arm"].tolist() for name, table in found.items()} == {
+        "grid": ["small-clip"],
+        "rate": ["small-clip"],
+        "vocabulary": ["large-clip-narrow"],
+    }
+    assert found["vocabulary"]["rows"].tolist() == ["narrow"]
+    assert found["rate"].filter(["frozen", "rate"]).to_numpy().tolist() == [[False, 1.0]]

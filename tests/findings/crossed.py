@@ -1,6 +1,7 @@
-"""Simulated grids for X1 to X3: changes that add up, and two that do something together."""
+"""Simulated grids and studies for X1 to X3: changes that add up, and two that do something together."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from vlm_probe.findings.x2_encoder_size import encoder_by_size
 from vlm_probe.findings.x3_vocabulary_size import FINDING as X3
 from vlm_probe.findings.x3_vocabulary_size import vocabulary_by_size
 from vlm_probe.studies.effects import FEWEST_RUNS, GRID_FACTORS
+from vlm_probe.studies.result_tables import factors_of
+from vlm_probe.studies.study import STUDIES
 from vlm_probe.zoo.cells import CELLS, VOCABULARIES, VOCABULARY, Cell
 
 N = 1193
@@ -74,10 +77,58 @@ def grid_of(
     return pd.DataFrame(rows, columns=columns)
 
 
+STUDIED = {"heldout": 0.6, "novel": 0.45}
+"""About where a study's small cells stand."""
+
+
+def study_table(
+    rng: np.random.Generator,
+    id: str,
+    seeds: int,
+    *,
+    alone: Mapping[str, float] | None = None,
+    together: Mapping[str, float] | None = None,
+    large: float = 0.05,
+    spread: float = 0.012,
+    budgets: tuple[float, ...] = (0.25, 0.5, 1.0),
+) -> pd.DataFrame:
+    """A study's table, as `studies.results` returns it, of all questions: along training every cell comes to more.
+
+    alone, together: by level of the study's last factor (an encoder; rows of a vocabulary), what it adds to either size
+        and, beyond that, to the large cell.
+    """
+    study, rows = STUDIES[id], []
+    for seed in range(seeds):
+        for split, base in STUDIED.items():
+            common = rng.normal(0, 0.01)
+            for name, cell in study.arms.items():
+                about = factors_of(cell, study)
+                level, size = about[study.factors[-1]], int(cell.size == "large")
+                share = base + common + large * size + (alone or {}).get(level, 0.0)
+                share += size * (together or {}).get(level, 0.0) + rng.normal(0, spread)
+                for budget in budgets:
+                    right = rng.binomial(N, np.clip(share - 0.1 * (1 - budget), 0, 1))
+                    score = {
+                        "budget": budget,
+                        "scenes": 7,
+                        "split": split,
+                        "kind": "all",
+                        "n": N,
+                        "accuracy": right / N,
+                    }
+                    rows.append({"arm": name, **about, "seed": seed, **score})
+    return pd.DataFrame(rows)
+
+
 def judged(finding: Finding, scores: pd.DataFrame) -> pd.DataFrame:
     """The finding's claims about such a grid."""
     rows = judge_all(finding.claims, MEASURES[finding.id](scores), finding=finding.id)
     return pd.DataFrame([row for row in rows if row.models == GRID])
+
+
+def of_grids(finding: Finding) -> Finding:
+    """The finding, with its claims about grids alone."""
+    return replace(finding, claims=tuple(one for one in finding.claims if set(one.about) <= {GRID, PAPER}))
 
 
 def by_runs(finding: Finding, runs: int) -> Iterator[dict[str, Tables]]:

@@ -3,7 +3,7 @@
 import numpy as np
 import planting
 import pytest
-from crossed import by_runs
+from crossed import by_runs, of_grids
 
 from vlm_probe import findings
 from vlm_probe.findings.interactions import PAPER
@@ -57,6 +57,6 @@ def test_it_is_the_same_read_the_other_way_round():
 def test_with_nothing_there_little_is_decided():
     """Changes that add up have no interaction, however much each of them does."""
     simulated = by_runs(FINDING, planting.RUNS)
-    rates = planting.decided(FINDING, lambda rng: next(simulated))
+    rates = planting.decided(of_grids(FINDING), lambda rng: next(simulated))
     print(rates)
     assert max(rates.values()) <= planting.MOST

@@ -2,7 +2,7 @@
 
 import planting
 import pytest
-from crossed import by_runs
+from crossed import by_runs, of_grids
 
 from vlm_probe.findings.interactions import PAPER
 from vlm_probe.findings.x2_encoder_size import FINDING, encoder_by_size
@@ -38,6 +38,6 @@ def test_half_of_the_designs_example_is_there():
 def test_with_nothing_there_little_is_decided():
     """Changes that add up have no interaction, however much each of them does."""
     simulated = by_runs(FINDING, planting.RUNS)
-    rates = planting.decided(FINDING, lambda rng: next(simulated))
+    rates = planting.decided(of_grids(FINDING), lambda rng: next(simulated))
     print(rates)
     assert max(rates.values()) <= planting.MOST

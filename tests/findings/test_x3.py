@@ -1,7 +1,7 @@
 """X3: the paper has no contrast of vocabularies, and the grid no large cell of another."""
 
 import planting
-from crossed import by_runs
+from crossed import by_runs, of_grids
 
 from vlm_probe.findings.interactions import GRID
 from vlm_probe.findings.x3_vocabulary_size import FINDING, vocabulary_by_size
@@ -33,6 +33,6 @@ def test_a_grid_without_large_cells_says_what_it_would_take():
 def test_with_nothing_there_little_is_decided():
     """Changes that add up have no interaction, however much each of them does."""
     simulated = by_runs(FINDING, planting.RUNS)
-    rates = planting.decided(FINDING, lambda rng: next(simulated))
+    rates = planting.decided(of_grids(FINDING), lambda rng: next(simulated))
     print(rates)
     assert max(rates.values()) <= planting.MOST

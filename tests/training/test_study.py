@@ -1,61 +1,68 @@
 """Studies: arms differ in their factors and in nothing else, and a killed run comes to the same scores."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import combinations
 
 import pytest
+import torch
+from tiny_studies import shrink, tiny
 from torch import nn
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.scenes import asks_novel, study_world, world_of
 from vlm_probe.studies.result_tables import at_budget, collect, factors_of, merged
-from vlm_probe.studies.study import STUDIES, Budget, Study, find_study
+from vlm_probe.studies.study import STUDIES, find_study
 from vlm_probe.training import study as training
 from vlm_probe.training.fusion import Connector, LanguageStage
-from vlm_probe.training.packing import Packer, build_tokenizer
-from vlm_probe.training.replica import runs_of
+from vlm_probe.training.replica import packer_of, runs_of
 from vlm_probe.training.study import StudyStage, items_of, rate, train_arm
 
-VISION = {"hidden_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}
-BUDGET = Budget(encoder=2, language=2, fusion=10, pretraining=0.2, scored=(0.5, 1.0), cooldown=0.2)
 GRID = STUDIES["grid"]
-
-
-def tiny(study: Study = GRID) -> Study:
-    """The same arms, trained for a moment."""
-    cells = tuple(
-        replace(cell, steps=BUDGET.steps(pretrained=cell.steps.connector > 0), vision=VISION) for cell in study.cells
-    )
-    return replace(study, cells=cells, budget=BUDGET)
 
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    for name in ("encoders.ClipStage.pairs", "encoders.DinoStage.images", "fusion.LanguageStage.batch"):
-        monkeypatch.setattr(f"vlm_probe.training.{name}", 3)
-    monkeypatch.setattr("vlm_probe.training.fusion.FusionStage.batch", 2)
-    monkeypatch.setattr("vlm_probe.training.fusion.PATCHES", 16)
-    monkeypatch.setattr("vlm_probe.training.replica.PATCHES", 16)
-    monkeypatch.setattr(training, "ITEMS_PER_KIND", 1)
+    shrink(monkeypatch)
 
 
-def test_arms_differ_in_their_factors_and_in_nothing_else():
-    assert len(GRID.arms) == len(GRID.cells) == 8
-    parts = {"size": {"size", "shape"}, "encoder": {"encoder"}, "pretrained": {"steps"}}
-    for one, other in combinations((GRID.arm(name, 3) for name in GRID.arms), 2):
-        a, b = factors_of(one), factors_of(other)
+PARTS = {
+    **{"size": {"size", "shape"}, "encoder": {"encoder"}, "pretrained": {"steps"}},
+    **{"rows": {"rows"}, "frozen": {"frozen"}, "rate": {"rate"}},
+}
+"""Factor -> the fields of a cell that it changes."""
+
+
+@pytest.mark.parametrize("study", STUDIES.values(), ids=lambda study: study.id)
+def test_arms_differ_in_their_factors_and_in_nothing_else(study):
+    assert len(study.arms) == len(study.cells) == {"grid": 8, "encoder": 10, "vocabulary": 10, "rate": 12}[study.id]
+    for one, other in combinations((study.arm(name, 3) for name in study.arms), 2):
+        a, b = factors_of(one, study), factors_of(other, study)
         changed = {factor for factor in a if a[factor] != b[factor]}
         assert changed
-        assert changed <= set(GRID.factors)
+        assert changed <= set(study.factors)
         differing = {name for name, value in asdict(one).items() if value != asdict(other)[name]}
-        assert differing == set().union(*(parts[factor] for factor in changed))
-    for cell in GRID.cells:
-        assert cell.steps.connector + cell.steps.joint == GRID.budget.fusion
+        narrower = {"shape"} if (one.rows == "narrow") != (other.rows == "narrow") else set()
+        assert differing == narrower.union(*(PARTS[factor] for factor in changed))
+    for cell in study.cells:
+        assert cell.steps.connector + cell.steps.joint == study.budget.fusion
         assert (cell.steps.encoder, cell.steps.language, cell.steps.questions) == (600, 600, 0)
         # Keys and values are as wide, of what the model is wide, in either size.
         shape = cell.language
-        assert shape.num_key_value_heads * shape.head_dim * 7 == shape.hidden_size * 2
+        assert shape.num_key_value_heads * shape.head_dim == pytest.approx(shape.hidden_size * 2 / 7, abs=0.3)
+
+
+def test_arms_of_one_name_are_one_arm_and_keep_their_names():
+    every = [(name, cell, study) for study in STUDIES.values() for name, cell in study.arms.items()]
+    assert {name for name, *_ in every if not name.isascii() or set(name) & set("/\\: ")} == set()
+    known = {name: (cell, study.budget) for name, cell, study in every}
+    assert all(known[name] == (cell, study.budget) for name, cell, study in every)
+    assert set(GRID.arms) == {
+        f"{s}-{e}{n}" for s in ("small", "large") for e in ("clip", "dino") for n in ("", "-nopre")
+    }
+    assert {cell.language_name for cell in GRID.cells} == {"language-small", "language-large"}
+    shared = {(a.id, b.id): len({*a.arms} & {*b.arms}) for a, b in combinations(STUDIES.values(), 2)}
+    assert {pair for pair, n in shared.items() if n} == {("grid", "encoder"), ("grid", "rate"), ("encoder", "rate")}
 
 
 def test_an_arm_of_a_seed_has_that_seeds_novel_kinds():
@@ -69,10 +76,11 @@ def test_an_arm_of_a_seed_has_that_seeds_novel_kinds():
         find_study("gird")
 
 
-def test_every_arm_sees_the_same_scenes_step_by_step():
-    seen = {}
-    for cell in tiny().cells:
-        packer = Packer(build_tokenizer(cell.vocabulary, world_of(cell.world)))
+@pytest.mark.parametrize("study", STUDIES.values(), ids=lambda study: study.id)
+def test_every_arm_sees_the_same_scenes_step_by_step(study):
+    seen, read = {}, {}
+    for cell in tiny(study).cells:
+        packer = packer_of(cell)
         parts = (cell, packer, nn.Identity(), Connector(1, 1), LanguageStage(cell, packer).module)
         before = cell.steps.connector
         stages = [StudyStage("joint", *parts, first=before, asking=True)]
@@ -83,9 +91,13 @@ def test_every_arm_sees_the_same_scenes_step_by_step():
         kinds = [{kind for row in batch.kinds for kind in row} for _, batch in packed]
         assert all(found == {"caption"} for found in kinds[:before])
         assert all({"caption"} < found for found in kinds[before:])
+        read.setdefault(before, []).append([batch.input_ids for _, batch in packed])
     assert len({len(scenes) for scenes in seen.values()}) == 1
-    assert all(scenes == seen["small-clip"] for scenes in seen.values())
-    assert {scene.split for scenes in seen["small-clip"] for scene in scenes} == {"train"}
+    first = next(iter(seen.values()))
+    assert all(scenes == first for scenes in seen.values())
+    assert {scene.split for scenes in first for scene in scenes} == {"train"}
+    for steps in read.values():  # and reads the same about them, in the same ids
+        assert all(torch.equal(a, b) for other in steps for a, b in zip(steps[0], other, strict=True))
 
 
 def test_the_rate_is_level_and_comes_down_as_one_minus_a_square_root():
@@ -99,13 +111,14 @@ def test_the_rate_is_level_and_comes_down_as_one_minus_a_square_root():
 def test_what_is_scored_asks_each_type_as_often_and_the_novel_kind_itself(monkeypatch):
     monkeypatch.setattr(training, "ITEMS_PER_KIND", 5)
     world = study_world(2)
-    splits = dict(items_of(world))
+    splits = {split: items_of(world, split) for split in ("heldout", "novel", "dev")}
+    assert len({item.image_seed for items in splits.values() for item in items}) == 3 * 5 * len(world.questions)
     for items in splits.values():
         assert len({item.id for item in items}) == len(items)
         counts = [sum(item.kind == kind for item in items) for kind in world.questions]
         assert counts == [5] * len(world.questions)
     assert all(asks_novel(item) for item in splits["novel"])
-    assert not any(asks_novel(item) for item in splits["heldout"])
+    assert not any(asks_novel(item) for split in ("heldout", "dev") for item in splits[split])
 
 
 class KilledError(Exception):
@@ -114,7 +127,7 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize("arm", ["small-clip", "small-clip-nopre"])
 def test_a_killed_run_comes_to_the_same_scores(tmp_path, monkeypatch, arm):
-    study = tiny()
+    study = tiny(GRID)
     cell = study.arm(arm, 3)
     whole = json.loads(train_arm(study, cell, tmp_path / "whole").read_text())
     assert [(row["budget"], row["scenes"]) for row in whole["scores"] if row["kind"] == "all"] == [
@@ -142,7 +155,7 @@ def test_a_killed_run_comes_to_the_same_scores(tmp_path, monkeypatch, arm):
 
 
 def test_scores_are_collected_by_seed_and_arm(tmp_path):
-    study = tiny()
+    study = tiny(GRID)
     row = {"budget": 1, "scenes": 20, "split": "novel", "kind": "all", "n": 7, "accuracy": 0.25}
     made = {"seconds": 3, "device": "cpu", "threads": 1, "processor": "x", "torch": "2", "commit": "a"}
     for seed, arm in ((5, "small-clip"), (2, "large-dino-nopre"), (2, "small-clip")):

@@ -1,4 +1,4 @@
-"""`vlm-probe study`: the trained experiments that findings X1 and X2 read, trained again."""
+"""`vlm-probe study`: the trained experiments that findings X1 to X3 and V6 read, trained again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="The study: grid.")],
+    name: Annotated[str, typer.Argument(help="The study: grid, encoder, vocabulary or rate.")],
     runs: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and tables.")] = Path("runs"),
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from --first-seed on.")] = 5,
     first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence import Claim, Described, EveryWay, OverRuns, Tables
 from vlm_probe.findings.finding import FigureOf, Section, Shown, TableOf
 from vlm_probe.items import Item
-from vlm_probe.studies import at_budget, grid_interactions, grid_scores, published_interactions, results
+from vlm_probe.studies import grid_interactions, grid_scores, published_interactions
 from vlm_probe.studies.effects import FEWEST_RUNS
 from vlm_probe.studies.published import NAMES
-from vlm_probe.zoo.cells import Cell
+from vlm_probe.studies.result_tables import at_budget, results, tabled, under_curve
 
 PAPER = "the paper"
 GRID = "replicas"
@@ -45,35 +47,76 @@ class Crossed:
     words: Words
     published: Words | None
     """Of the paper's models; None where they do not cross the two."""
-    corners: tuple[tuple[Cell, Cell], ...]
-    """Of the grid: the cell that neither was changed of, and the one that both were."""
+    corners: tuple[tuple[str, str], ...]
+    """Cells by name: that neither was changed of, and that both were."""
     study: str | None = None
     """The study whose table is read, at its whole budget; None: the shipped cells' scores."""
     more: bool = False
     """Whether the claim is that it adds more where the other change was made; the paper's direction, if it has one."""
+    of: str = GRID
+    """What its tables are of."""
+
+    @property
+    def along(self) -> str:
+        """What the tables are of that have areas under learning curves instead."""
+        return f"{self.of}, along training"
 
 
-def crossings(crossed: Crossed, scores: pd.DataFrame | None = None) -> dict[str, Tables]:
-    """The tables "published" (`studies.published_interactions`) and "runs" (`studies.grid_interactions`).
+def crossings(
+    crossed: Sequence[Crossed],
+    scores: pd.DataFrame | None = None,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+) -> dict[str, Tables]:
+    """The tables "published" (`studies.published_interactions`) and "runs" (`studies.grid_interactions`), by what they
+    are of.
 
     Of runs, the column `of` says which difference of differences a row is one seed's.
 
-    scores: as `studies.grid_scores` returns it; the table of `crossed.study` if None.
+    crossed: the first is what the finding is about; further ones are left out where their study has no table yet, or
+        none of two arms that can be compared.
+    scores: of a grid of one's own, as `studies.grid_scores` returns it: of the first alone, and at one budget.
+    tables: by study, as `studies.results` returns it; those that are committed if None.
     """
-    if scores is None:
-        scores = grid_scores() if crossed.study is None else at_budget(results(crossed.study))
+    first = crossed[0]
+    found: dict[str, Tables] = {}
+    if first.published is not None:
+        found[PAPER] = {"published": published_interactions(first.factor, first.by)}
+    if scores is not None or first.study is None:
+        return {**found, first.of: {"runs": _runs(first, grid_scores() if scores is None else scores)}}
+    tables = committed() if tables is None else tables
+    found |= _along_training(first, tables[first.study] if first.study in tables else results(first.study))
+    for one in crossed:
+        if one.study is not None and one.study in tables and one.of not in found:
+            with suppress(VlmProbeError):
+                found |= _along_training(one, tables[one.study])
+    return found
+
+
+def committed() -> dict[str, pd.DataFrame]:
+    """The tables of all studies that have one, by study."""
+    return {id: results(id) for id in tabled()}
+
+
+def _along_training(crossed: Crossed, table: pd.DataFrame) -> dict[str, Tables]:
+    """At the whole budget, and by the area under the learning curve where some run has one."""
+    found: dict[str, Tables] = {crossed.of: {"runs": _runs(crossed, at_budget(table))}}
+    with suppress(VlmProbeError):
+        found[crossed.along] = {"runs": _runs(crossed, under_curve(table))}
+    return found
+
+
+def _runs(crossed: Crossed, scores: pd.DataFrame) -> pd.DataFrame:
     runs = grid_interactions(scores, crossed.factor, crossed.by)
     named = zip(*(runs[name].tolist() for name in ("first", "second", "split", "kind")), strict=True)
     runs.insert(0, "of", [_of(*one) for one in named])
-    grid: dict[str, Tables] = {GRID: {"runs": runs}}
-    if crossed.published is None:
-        return grid
-    return {PAPER: {"published": published_interactions(crossed.factor, crossed.by)}, **grid}
+    return runs
 
 
-def claims(crossed: Crossed) -> tuple[Claim, ...]:
-    """A description of every benchmark whose four numbers are at hand, and a claim on every corner of the grid."""
-    return (*_of_the_paper(crossed), *_of_the_grid(crossed))
+def claims(crossed: Sequence[Crossed]) -> tuple[Claim, ...]:
+    """A description of every benchmark whose four numbers are at hand, a claim on every corner of the grid, and a
+    description of the areas under its learning curves."""
+    curves = (claim for one in crossed if one.study is not None for claim in _of_the_curves(one))
+    return (*_of_the_paper(crossed[0]), *(claim for one in crossed for claim in _of_the_grid(one)), *curves)
 
 
 def _of_the_paper(crossed: Crossed) -> Iterator[Claim]:
@@ -100,31 +143,51 @@ def _of_the_paper(crossed: Crossed) -> Iterator[Claim]:
         )
 
 
+def _corners(crossed: Crossed) -> list[tuple[str, str, str]]:
+    return [(first, second, split) for first, second in crossed.corners for split in SPLITS]
+
+
 def _of_the_grid(crossed: Crossed) -> Iterator[Claim]:
     degree, words = "more" if crossed.more else "less", crossed.words
-    for first, second in crossed.corners:
-        for split, scenes in SPLITS.items():
-            yield Claim(
-                id=(of := _of(first.name, second.name, split)),
-                sentence=(
-                    f"On {scenes}, {words.adds} adds {degree} (share right) {words.at_end} than {words.at_start} "
-                    f"({first.name} to {second.name})"
-                ),
-                # In shares and in log odds: where the two disagree, the ceiling may have made it.
-                statistic=EveryWay(
-                    (
-                        OverRuns("runs", "b", "a", where=f"of == {of!r}", resolution="step"),
-                        OverRuns("runs", "by_odds", where=f"of == {of!r}", resolution="step"),
-                    )
-                ),
-                control=f"what it adds {words.at_start}",
-                unit="training seeds",
-                margin=MARGIN,
-                least=FEWEST_RUNS,
-                more=crossed.more,
-                untrained=False,
-                about=(GRID,),
-            )
+    for first, second, split in _corners(crossed):
+        yield Claim(
+            id=(of := _of(first, second, split)),
+            sentence=(
+                f"On {SPLITS[split]}, {words.adds} adds {degree} (share right) {words.at_end} than {words.at_start} "
+                f"({first} to {second})"
+            ),
+            # In shares and in log odds: where the two disagree, the ceiling may have made it.
+            statistic=EveryWay((_in_shares(of), replace(_in_shares(of), value="by_odds", control=0.0))),
+            control=f"what it adds {words.at_start}",
+            unit="training seeds",
+            margin=MARGIN,
+            least=FEWEST_RUNS,
+            more=crossed.more,
+            untrained=False,
+            about=(crossed.of,),
+        )
+
+
+def _of_the_curves(crossed: Crossed) -> Iterator[Claim]:
+    """The same by the area under the learning curve: described, so that it takes no share of the correction."""
+    words = crossed.words
+    for claim, (first, second, split) in zip(_of_the_grid(crossed), _corners(crossed), strict=True):
+        yield replace(
+            claim,
+            id=f"{claim.id}, along training",
+            sentence=(
+                f"On {SPLITS[split]}, what {words.adds} adds {words.at_end}, beside what it adds {words.at_start}, by "
+                f"the area under the learning curve ({first} to {second})"
+            ),
+            statistic=_in_shares(claim.id),
+            unit="sets of learning curves",
+            descriptive=True,
+            about=(crossed.along,),
+        )
+
+
+def _in_shares(of: str) -> OverRuns:
+    return OverRuns("runs", "b", "a", where=f"of == {of!r}", resolution="step")
 
 
 def _of(first: str, second: str, split: str, kind: str = "all") -> str:
@@ -132,39 +195,50 @@ def _of(first: str, second: str, split: str, kind: str = "all") -> str:
     return f"{first} to {second}, {split}" + ("" if kind == "all" else f", {kind}")
 
 
-def shown(crossed: Crossed, measured: Mapping[str, Tables], items: Sequence[Item] = ()) -> Shown:
+def shown(crossed: Sequence[Crossed], measured: Mapping[str, Tables], items: Sequence[Item] = ()) -> Shown:
     """The tables "published", "over seeds" and "forest" (what the figure draws), and sentences on either side."""
     published = measured.get(PAPER, {}).get("published", pd.DataFrame())
-    runs = measured[GRID]["runs"]
-    effects = _over_seeds(crossed, measured[GRID])
-    parts = [_drawn_of_the_paper(published), _drawn_of_the_grid(crossed, runs, effects)]
-    forest = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
-    tables = {"over seeds": effects, "forest": forest}
+    there = [one for one in crossed if one.of in measured]
+    each = [_over_seeds(one, measured) for one in there]
+    parts = [
+        _drawn_of_the_paper(published),
+        *(_drawn_of_the_grid(one, measured[one.of]["runs"], own) for one, own in zip(there, each, strict=True)),
+    ]
+    tables = {"over seeds": _one_below_the_other(each), "forest": _one_below_the_other(parts)}
+    said = (_said_of_the_grid(one, own) for one, own in zip(there, each, strict=True))
     return Shown(
         tables=tables if published.empty else {"published": published, **tables},
-        summary=[_said_of_the_paper(crossed, published), *_said_of_the_grid(crossed, effects)],
+        summary=[_said_of_the_paper(crossed[0], published), *(line for lines in said for line in lines)],
     )
 
 
-def _over_seeds(crossed: Crossed, tables: Tables) -> pd.DataFrame:
-    """What the claims estimate, a row each that some seed is there for; with the first cell's mean and the log odds."""
+def _one_below_the_other(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+
+
+def _over_seeds(crossed: Crossed, measured: Mapping[str, Tables]) -> pd.DataFrame:
+    """What the claims estimate, a row each that some seed is there for; with the first cell's mean, the log odds, and
+    the same of areas under learning curves."""
     rows = []
     for claim in _of_the_grid(crossed):
-        found, own = claim.statistic([tables]), tables["runs"].query("of == @claim.id")
+        found, own = claim.statistic([measured[crossed.of]]), measured[crossed.of]["runs"].query("of == @claim.id")
         if found.n:
             about = {name: own[name].iloc[0] for name in ("of", "first", "second", "split", "n")}
             means = {name: float(own[name].to_numpy(dtype=float).mean()) for name in ("reference", "log_odds")}
             estimated = (found.n, found.control, found.value, found.difference, found.low, found.high)
-            rows.append({**about, **dict(zip(_ESTIMATED, estimated, strict=True)), **means})
-    return pd.DataFrame(rows, columns=["of", "first", "second", "split", "n", *_ESTIMATED, "reference", "log_odds"])
+            area = _in_shares(claim.id)([measured[crossed.along]]).difference if crossed.along in measured else NAN
+            rows.append({**about, **dict(zip(_ESTIMATED, estimated, strict=True)), **means, "area": area})
+    columns = ["of", "first", "second", "split", "n", *_ESTIMATED, "reference", "log_odds", "area"]
+    return pd.DataFrame(rows, columns=columns)
 
 
+NAN = float("nan")
 _ESTIMATED = ["seeds", "a", "b", "difference", "low", "high"]
 _DRAWN = ["name", "series", "what", "relative", "low", "high"]
 
 
 def _drawn_of_the_paper(published: pd.DataFrame) -> pd.DataFrame:
-    nan, all_of_them = float("nan"), len(published)
+    nan, all_of_them = NAN, len(published)
     if all_of_them and published.query("missing == ''").empty:
         line = (f"all {all_of_them} of the paper's", "paper", "the paper, one run a number", nan, nan, nan)
         return pd.DataFrame([line], columns=_DRAWN)
@@ -178,11 +252,8 @@ def _drawn_of_the_paper(published: pd.DataFrame) -> pd.DataFrame:
 
 def _drawn_of_the_grid(crossed: Crossed, runs: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
     """Every seed, and the mean of several with its interval; in percent of the first cell's mean, like the paper's."""
-    nan, each = float("nan"), "replicas, a training seed each"
-    rows = [
-        (f"{first.name} to {second.name}", "seed", each, nan, nan, nan)
-        for first, second in _untrained(crossed, effects)
-    ]
+    nan, each = NAN, "replicas, a training seed each"
+    rows = [(f"{first} to {second}", "seed", each, nan, nan, nan) for first, second in _untrained(crossed, effects)]
     for effect in effects.to_dict("records"):
         name = f"{effect['first']} to {effect['second']},\n{SPLITS[effect['split']]}"
         percent = 100 / effect["reference"]
@@ -194,10 +265,10 @@ def _drawn_of_the_grid(crossed: Crossed, runs: pd.DataFrame, effects: pd.DataFra
     return pd.DataFrame(rows, columns=_DRAWN)
 
 
-def _untrained(crossed: Crossed, effects: pd.DataFrame) -> list[tuple[Cell, Cell]]:
+def _untrained(crossed: Crossed, effects: pd.DataFrame) -> list[tuple[str, str]]:
     """The corners of which no training seed has all four cells."""
     there = set(zip(effects["first"], effects["second"], strict=True))
-    return [(first, second) for first, second in crossed.corners if (first.name, second.name) not in there]
+    return [corner for corner in crossed.corners if corner not in there]
 
 
 def _said_of_the_paper(crossed: Crossed, published: pd.DataFrame) -> str:
@@ -225,7 +296,7 @@ def _said_of_the_paper(crossed: Crossed, published: pd.DataFrame) -> str:
 def _said_of_the_grid(crossed: Crossed, effects: pd.DataFrame) -> Iterator[str]:
     words = crossed.words
     for first, second in _untrained(crossed, effects):
-        yield f"{first.name} to {second.name}: no training seed has all four cells; {FEWEST_RUNS} seeds would do."
+        yield f"{first} to {second}: no training seed has all four cells; {FEWEST_RUNS} seeds would do."
     for row in effects.to_dict("records"):
         seeds = f"mean of {row['seeds']} training seeds" if row["seeds"] > 1 else "one training seed"
         yield (
@@ -267,7 +338,7 @@ def sections(id: str, crossed: Crossed) -> tuple[Section, ...]:
         "seeds": "seeds",
     }
     columns |= {"a": words.at_start, "b": words.at_end, "difference": "difference", "low": "95 % from", "high": "to"}
-    over_seeds = TableOf("over seeds", {**columns, "log_odds": "in log odds"})
+    over_seeds = TableOf("over seeds", {**columns, "log_odds": "in log odds", "area": "under the curve"})
     return (Section("Does one change do more where the other was made?", (figure, *_table_of(published), over_seeds)),)
 
 
@@ -297,7 +368,8 @@ def methods(crossed: Crossed) -> tuple[str, ...]:
         "item's share is taken for one item's. Near a share of 1 the ceiling makes differences of differences of its "
         "own (Loftus 1978), so that they are also taken of the log odds, brought back to shares by the mean p (1 - p); "
         "the interval reaches over those of both scales, and p is the greater of the two (an intersection-union test, "
-        "Berger 1982)."
+        "Berger 1982). Of a study the area under the learning curve (the mean share right over the base-2 logarithm of "
+        "the budget, by trapezoids) is described beside it, without a test."
     )
     return (what, paper, grid) if crossed.published else (what, grid)
 

@@ -21,15 +21,17 @@ from vlm_probe.findings.interactions import (
     shown,
 )
 from vlm_probe.studies import published_gaps
-from vlm_probe.zoo.cells import ENCODERS, Cell, Steps
+from vlm_probe.zoo.cells import ENCODERS
 
-_CROSSED = Crossed(
-    factor="size",
-    by="connector",
-    words=Words("the larger language model", "with connector pretraining", "without"),
-    published=Words("the 7B", "with connector pretraining", "without"),
-    corners=tuple((Cell("small", encoder, Steps(connector=0)), Cell("large", encoder)) for encoder in ENCODERS),
-    study="grid",
+_CROSSED = (
+    Crossed(
+        factor="size",
+        by="connector",
+        words=Words("the larger language model", "with connector pretraining", "without"),
+        published=Words("the 7B", "with connector pretraining", "without"),
+        corners=tuple((f"small-{encoder}-nopre", f"large-{encoder}") for encoder in ENCODERS),
+        study="grid",
+    ),
 )
 
 
@@ -39,7 +41,8 @@ def size_by_pretraining(scores: pd.DataFrame | None = None) -> dict[str, Tables]
     scores: of a grid of one's own, as `studies.collect_scores` returns them; else those of the study `grid`.
 
     Returns "the paper" -> the table "published" (`studies.published_interactions`), "replicas" -> the table "runs"
-    (`studies.grid_interactions`).
+    (`studies.grid_interactions`), and of the study "replicas, along training" -> the same of areas under learning
+    curves.
 
     Raises VlmProbeError for scores of no two cells that can be compared.
     """
@@ -53,8 +56,8 @@ FINDING = Finding(
     measure=size_by_pretraining,
     models=0,
     wants="no items: it reads tables of trained models",
-    methods=methods(_CROSSED),
+    methods=methods(_CROSSED[0]),
     caveats=(left_out(published_gaps()), *OF_THE_STUDY, *CAVEATS),
     shown=partial(shown, _CROSSED),
-    sections=sections("X1", _CROSSED),
+    sections=sections("X1", _CROSSED[0]),
 )

@@ -9,7 +9,7 @@ from vlm_probe.studies.published import (
     published_interactions,
     published_results,
 )
-from vlm_probe.studies.result_tables import at_budget, results
+from vlm_probe.studies.result_tables import at_budget, results, tabled, tuned, under_curve
 
 __all__ = [
     "FACTORS",
@@ -25,4 +25,7 @@ __all__ = [
     "published_interactions",
     "published_results",
     "results",
+    "tabled",
+    "tuned",
+    "under_curve",
 ]

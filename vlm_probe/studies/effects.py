@@ -19,6 +19,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence.estimate import over_runs
 from vlm_probe.evidence.paired import holm
 from vlm_probe.evidence.verdict import Verdict, decide
+from vlm_probe.studies.study import ROW_CHANGES, SEEING, TAUGHT
 
 GRID_FACTORS: dict[str, str] = {
     "size": "size",
@@ -27,7 +28,16 @@ GRID_FACTORS: dict[str, str] = {
     "vocabulary": "vocabulary",
 }
 """Factor -> its column among the grid's scores."""
-_LEVELS = {"size": ("small", "large"), "encoder": ("clip", "dino"), "connector": (False, True)}
+_COLUMN = {**GRID_FACTORS, "rows": "rows", "frozen": "frozen", "rate": "rate"}
+"""The same of any study; where scores lack a column, no two cells differ in it."""
+_CHANGES: dict[str, tuple[tuple[Any, Any], ...]] = {
+    "size": (("small", "large"),),
+    "encoder": (("clip", "dino"), *((kind, SEEING) for kind in TAUGHT), *((TAUGHT[0], kind) for kind in TAUGHT[1:])),
+    "connector": ((False, True),),
+    "rows": tuple(ROW_CHANGES),
+    "frozen": ((False, True),),
+}
+"""From which level to which, of factors whose levels have no order or not all of whose changes are asked about."""
 FEWEST_RUNS = 5
 """Training seeds that an effect of the design takes: of three, an interval is 2.5 standard deviations wide each way."""
 _PAIR = ["factor", "first", "second", "split", "kind"]
@@ -35,13 +45,15 @@ _COLUMNS = [*_PAIR, "n", "seed", "a", "b", "difference"]
 
 
 def _cells(scores: pd.DataFrame) -> pd.DataFrame:
-    """What every cell is made of: cell -> `GRID_FACTORS`' columns."""
-    return scores.drop_duplicates("cell").set_index("cell").filter(list(GRID_FACTORS.values()))
+    """What every cell is made of: cell -> the columns of its factors."""
+    return scores.drop_duplicates("cell").set_index("cell").filter(list(_COLUMN.values()))
 
 
-def _steps(factor: str, cells: pd.DataFrame) -> list[tuple[Any, Any]]:
-    """From one level of a factor to the next; of more than two, also from the first to the last."""
-    levels: Sequence[Any] = _LEVELS.get(factor, sorted(set(cells[GRID_FACTORS[factor]])))
+def _steps(factor: str, cells: pd.DataFrame) -> Sequence[tuple[Any, Any]]:
+    """A factor's changes; of levels in order, from one to the next, and of more than two from the first to the last."""
+    if factor in _CHANGES:
+        return _CHANGES[factor]
+    levels = sorted(set(cells[_COLUMN[factor]]))
     return [*pairwise(levels), *([(levels[0], levels[-1])] if len(levels) > 2 else [])]
 
 
@@ -51,14 +63,17 @@ def grid_differences(scores: pd.DataFrame) -> pd.DataFrame:
     scores: as `studies.grid_scores` returns it.
 
     Returns one row per pair of cells, split, question type and seed that both have: columns factor,
-    first, second (cells: small before large, CLIP before DINO, without pretraining before with it, a
-    vocabulary before the next larger one, and the smallest before the largest), split, kind, n (items),
-    seed, a, b (shares right), difference (b - a).
+    first, second (cells: small before large, CLIP before DINO and before CLIP that was told less, without
+    pretraining before with it, a vocabulary before the next larger one, and the smallest before the largest, rates
+    alike; of rows of a vocabulary, the changes that study `vocabulary` is about), split, kind, n (items), seed, a, b
+    (shares right), difference (b - a).
 
     Raises VlmProbeError where no two cells share a seed and were scored on as many items.
     """
     cells, both = _cells(scores), []
-    for factor, column in GRID_FACTORS.items():
+    for factor, column in _COLUMN.items():
+        if column not in cells:
+            continue
         others = [name for name in cells if name != column]
         for low, high in _steps(factor, cells):
             a, b = cells[cells[column] == low].reset_index(), cells[cells[column] == high].reset_index()
@@ -84,7 +99,7 @@ def grid_differences(scores: pd.DataFrame) -> pd.DataFrame:
 def grid_interactions(scores: pd.DataFrame, factor: str, by: str) -> pd.DataFrame:
     """Whether one factor changes more where another was changed: differences of differences, seed by seed.
 
-    scores: as `studies.grid_scores` returns it. factor, by: of `GRID_FACTORS`.
+    scores: as `studies.grid_scores` returns it. factor, by: of `GRID_FACTORS`, or another factor of a study.
 
     Returns one row per four cells, split, question type and seed that all four have; none where no such four are. The
     columns are those of `grid_differences`, so that `grid_effects` sums them up: factor ("size by connector"), first
@@ -99,7 +114,7 @@ def grid_interactions(scores: pd.DataFrame, factor: str, by: str) -> pd.DataFram
     """
     cells = _cells(scores)
     changes = grid_differences(scores).query("factor == @factor")
-    column = GRID_FACTORS[by]
+    column = _COLUMN[by]
     level = cells.loc[changes["first"], column].to_numpy()
     # What the two cells of a change are, but for the level of `by`.
     keys = ["split", "kind", "n", "seed"]

@@ -8,6 +8,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from vlm_probe.errors import VlmProbeError
@@ -17,7 +18,6 @@ from vlm_probe.zoo.cells import Cell
 
 SCORES = "scores.json"
 """In the folder of a run: its scores at every budget so far, and how it was made."""
-ALL_FACTORS = ("size", "encoder", "pretrained", "vocabulary")
 MEASURED = ("seed", "budget", "scenes", "split", "kind", "n", "accuracy")
 MADE = ("seconds", "device", "threads", "processor", "torch", "commit")
 
@@ -29,11 +29,14 @@ def _tables() -> Traversable:
 def results(id: str) -> pd.DataFrame:
     """What a study's runs scored, as committed: a row a run, budget, split and question type.
 
-    Columns: arm; size, encoder, pretrained, vocabulary; seed; budget (share of the study's fusion steps), scenes (seen
-    in fusion); split ("heldout": pairs of kinds that never stood together in training; "novel": questions about a kind
-    that no training image showed), kind (question type, or "all"), n (items) and accuracy (share right, greedy decoding
-    and exact match). Made by `vlm-probe study <id>`; `attrs["command"]` has it whole. An arm or seed that is not there
-    was not trained; a run that was stopped has its first budgets alone.
+    Columns: arm; size, encoder, pretrained, vocabulary (tokens that text is cut into) and the study's further factors
+    (rows: of the vocabulary, by their name in `zoo.cells.ROWS`; frozen: whether the language model learned in fusion;
+    rate: times the recipe's learning rate of fusion); seed; budget (share of the study's fusion steps), scenes (seen in
+    fusion); split ("heldout": pairs of kinds that never stood together in training; "novel": questions about a kind
+    that no training image showed; "dev": as heldout, other items, to choose by), kind (question type, or "all"), n
+    (items) and accuracy (share right, greedy decoding and exact match). Made by `vlm-probe study <id>`;
+    `attrs["command"]` has it whole. An arm or seed that is not there was not trained; a run that was stopped has its
+    first budgets alone.
 
     Raises VlmProbeError for a study there is none of, or none is trained of.
     """
@@ -51,6 +54,11 @@ def results(id: str) -> pd.DataFrame:
     return table
 
 
+def tabled() -> list[str]:
+    """Names of the studies that a table is committed of."""
+    return [id for id in STUDIES if (_tables() / f"{id}.csv").is_file()]
+
+
 def runs(id: str) -> pd.DataFrame:
     """How every run of a study's table was made: arm, seed, seconds of training (its own, the shared encoder and
     language model left out), device, threads, processor, torch and commit. Raises as `results` does."""
@@ -59,24 +67,28 @@ def runs(id: str) -> pd.DataFrame:
         return pd.read_csv(opened)
 
 
-def factors_of(cell: Cell) -> dict[str, Any]:
-    """What an arm is made of, as columns."""
-    pretrained = cell.steps.connector > 0
-    return dict(zip(ALL_FACTORS, (cell.size, cell.encoder, pretrained, cell.vocabulary), strict=True))
+def factors_of(cell: Cell, study: Study) -> dict[str, Any]:
+    """What an arm is made of, as a study's columns."""
+    about = {
+        **{"size": cell.size, "encoder": cell.encoder, "pretrained": cell.steps.connector > 0},
+        **{"vocabulary": cell.vocabulary, "rows": cell.rows, "frozen": cell.frozen, "rate": cell.rate},
+    }
+    return {name: about[name] for name in study.columns}
 
 
 def collect(study: Study, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A runs folder's scores and how its runs were made, as `results` and `runs` return them."""
+    """A runs folder's scores and how its runs were made, as `results` and `runs` return them: of runs that this study
+    asked for, whichever asked first, and of what it scores."""
     rows, made = [], []
     for file in sorted(folder.glob(f"study-*/seed-*/*/{SCORES}")):
         found = json.loads(file.read_text())
         name, seed = found["arm"], found["seed"]
-        if found["study"] != study.id or name not in study.arms:
+        if study.id not in (found["study"], *found.get("also", ())) or name not in study.arms:
             continue
-        about = {"arm": name, **factors_of(study.arms[name]), "seed": seed}
-        rows += [{**about, **row} for row in found["scores"]]
+        about = {"arm": name, **factors_of(study.arms[name], study), "seed": seed}
+        rows += [{**about, **row} for row in found["scores"] if row["split"] in study.splits]
         made.append({"arm": name, "seed": seed, **found["made"]})
-    table = pd.DataFrame(rows, columns=["arm", *ALL_FACTORS, *MEASURED])
+    table = pd.DataFrame(rows, columns=["arm", *study.columns, *MEASURED])
     return _sorted(table, study), _sorted(pd.DataFrame(made, columns=["arm", "seed", *MADE]), study)
 
 
@@ -121,6 +133,40 @@ def at_budget(table: pd.DataFrame, budget: float = 1.0) -> pd.DataFrame:
     """The rows of `results` of one budget, as `grid_differences` and `grid_interactions` take scores."""
     names = {"arm": "cell", "pretrained": "connector_pretrained"}
     return table.loc[table["budget"] == budget].rename(columns=names).reset_index(drop=True)
+
+
+def under_curve(table: pd.DataFrame) -> pd.DataFrame:
+    """As `at_budget`, but accuracy is the area under a run's learning curve: its mean over the base-2 logarithm of the
+    budget, by trapezoids. Runs that lack a budget that others have are left out."""
+    budgets = np.array(sorted(set(table["budget"].tolist())))
+    key = ["arm", "seed", "split", "kind"]
+    curves = table.pivot(index=key, columns="budget", values="accuracy").reindex(columns=budgets).dropna()
+    span = np.log2(budgets[-1] / budgets[0]) if len(budgets) > 1 else 0.0
+    if not span:
+        return at_budget(table).iloc[:0]
+    area = np.trapezoid(curves.to_numpy(), np.log2(budgets), axis=1) / span
+    areas = pd.Series(area, index=curves.index, name="area").reset_index()
+    whole = at_budget(table.merge(areas, on=key), budgets[-1])
+    return whole.assign(accuracy=whole.pop("area"))
+
+
+def tuned(table: pd.DataFrame) -> pd.DataFrame:
+    """Of arms that differ in their rate alone, seed by seed, the one that was best on "dev" at the whole budget.
+
+    table: of a study whose factor is the rate, as `results` returns it.
+
+    Returns its rows of the other splits; arms have the name that they have at the recipe's rate, and chosen, in the
+    place of rate, says which it was. Seeds of which not every rate was trained are left out; of rates that are equally
+    good it is the one that the study lists first.
+    """
+    own = [name for name in table.columns[1 : table.columns.get_loc("seed")] if name != "rate"]
+    at_end = table.query("split == 'dev' and kind == 'all' and budget == budget.max()")
+    ranked = at_end.sort_values("accuracy", ascending=False, kind="stable")
+    rates = ranked.groupby([*own, "seed"])["rate"].transform("nunique")
+    best = ranked.loc[rates == table["rate"].nunique()].drop_duplicates([*own, "seed"])
+    names = table.query("rate == 1").drop_duplicates(own).filter(["arm", *own])
+    chosen = table.query("split != 'dev'").merge(best.filter(["arm", "seed"]), on=["arm", "seed"])
+    return names.merge(chosen.drop(columns="arm").rename(columns={"rate": "chosen"}), on=own)
 
 
 def _sorted(table: pd.DataFrame, study: Study) -> pd.DataFrame:

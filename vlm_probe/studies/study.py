@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 from vlm_probe.errors import VlmProbeError, nearest
-from vlm_probe.zoo.cells import ENCODERS, SIZES, Cell, LanguageShape, Steps
+from vlm_probe.zoo.cells import ENCODERS, EXTRA, ROWS, SIZES, Cell, LanguageShape, Steps
 
 STUDY_SIZES = {
     "small": SIZES["small"],
@@ -16,6 +17,21 @@ STUDY_SIZES = {
     "large": LanguageShape(168, 6, 336, 8, 1, 48),
 }
 """Width and depth in the paper's ratio of 1.5, and the width of keys and values with them."""
+NARROW = {"small": LanguageShape(77, 4, 154, 8, 1, 22), "large": LanguageShape(141, 6, 282, 8, 1, 40)}
+"""With the extra rows of `zoo.cells.ROWS` they have as many parameters as `STUDY_SIZES` has without, to 1 %; all widths
+are narrower in proportion."""
+TAUGHT = ("clip", "clip-one", "clip-places", "clip-alone")
+"""Encoders that learn from captions, by how much they are told (`training.told`)."""
+SEEING = "dino-128"
+"""The encoder that learns from as many images as these, and is told nothing."""
+ROW_CHANGES = {
+    ("none", "dead"): f"a vocabulary with {EXTRA:,} rows more that are never read",
+    ("dead", "trained"): "reading these rows in language pretraining",
+    ("none", "narrow"): f"a vocabulary with {EXTRA:,} rows more, read, at equal parameters",
+    ("trained", "untied"): "an unembedding of its own",
+}
+"""From which rows of a vocabulary to which, and what it adds in words."""
+RATES = (1.0, 0.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -41,6 +57,10 @@ class Budget:
         return Steps(self.encoder, self.language, before, self.fusion - before, 0)
 
 
+FACTORS = ("size", "encoder", "pretrained", "vocabulary")
+"""Columns of every study's table; those of its own factors follow."""
+
+
 @dataclass(frozen=True)
 class Study:
     """A trained experiment: arms that differ in its factors and in nothing else."""
@@ -50,8 +70,16 @@ class Study:
     factors: tuple[str, ...]
     """Columns of its table that its arms differ in."""
     cells: tuple[Cell, ...]
-    """An arm each, of seed 0."""
+    """An arm each, of seed 0; two that begin together share no stage, or come to it at different times. An arm that
+    another study has too, as its name says, is trained once in a runs folder."""
     budget: Budget
+    splits: tuple[str, ...] = ("heldout", "novel")
+    """What its runs are scored on, see `training.study.items_of`."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What its table tells an arm by."""
+        return (*FACTORS, *(factor for factor in self.factors if factor not in FACTORS))
 
     @property
     def arms(self) -> dict[str, Cell]:
@@ -86,6 +114,31 @@ def _grid(budget: Budget) -> Iterator[Cell]:
 
 GRID_BUDGET = Budget(encoder=600, language=600, fusion=320)
 
+
+def _cell(size: str, encoder: str = "clip", **changed: Any) -> Cell:
+    """The grid's pretrained cell of a size, but for what is changed."""
+    kept: dict[str, Any] = {"steps": GRID_BUDGET.steps(pretrained=True), "world": "study-0", "shape": STUDY_SIZES[size]}
+    return Cell(size, encoder, **(kept | changed))
+
+
+def _encoder() -> Iterator[Cell]:
+    yield from (_cell("small", "clip"), _cell("large", SEEING))
+    yield from (_cell("small", encoder) for encoder in (*TAUGHT[1:], SEEING))
+    yield from (_cell("large", encoder) for encoder in TAUGHT)
+
+
+def _vocabulary() -> Iterator[Cell]:
+    """Every arm has a language model of its own; small ones begin with the encoder, large ones end with it."""
+    for rows in filter(None, ROWS):
+        shapes = NARROW if rows == "narrow" else STUDY_SIZES
+        yield from (_cell(size, rows=rows, shape=shapes[size]) for size in STUDY_SIZES)
+
+
+def _rate() -> Iterator[Cell]:
+    for frozen, rate, size in product((False, True), RATES, STUDY_SIZES):
+        yield _cell(size, frozen=frozen, rate=rate)
+
+
 STUDIES: dict[str, Study] = {
     study.id: study
     for study in (
@@ -95,6 +148,28 @@ STUDIES: dict[str, Study] = {
             ("size", "encoder", "pretrained"),
             tuple(_grid(GRID_BUDGET)),
             GRID_BUDGET,
+        ),
+        Study(
+            "encoder",
+            "Does what an encoder was told explain what it changes, and of which size?",
+            ("size", "encoder"),
+            tuple(_encoder()),
+            GRID_BUDGET,
+        ),
+        Study(
+            "vocabulary",
+            "What do more rows of the vocabulary change, read or not, at equal parameters, and untied?",
+            ("size", "rows"),
+            tuple(_vocabulary()),
+            GRID_BUDGET,
+        ),
+        Study(
+            "rate",
+            "Is the larger model merely trained at the wrong rate?",
+            ("size", "frozen", "rate"),
+            tuple(_rate()),
+            GRID_BUDGET,
+            splits=("heldout", "novel", "dev"),
         ),
     )
 }

@@ -13,9 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig, Dinov2Config, Dinov2Model
 
-from vlm_probe.scenes import Scene, edit_scene, render, sample_scene, world_of
+from vlm_probe.scenes import Scene, render, sample_scene, world_of
 from vlm_probe.training.attention import FLOAT32_ATTENTION
 from vlm_probe.training.packing import EOS, Packer
+from vlm_probe.training.told import TOLD, Caption, said, spared
 from vlm_probe.zoo.cells import IMAGE_SIZE, Cell
 
 MEAN, STD = 0.5, 0.25
@@ -47,14 +48,16 @@ class ClipStage:
     """CLIP (Radford et al. 2021, arXiv:2103.00020): symmetric InfoNCE between images and captions.
 
     Deviation: half of every batch are twins that differ from a scene of the other half in one
-    visual fact, so that colour, shape and place of every object all have to be encoded.
+    visual fact, so that colour, shape and place of every object all have to be encoded. Studies have kinds that are
+    told less, or have no twins (`told.TOLD`); all of one seed see the same fresh scenes.
     """
 
-    name = "encoder-clip"
     learning_rate = 3e-3
     pairs = 64
+    """Half of the images of a step."""
 
     def __init__(self, cell: Cell, packer: Packer, device: str = "cpu"):
+        self.kind, self.name = cell.encoder, f"encoder-{cell.encoder}"
         self.steps, self.seed, self.packer, self.device = cell.steps.encoder, cell.seed, packer, device
         self.world = world_of(cell.world)
         torch.manual_seed(cell.seed)
@@ -76,17 +79,24 @@ class ClipStage:
     def parameters(self) -> Iterable[nn.Parameter]:
         return self.module.parameters()
 
+    def said(self, step: int) -> tuple[list[Scene], list[Caption]]:
+        """The images of a step, and what is said of each."""
+        n = self.pairs * (1 if TOLD[self.kind].twin else 2)
+        scenes = [sample_scene(s, world=self.world) for s in scene_seeds("encoder-clip", self.seed, step, n)]
+        return said(self.kind, scenes, random.Random(f"twins/{self.seed}/{step}"))
+
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        rng = random.Random(f"twins/{self.seed}/{step}")
-        scenes = [sample_scene(s, world=self.world) for s in scene_seeds(self.name, self.seed, step, self.pairs)]
-        scenes += [edit_scene(scene, rng) for scene in scenes]
-        rows = [[*self.packer.caption(scene), self.packer.id[EOS]] for scene in scenes]
+        scenes, captions = self.said(step)
+        rows = [[*(i for part in c for i in self.packer.encode(part)), self.packer.id[EOS]] for c in captions]
         length = max(map(len, rows))
         # CLIP's text tower is causal and reads the first end token: what pads it never counts.
         ids = torch.tensor([row + [self.packer.id[EOS]] * (length - len(row)) for row in rows], device=self.device)
         with torch.autocast(self.device, dtype=torch.bfloat16):
             out = self.module(input_ids=ids, pixel_values=pixels(scenes, self.device))
         logits = out.logits_per_image.float()
+        if TOLD[self.kind].spares:
+            true = torch.tensor(spared(self.kind, scenes, captions), device=self.device)
+            logits = logits.masked_fill(true, -torch.inf)
         target = torch.arange(len(scenes), device=self.device)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         return loss, {"accuracy": (logits.argmax(-1) == target).float().mean().item()}
@@ -152,9 +162,10 @@ class DinoStage:
 
     Deviation: brightness and contrast are jittered, hue and saturation are not: that would teach
     that colour does not matter. Without any jitter two crops are told by their background alone.
+
+    The kind "dino-128", of studies, sees as many images a step as CLIP does.
     """
 
-    name = "encoder-dino"
     learning_rate = 2e-3
     images = 48
     local_crops = 4
@@ -163,7 +174,10 @@ class DinoStage:
     prototypes = 512
 
     def __init__(self, cell: Cell, packer: Packer, device: str = "cpu"):
+        self.name = f"encoder-{cell.encoder}"
         self.steps, self.seed, self.device = cell.steps.encoder, cell.seed, device
+        if cell.encoder == "dino-128":
+            self.images = 2 * ClipStage.pairs
         self.world = world_of(cell.world)
         self.patches = (cell.vision["image_size"] // cell.vision["patch_size"]) ** 2
         torch.manual_seed(cell.seed)
@@ -193,7 +207,7 @@ class DinoStage:
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([self.seed, step])
-        seeds = scene_seeds(self.name, self.seed, step, self.images)
+        seeds = scene_seeds("encoder-dino", self.seed, step, self.images)
         images = pixels([sample_scene(s, world=self.world) for s in seeds], self.device)
         globals_ = torch.cat([self._crops(images, IMAGE_SIZE, (0.5, 1.0), rng) for _ in range(2)])
         locals_ = torch.cat([self._crops(images, self.local_size, (0.1, 0.4), rng) for _ in range(self.local_crops)])
@@ -243,3 +257,8 @@ class DinoStage:
 
 
 ENCODERS = {"clip": ClipStage, "dino": DinoStage}
+
+
+def encoder_stage(cell: Cell, packer: Packer, device: str = "cpu") -> ClipStage | DinoStage:
+    """The stage that trains a cell's encoder, of whichever kind."""
+    return ENCODERS[cell.encoder.partition("-")[0]](cell, packer, device)

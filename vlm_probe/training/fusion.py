@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from transformers import GemmaConfig, GemmaForCausalLM
 
 from vlm_probe.scenes import QUESTION_TYPES, TWO_STEPS, Scene, World, sample_scene, world_of
+from vlm_probe.training.asides import aside_ids, deal
 from vlm_probe.training.attention import FLOAT32_ATTENTION, Segments
 from vlm_probe.training.encoders import pixels, scene_seeds
 from vlm_probe.training.packing import BOS, EOS, IGNORE, PAD, QUESTIONS_PER_SCENE, Packed, Packer
-from vlm_probe.zoo.cells import IMAGE_SIZE, PATCH_SIZE, Cell
+from vlm_probe.zoo.cells import IMAGE_SIZE, PATCH_SIZE, ROWS, Cell
 
 PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
 
@@ -33,9 +34,13 @@ class Connector(nn.Module):
 
 
 def language_model(cell: Cell, packer: Packer) -> GemmaForCausalLM:
-    """A Gemma of the cell's shape, weights drawn from its seed."""
+    """A Gemma of the cell's shape, weights drawn from its seed.
+
+    Extra rows are drawn last, and an unembedding of its own begins as the embedding: arms that differ in their rows
+    begin from the same weights in all else, unless they are of another width.
+    """
     torch.manual_seed(cell.seed + 1)
-    shape = cell.language
+    shape, rows = cell.language, ROWS[cell.rows]
     config = GemmaConfig(
         vocab_size=cell.vocabulary,
         hidden_size=shape.hidden_size,
@@ -50,6 +55,11 @@ def language_model(cell: Cell, packer: Packer) -> GemmaForCausalLM:
         pad_token_id=packer.id[PAD],
     )
     model = GemmaForCausalLM(config)
+    if rows.extra:
+        model.resize_token_embeddings(cell.vocabulary + rows.extra, mean_resizing=False)
+    if not rows.tied:
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
     model.set_attn_implementation(FLOAT32_ATTENTION)
     return model
 
@@ -115,12 +125,17 @@ class LanguageStage:
 
     def __init__(self, cell: Cell, packer: Packer, device: str = "cpu"):
         self.steps, self.seed, self.packer = cell.steps.language, cell.seed, packer
-        self.world = world_of(cell.world)
+        self.world, rows = world_of(cell.world), ROWS[cell.rows]
+        self.aside_ids = [] if rows.asides == "words" else aside_ids(rows, packer, self.world)
         self.module = language_model(cell, packer)
         nn.Module.to(self.module, device)
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return self.module.parameters()
+
+    def asides(self, step: int) -> list[list[int]]:
+        """Of every row of this step, the ids of its aside, where asides are ids."""
+        return deal(self.aside_ids, self.seed, step * self.batch, self.batch) if self.aside_ids else []
 
     def pack(self, step: int) -> Packed:
         """What this step reads."""
@@ -133,7 +148,8 @@ class LanguageStage:
             describe=step >= (1 - self.describe_share) * self.steps,
             questions=QUESTIONS_PER_SCENE,
             learn_all=True,
-            asides=True,
+            asides=not self.aside_ids,
+            further=self.asides(step),
         )
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -159,7 +175,8 @@ class FusionStage:
     "connector": captions, only the connector learns. "joint": connector and language model learn
     together, from captions alone at first, then from captions and questions. Without the first part
     the questions are learned several times more slowly: a caption names every object in every step.
-    "questions": both go on with questions alone, the hard types more often (see `HARD_TYPES`).
+    "questions": both go on with questions alone, the hard types more often (see `HARD_TYPES`). Of a frozen cell the
+    connector alone learns in every part.
     """
 
     batch = 32
@@ -177,16 +194,17 @@ class FusionStage:
     ):
         self.name: str = name
         self.steps: int = getattr(cell.steps, name)
-        self.learning_rate = 2e-3 if name == "questions" else 3e-3
+        self.learning_rate = (2e-3 if name == "questions" else 3e-3) * cell.rate
+        self.learns = "connector" if name == "connector" or cell.frozen else "both"
         self.seed, self.packer, self.world = cell.seed, packer, world_of(cell.world)
         self.device = language.device.type
         self.encoder = encoder.eval().requires_grad_(False)
-        language.requires_grad_(name != "connector")
+        language.requires_grad_(self.learns == "both")
         self.connector, self.language = connector, language
         self.module = nn.ModuleDict({"connector": connector, "language": language})
 
     def parameters(self) -> Iterable[nn.Parameter]:
-        return (self.connector if self.name == "connector" else self.module).parameters()
+        return (self.module if self.learns == "both" else self.connector).parameters()
 
     def features(self, scenes: list[Scene]) -> Tensor:
         """[batch, patch, d_vision]: what the connector receives (second to last layer, no CLS)."""

@@ -81,9 +81,10 @@ def _optimizers(stage: Stage) -> list[torch.optim.Optimizer]:
     for 21 %.
     """
     trained = [p for p in stage.parameters() if p.requires_grad]
-    modules = list(stage.module.modules())
-    embeddings = {id(m.weight) for m in modules if isinstance(m, nn.Embedding)}  # a tied output layer is one too
-    matrices = {id(m.weight) for m in modules if isinstance(m, nn.Linear)} - embeddings
+    modules = list(stage.module.named_modules())
+    # A tied output layer is one too; one of its own is trained as the tied ones are.
+    embeddings = {id(m.weight) for n, m in modules if isinstance(m, nn.Embedding) or n.endswith("lm_head")}
+    matrices = {id(m.weight) for _, m in modules if isinstance(m, nn.Linear)} - embeddings
     rate = stage.learning_rate
     return [
         torch.optim.Muon(

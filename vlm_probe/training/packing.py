@@ -87,9 +87,8 @@ def _corpus(world: World) -> Iterator[str]:
 
 
 @lru_cache(maxsize=4)
-def build_tokenizer(vocabulary: int, world: World = SHIPPED) -> PreTrainedTokenizerFast:
-    """A byte-fallback BPE like Gemma's, in miniature: any text encodes. A world's words are one token from the
-    grid's 704 tokens on; with 320 they take two to six."""
+def _trained(vocabulary: int, world: World) -> str:
+    """A tokenizer's state, as JSON."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token=UNK))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -107,6 +106,19 @@ def build_tokenizer(vocabulary: int, world: World = SHIPPED) -> PreTrainedTokeni
     # Byte tokens are ordinary vocabulary, not specials: decoding must turn them back into text.
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] in SPECIAL]
+    return json.dumps(state)
+
+
+@lru_cache(maxsize=4)
+def build_tokenizer(vocabulary: int, world: World = SHIPPED, extra: int = 0) -> PreTrainedTokenizerFast:
+    """A byte-fallback BPE like Gemma's, in miniature: any text encodes. A world's words are one token from the
+    grid's 704 tokens on; with 320 they take two to six.
+
+    extra: so many tokens more, `<extra0>` and so on, that no text is cut into: nothing merges to them. All others keep
+    their ids.
+    """
+    state = json.loads(_trained(vocabulary, world))
+    state["model"]["vocab"] |= {f"<extra{n}>": vocabulary + n for n in range(extra)}
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(state)),
         bos_token=BOS,
@@ -203,6 +215,7 @@ class Packer:
         learn_all: bool,
         among: Sequence[str] | None = None,
         asides: bool = False,
+        further: Sequence[Sequence[int]] = (),
         multiple: int = 1,
     ) -> Packed:
         """Pack scenes into one batch.
@@ -213,6 +226,7 @@ class Packer:
         among: the question types to draw from; those of the scenes' world if None.
         learn_all: labels on every token (language modelling) rather than on answers only.
         asides: give every fourth row a segment about something else.
+        further: of every row, the ids of a last segment that is about something else.
         multiple: pad to a multiple of so many positions (kernels are made anew for every new length).
         """
         rows: list[tuple[list[int], ...]] = []
@@ -226,9 +240,11 @@ class Packer:
             for _ in range(questions):
                 q = ask(scene, rng, among=among)
                 asked.append((q.kind, *self.segment(q.text, q.answer)))
+            words = [*further[row]] if further else []
             if asides and row % 4 == 0:
                 # Not remembered: hardly ever the same twice.
                 words = self.tokenizer(aside(rng), add_special_tokens=False)["input_ids"]
+            if words:
                 asked.append(("aside", [*words, self.id[END], self.id[EOS]], len(words) + 1))
             ids, segment = list(prefix), [0] * len(prefix)
             labels = [*prefix[1:], IGNORE] if learn_all and patches is None else [IGNORE] * len(prefix)

@@ -19,11 +19,11 @@ from transformers import CLIPImageProcessor, GemmaForCausalLM, LlavaConfig, Llav
 
 from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.scenes import world_of
-from vlm_probe.training.encoders import ENCODERS, MEAN, STD
+from vlm_probe.training.encoders import MEAN, STD, encoder_stage
 from vlm_probe.training.fusion import PATCHES, Connector, FusionStage, LanguageStage
 from vlm_probe.training.loop import Listener, run_stage
 from vlm_probe.training.packing import IMAGE, PROMPT, Packer, build_tokenizer
-from vlm_probe.zoo.cells import CELLS, IMAGE_SIZE, VOCABULARY, Cell
+from vlm_probe.zoo.cells import CELLS, IMAGE_SIZE, ROWS, VOCABULARY, Cell
 
 FUSION_STAGES: tuple[Literal["connector", "joint", "questions"], ...] = ("connector", "joint", "questions")
 
@@ -69,16 +69,23 @@ def train(
     return trained
 
 
+def packer_of(cell: Cell) -> Packer:
+    """Encodes text as a cell's language model reads it."""
+    return Packer(build_tokenizer(cell.vocabulary, world_of(cell.world), ROWS[cell.rows].extra))
+
+
 def apart(cell: Cell, runs: Path, *, resume: bool, listen: Listener | None = None, device: str = "cpu") -> Trained:
     """A cell's parts before they meet: encoder and language model trained, the connector's weights as drawn."""
     runs, world = runs_of(cell, runs), world_of(cell.world)
-    packer = Packer(build_tokenizer(cell.vocabulary, world))
+    packer = packer_of(cell)
     # The encoder never meets the language model's tokens: one encoder serves every vocabulary.
     shared = replace(cell, vocabulary=VOCABULARY)
-    encoder = ENCODERS[cell.encoder](shared, Packer(build_tokenizer(VOCABULARY, world)), device)
-    run_stage(encoder, runs / "encoders", resume=resume, listen=listen)
+    encoder = encoder_stage(shared, Packer(build_tokenizer(VOCABULARY, world)), device)
     language = LanguageStage(cell, packer, device)
-    run_stage(language, runs / cell.language_name, resume=resume, listen=listen)
+    stages = ((encoder, "encoders"), (language, cell.language_name))
+    # Of two processes that begin with a size each, none waits for the other's encoder, whichever it is.
+    for stage, folder in stages if cell.size == "small" else stages[::-1]:
+        run_stage(stage, runs / folder, resume=resume, listen=listen)
     torch.manual_seed(cell.seed + 2)
     connector = Connector(cell.vision["hidden_size"], cell.language.hidden_size).to(device)
     return Trained(cell, packer, encoder.encoder, connector, language.module)
@@ -91,7 +98,7 @@ def never_seen(cell: Cell, *, every: int = 1) -> list[int]:
 
     every: look at each so-manieth step alone, for a quick look: rare ids are then missed, and listed too.
     """
-    packer = Packer(build_tokenizer(cell.vocabulary, world_of(cell.world)))
+    packer = packer_of(cell)
     language = LanguageStage(cell, packer)
     seen: set[int] = set()
     for step in range(0, language.steps, every):
@@ -101,7 +108,7 @@ def never_seen(cell: Cell, *, every: int = 1) -> list[int]:
         stage = FusionStage(name, cell, packer, nn.Identity(), connector, language.module)
         for step in range(0, stage.steps, every):
             seen.update(stage.pack(step)[1].input_ids.unique().tolist())
-    return sorted(set(range(cell.vocabulary)) - seen)
+    return sorted(set(range(len(packer.tokenizer))) - seen)
 
 
 def assemble(trained: Trained) -> LlavaForConditionalGeneration:
@@ -116,6 +123,7 @@ def assemble(trained: Trained) -> LlavaForConditionalGeneration:
     model = LlavaForConditionalGeneration(config)
     model.model.vision_tower.load_state_dict(trained.encoder.state_dict())
     model.model.language_model.load_state_dict(trained.language.model.state_dict())
+    model.lm_head.load_state_dict(trained.language.lm_head.state_dict())
     model.model.multi_modal_projector.load_state_dict(trained.connector.state_dict())
     model.tie_weights()
     # Read by vlm_probe.load: image rows are not scaled (as current transformers trains), and how to ask.

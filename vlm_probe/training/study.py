@@ -15,7 +15,7 @@ import random
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from shutil import copyfile, which
@@ -40,7 +40,7 @@ from vlm_probe.zoo.cells import Cell
 
 ITEMS_PER_KIND = 100
 """Questions of every type, of every split, that a run is scored on."""
-ITEMS_SEED = 1
+ITEMS_SEED, DEV_SEED = 1, 2
 
 
 class StudyStage(FusionStage):
@@ -77,13 +77,15 @@ def rate(step: int, *, peak: float, warm: int, cool_from: int, end: int) -> floa
     return peak * (1 - math.sqrt((step + 1 - cool_from) / (end + 1 - cool_from)))
 
 
-def items_of(world: World) -> Iterator[tuple[str, list[Item]]]:
-    """By split, what every run in a world is scored on: `ITEMS_PER_KIND` questions of each type.
+def items_of(world: World, split: str) -> list[Item]:
+    """What every run in a world is scored on: `ITEMS_PER_KIND` questions of each type.
 
-    "heldout": pairs of kinds that never stood together; "novel": questions that ask *about* a kind that no training
-    image showed.
+    split: "heldout": pairs of kinds that never stood together; "novel": questions that ask *about* a kind that no
+    training image showed; "dev": as heldout, of another seed, to choose by what then is scored on the others.
     """
-    yield "heldout", list(scene_items(ITEMS_PER_KIND * len(world.questions), seed=ITEMS_SEED, world=world))
+    if split != "novel":
+        seed = DEV_SEED if split == "dev" else ITEMS_SEED
+        return list(scene_items(ITEMS_PER_KIND * len(world.questions), seed=seed, world=world))
     chosen: list[Item] = []
     had: Counter[str] = Counter()
     # More than will be looked at: of every question type about half ask about the novel kind.
@@ -93,17 +95,17 @@ def items_of(world: World) -> Iterator[tuple[str, list[Item]]]:
             had[item.kind] += 1
         if len(chosen) == ITEMS_PER_KIND * len(world.questions):
             break
-    yield "novel", chosen
+    return chosen
 
 
-def score(trained: Trained) -> list[dict[str, Any]]:
+def score(trained: Trained, splits: Sequence[str]) -> list[dict[str, Any]]:
     """Share right by split and question type, greedy decoding and exact match; rows split, kind, n, accuracy."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         export(trained, Path(folder))
         model = load(folder, device="cpu", dtype="float32")
-        for split, items in items_of(world_of(trained.cell.world)):
-            answers = evaluate(model, items)
+        for split in splits:
+            answers = evaluate(model, items_of(world_of(trained.cell.world), split))
             parts = [*answers.groupby("kind", sort=False), ("all", answers)]
             for kind, part in parts:
                 right = part["correct"].to_numpy(dtype=float)
@@ -112,7 +114,8 @@ def score(trained: Trained) -> list[dict[str, Any]]:
 
 
 def train_arm(study: Study, cell: Cell, runs: Path, *, listen: Listener | None = None, device: str = "cpu") -> Path:
-    """Train an arm and score it at every budget. A killed run goes on where it stopped.
+    """Train an arm and score it at every budget. A killed run goes on where it stopped, and one that another study
+    trained is scored on what that left out.
 
     Returns the file that has its scores so far and how they were made (`studies.result_tables.SCORES`).
     """
@@ -120,7 +123,12 @@ def train_arm(study: Study, cell: Cell, runs: Path, *, listen: Listener | None =
     make_folder(folder)
     file = folder / SCORES
     with alone(folder / "arm.lock"):
-        scores = json.loads(file.read_text())["scores"] if file.exists() else []
+        found = {"study": study.id, "arm": cell.name, "seed": cell.seed, "scores": [], "made": {}}
+        if file.exists():
+            found = json.loads(file.read_text())
+        if study.id != found["study"]:
+            found["also"] = sorted({study.id, *found.get("also", ())})
+            _write(found, file)
         trained = apart(cell, runs, resume=True, listen=listen, device=device)
         parts = (cell, trained.packer, trained.encoder, trained.connector, trained.language)
         before, seconds = cell.steps.connector, 0.0
@@ -132,7 +140,8 @@ def train_arm(study: Study, cell: Cell, runs: Path, *, listen: Listener | None =
         for share in budget.scored:
             steps = round(share * budget.fusion)
             end, cool_from = steps - before, round((1 - budget.cooldown) * steps) - before
-            if any(row["budget"] == share for row in scores):
+            scored = {row["split"] for row in found["scores"] if row["budget"] == share}
+            if scored.issuperset(study.splits):
                 continue
             at = partial(rate, peak=trunk.learning_rate, warm=warm, cool_from=cool_from, end=end)
             run_stage(trunk, folder, resume=True, listen=listen, rate=at, until=cool_from)
@@ -143,14 +152,17 @@ def train_arm(study: Study, cell: Cell, runs: Path, *, listen: Listener | None =
                         copyfile(folder / f"{trunk.name}{suffix}", copied)
             run_stage(branch, folder, resume=True, listen=listen, rate=at)
             about = {"budget": share, "scenes": steps * trunk.batch}
-            scores += [{**about, **row} for row in score(trained)]
-            found = {
-                **{"study": study.id, "arm": cell.name, "seed": cell.seed, "scores": scores},
-                "made": _made(seconds + _seconds(folder / f"{branch.name}.pt"), device),
-            }
-            with replacing(file) as written:
-                written.write_text(json.dumps(found, indent=1) + "\n")
+            missing = [split for split in study.splits if split not in scored]
+            found["scores"] += [{**about, **row} for row in score(trained, missing)]
+            if not scored:
+                found["made"] = _made(seconds + _seconds(folder / f"{branch.name}.pt"), device)
+            _write(found, file)
     return file
+
+
+def _write(found: dict[str, Any], file: Path) -> None:
+    with replacing(file) as written:
+        written.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def begin_arm(study: Study, cell: Cell, runs: Path, device: str, threads: int) -> Job:

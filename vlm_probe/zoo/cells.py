@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 IMAGE_SIZE = 64
 PATCH_SIZE = 8
@@ -35,6 +35,32 @@ SIZES = {
 ENCODERS = ("clip", "dino")
 VOCABULARIES = (320, 4096, 20480)
 """Of the further cells: fewer tokens than the grid's 704, and many more; the largest has 64 times the smallest's."""
+EXTRA = 4096
+"""Rows that a study adds to a vocabulary."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Of a language model's vocabulary: the rows beside those that scenes are told in."""
+
+    extra: int = 0
+    """Rows after the tokenizer's own, which no text is cut into."""
+    asides: Literal["words", "ordinary", "extra"] = "words"
+    """What language pretraining reads beside scenes: words of another subject, in a quarter of its rows; or, in every
+    row, so many ids (`training.asides`) that no scene has: of the tokenizer's own, or of the extra ones."""
+    tied: bool = True
+    """Whether the unembedding is the embedding."""
+
+
+ROWS: dict[str, Rows] = {
+    "": Rows(),
+    "none": Rows(asides="ordinary"),
+    "dead": Rows(EXTRA, "ordinary"),
+    "trained": Rows(EXTRA, "extra"),
+    "narrow": Rows(EXTRA, "extra"),
+    "untied": Rows(EXTRA, "extra", tied=False),
+}
+"""By the name that a cell has them by; "": as the grid's cells. "narrow" goes with a narrower `Cell.shape`."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +76,17 @@ class Steps:
 
 @dataclass(frozen=True)
 class Cell:
-    """One replica: `replica/<size>-<encoder>[-nopre][-v<vocabulary>]`, trained from one seed."""
+    """One replica: `replica/<size>-<encoder>[-nopre][-v<vocabulary>]`, trained from one seed.
+
+    Arms of studies are told apart by more: `-<rows>`, `-frozen`, `-x<rate>`.
+    """
 
     size: str
     encoder: str
+    """How it was taught: "clip" or "dino"; in studies also otherwise, see `training.encoders`."""
     steps: Steps = Steps()
     vocabulary: int = VOCABULARY
+    """Tokens that text is cut into."""
     seed: int = 0
     vision: dict[str, Any] = field(
         default_factory=lambda: {
@@ -70,11 +101,18 @@ class Cell:
     """What the scenes show that it is trained on: the name of a world, as `scenes.world_of` takes it."""
     shape: LanguageShape | None = None
     """Of the language model; what `SIZES` says of the size if None."""
+    rows: str = ""
+    """Further rows of its vocabulary, by their name in `ROWS`."""
+    frozen: bool = False
+    """Whether the language model is left as it was before fusion, and the connector alone learns."""
+    rate: float = 1.0
+    """Times the recipe's learning rate of fusion."""
 
     @property
     def name(self) -> str:
         pretrained = "" if self.steps.connector else "-nopre"
-        return f"{self.size}-{self.encoder}{pretrained}{self._tokens}"
+        tuned = ("-frozen" if self.frozen else "") + ("" if self.rate == 1 else f"-x{self.rate:g}")
+        return f"{self.size}-{self.encoder}{pretrained}{self._tokens}{tuned}"
 
     @property
     def language_name(self) -> str:
@@ -83,7 +121,8 @@ class Cell:
 
     @property
     def _tokens(self) -> str:
-        return "" if self.vocabulary == VOCABULARY else f"-v{self.vocabulary}"
+        size = "" if self.vocabulary == VOCABULARY else f"-v{self.vocabulary}"
+        return size + (f"-{self.rows}" if self.rows else "")
 
     @property
     def language(self) -> LanguageShape:
