@@ -190,8 +190,13 @@ def test_mean_resample_zero_and_steer_put_in_what_they_say():
     torch.testing.assert_close(after(Ablate(RESIDUAL, "box")), expected)
     expected[at] = 0
     torch.testing.assert_close(after(Ablate(RESIDUAL, "box", by="zero")), expected)
-    expected = torch.where(at[..., None], x[[1, 2, 0]], x)
-    torch.testing.assert_close(after(Ablate(RESIDUAL, "box", by="resample")), expected)
+    with pytest.raises(VlmProbeError, match="takes rows of a prompt that is laid out otherwise"):
+        after(Ablate(RESIDUAL, "box", by="resample"))  # where one has its image another has padding
+    alike = batch(model, pad=False)
+    _, before = model.run_with_cache(alike, names_filter=RESIDUAL)
+    swapped = causal.run(model, alike, [Ablate(RESIDUAL, "box", by="resample")], names_filter=RESIDUAL, boxes=BOXES)[1]
+    y, there = before[RESIDUAL], rows(alike, "box")
+    torch.testing.assert_close(swapped[RESIDUAL], torch.where(there[..., None], y[[1, 2, 0]], y))
     direction = torch.linspace(-1, 2, 42)
     live = inputs.attention_mask.bool()
     added = after(Steer(RESIDUAL, direction, 3.0)) - x
@@ -236,6 +241,53 @@ def test_interventions_add_up_and_gradients_flow():
         parts = model(inputs).logits
     whole = causal.run(model, inputs, [Knockout("answer", "image")])[0].logits
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_interventions_of_one_point_have_their_turn():
+    """In one list, in contexts within each other and row by row alike: each sees what those before it made."""
+    model = tiny_vlm()
+    inputs = model.prepare(PICTURES[0], "what?")
+    add, none = Steer(RESIDUAL, torch.linspace(-1, 1, 42), positions="answer"), Ablate(RESIDUAL, "answer", by="zero")
+    for order in ([add, add], [add, none], [none, add], [add, none, add]):
+        with causal.applied(model, inputs, order[:1]), causal.applied(model, inputs, order[1:]):
+            nested = model(inputs).logits
+        torch.testing.assert_close(causal.run(model, inputs, order)[0].logits, nested)
+    found = Branches(model, inputs).run([(0, [none, add]), (0, [add, none]), (0, [add]), (0, [add, add])])
+    for row, order in zip(found, ([none, add], [add, none], [add], [add, add]), strict=True):
+        torch.testing.assert_close(row, causal.run(model, inputs, order)[0].logits[0, -1], atol=1e-5, rtol=1e-5)
+    assert (found[0] - found[1]).abs().max() > 0.1
+    assert (found[2] - found[3]).abs().max() > 0.1
+
+
+def test_logits_are_edited_at_the_positions_that_are_made():
+    model = tiny_vlm()
+    inputs = model.prepare(PICTURES[0], "what?")
+    one = Ablate("language.hook_logits", "answer", by="zero")
+    for kept in (0, 1, 3):
+        logits = causal.run(model, inputs, [one], logits_to_keep=kept)[0].logits
+        assert not logits[0, -1].any()
+        assert logits[0, :-1].any() or kept == 1
+    push = torch.zeros(97)
+    push[40] = 100
+    with causal.applied(model, inputs, [Steer("language.hook_logits", push, positions="answer")]):
+        out = model.generate(inputs, max_new_tokens=3, do_sample=False)
+    assert out[0, -3:].tolist() == [40, 40, 40]
+
+
+def test_going_on_within_other_interventions_and_with_sinks_by_layer():
+    model = tiny_vlm()
+    inputs = model.prepare(PICTURES[0], "why is it so")
+    outer, inner = Knockout("question & ~answer", "image", layers=[0]), Knockout("answer", "question & ~answer", [2])
+    with torch.no_grad():
+        both = causal.run(model, inputs, [outer, inner])[0].logits[0, -1]
+        with causal.applied(model, inputs, [outer]):
+            found = Branches(model, inputs).run([(0, [inner])])[0]
+    torch.testing.assert_close(found, both, atol=1e-5, rtol=1e-5)
+    sinks = {1: [30], 2: [5, 12]}
+    cut = Knockout("sink", "image & ~sink", layers=[1, 2])
+    with torch.no_grad():
+        single = causal.run(model, inputs, [cut], sinks=sinks)[0].logits[0, -1]
+    torch.testing.assert_close(Branches(model, inputs, sinks=sinks).run([(0, [cut])])[0], single, atol=1e-5, rtol=1e-5)
 
 
 def test_nothing_is_left_behind_after_a_crash():
@@ -284,6 +336,11 @@ WRONG = {
     "text in the encoder": (Ablate("vision.blocks.0.hook_resid_post", "question"), "no patches"),
     "a direction of zeros": (Steer(RESIDUAL, torch.zeros(42)), "not all zero"),
     "a direction of another length": (Steer(RESIDUAL, torch.ones(41)), "has 41 features"),
+    "True for a number": (Knockout("answer", "image", heads=True), "heads are numbers from 0 to 5, got True"),
+    "a mask for positions": (Ablate(RESIDUAL, [True, False]), "given by number or by name, got True"),
+    "a layer that nothing reads": (Ablate("vision.blocks.4.hook_resid_post", "image"), "reads no layer"),
+    "no strength": (Steer(RESIDUAL, torch.ones(42), float("nan")), "strength nan"),
+    "another width": (Replace(RESIDUAL, "all", torch.zeros(1, 35, 1)), "does not fit an activation"),
     "edges that do not pair": (Knockout([1, 2], [0], paired=True), "as many numbers"),
 }
 
@@ -302,6 +359,9 @@ def test_a_batch_other_than_the_planned_one_is_refused():
     said = pytest.raises(VlmProbeError, match="edited for 3 examples, and this run has 1")
     with causal.applied(model, inputs, [Ablate(RESIDUAL, "answer")]), said:
         model(model.prepare(PICTURES[0], "what?"))
+    said = pytest.raises(VlmProbeError, match="attention is cut for 1 examples, and this run has 3")
+    with causal.applied(model, model.prepare(PICTURES[0], "what?"), [Knockout("answer", "image")]), said:
+        model(inputs)
     with pytest.raises(VlmProbeError, match="boxes of 2 examples, and 3 examples"):
         causal.run(model, inputs, [Ablate(RESIDUAL, "box")], boxes=BOXES[:2])
     with pytest.raises(VlmProbeError, match="example 1: positions 'box' need"):

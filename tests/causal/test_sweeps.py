@@ -105,7 +105,7 @@ def test_patching_a_twin_with_itself_has_no_effect(replica, pairs):
     clean, corrupt = pairs[0]
     # The same picture under another name, asked for another answer: nothing can be restored.
     same = replace(corrupt, source=clean.source)
-    with pytest.raises(VlmProbeError, match="is not answered"):
+    with pytest.raises(VlmProbeError, match="it has one image"):
         patch(replica, (clean, same), "connector.hook_out", "image")
 
 

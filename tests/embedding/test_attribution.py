@@ -23,6 +23,7 @@ def hooks_of(model) -> int:
     ("how", "tolerance"),
     [
         ({"method": "integrated_gradients", "steps": 64}, 0.01),
+        ({"method": "integrated_gradients", "point": "connector.hook_out", "steps": 128}, 0.01),
         ({"method": "layer_conductance", "point": "connector.hook_out", "steps": 200}, 0.05),
         ({"method": "layer_conductance", "point": "vision.blocks.1.hook_resid_post", "steps": 200}, 0.05),
         ({"method": "layer_conductance", "point": "language.blocks.0.hook_resid_post", "steps": 200}, 0.05),
@@ -43,11 +44,47 @@ def test_attributions_add_up_to_the_difference(tower, how, tolerance):
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_occlusion_by_hand():
+@pytest.mark.parametrize("point", ["connector.hook_out", "language.blocks.0.hook_resid_post", None])
+def test_gradient_x_input_is_the_slope_of_the_logit_along_a_patch(point):
+    """Against central differences: the patch's row (or pixels) made a little longer, and a little shorter."""
     model = tiny_vlm()
     inputs = model.prepare(PICTURE, "what?")
-    map_ = attribute(model, inputs, method="occlusion", target=7, batch_size=6)
-    black = model.prepare(Image.new("RGB", PICTURE.size), "what?").pixel_values
+    map_ = attribute(model, inputs, method="gradient_x_input", point=point, target=5)
+    assert "output_baseline" not in map_.attrs
+    assert "completeness_error" not in map_.attrs
+    step = 0.02  # a norm in float32 drowns smaller ones
+    for row, col in ((0, 0), (1, 3), (4, 2)):
+        ends = []
+        for sign in (1, -1):
+            if point is None:
+                assert inputs.pixel_values is not None
+                pixels = inputs.pixel_values.clone()
+                pixels[..., row * PATCH : row * PATCH + PATCH, col * PATCH : col * PATCH + PATCH] *= 1 + sign * step
+                with torch.no_grad():
+                    ends.append(float(model(inputs.input_ids, pixels).logits[0, -1, 5]))
+                continue
+            at = int(inputs.layout.image().rows_at(point)[row * GRID + col])
+
+            def longer(rows, hook, at=at, sign=sign):
+                rows = rows.clone()
+                rows[:, at] *= 1 + sign * step
+                return rows
+
+            with torch.no_grad(), model.hooks(fwd_hooks=[(point, longer)]):
+                ends.append(float(model(inputs).logits[0, -1, 5]))
+        slope = (ends[0] - ends[1]) / (2 * step)
+        assert float(map_[row, col]) == pytest.approx(slope, rel=0.02, abs=3e-4)
+    assert float(abs(map_).max()) > 0.01
+
+
+@pytest.mark.parametrize("baseline", ["black", "mean"])
+def test_occlusion_by_hand(baseline):
+    model = tiny_vlm()
+    inputs = model.prepare(PICTURE, "what?")
+    map_ = attribute(model, inputs, method="occlusion", target=7, batch_size=6, baseline=baseline)
+    mean = tuple(np.asarray(PICTURE, dtype=float).mean((0, 1)).round().astype(int).tolist())
+    color = mean if baseline == "mean" else (0, 0, 0)
+    black = model.prepare(Image.new("RGB", PICTURE.size, color), "what?").pixel_values
     assert black is not None
     assert inputs.pixel_values is not None
     for row, col in ((0, 0), (2, 4), (4, 1)):
@@ -76,7 +113,15 @@ def test_the_answer_rests_on_the_object(replica):
         ({"method": "magic"}, "no attribution method 'magic'; there are integrated_gradients, layer_conductance, occ"),
         ({"baseline": "white"}, "no baseline 'white'; there are black, mean, blur, or give an image"),
         ({"baseline": Image.new("RGB", (3, 5))}, "the baseline is (3, 5) pixels, the image (15, 15); make them alike"),
-        ({"method": "layer_conductance"}, "layer_conductance needs point=, a hook point's name, and no other method"),
+        (
+            {"method": "layer_conductance"},
+            'layer_conductance needs point=, a hook point\'s name ("connector.hook_out")',
+        ),
+        ({"method": "occlusion", "point": "connector.hook_out"}, "occlusion takes no point=: it replaces patches of"),
+        (
+            {"point": "vision.blocks.0.attn.hook_pattern"},
+            "no integrated gradients at vision.blocks.0.attn.hook_pattern",
+        ),
         ({"method": "layer_conductance", "point": "vision.blocks.0.attn.hook_pattern"}, "no conductance through vis"),
         ({"target": 1000}, "target token 1000 is outside the vocabulary of 97"),
     ],

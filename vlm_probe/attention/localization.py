@@ -39,12 +39,13 @@ def share_in_box(map_: xr.DataArray, coverage: Float[np.ndarray, "row col"]) -> 
 def points_at_box(map_: xr.DataArray, coverage: Float[np.ndarray, "row col"]) -> float:
     """Pointing game (Zhang et al. 2018, arXiv:1608.00507): is the map's highest patch in the box?
 
-    A patch is in the box if the box covers any of it. Deviation: no tolerance of 15 pixels, a
-    patch is already that coarse.
+    A patch is in the box if the box covers any of it. Deviations: no tolerance of 15 pixels, a
+    patch is already that coarse; where several patches are the highest, each counts for its share, so that an
+    even map has the chance of a patch drawn at random.
 
-    Returns 1.0 or 0.0; NaN for a map without mass, which points nowhere.
+    Returns 1.0 or 0.0, between them where several are the highest; NaN for a map without mass, which points nowhere.
     """
     values = map_.transpose("row", "col").values
     if not values.max() > 0:
         return float("nan")
-    return float(coverage[np.unravel_index(int(values.argmax()), values.shape)] > 0)
+    return float((coverage[values == values.max()] > 0).mean())

@@ -27,11 +27,14 @@ Boxes = Sequence[AnyBox] | Sequence[Sequence[AnyBox]] | None
 def carried_out(model: HookedVLM, made: Plan) -> Iterator[None]:
     """Meanwhile runs of the model are changed as a plan says."""
 
-    def edges(own: CutEdges, progress: Progress | None, n_query: int, n_key: int) -> Tensor:
-        return own.at(0 if progress is None else progress.start, n_query, n_key)
+    def edges(own: CutEdges, progress: Progress | None, n_run: int, n_query: int, n_key: int) -> Tensor:
+        return own.at(0 if progress is None else progress.start, n_run, n_query, n_key)
 
     def change(edit: Edit, progress: Progress | None, x: Tensor, hook: HookPoint) -> Tensor:
-        return edit(x, 0 if progress is None else progress.start)
+        if progress is None:
+            return edit(x, 0)
+        # Of the logits only the last ones may be made.
+        return edit(x, progress.end - x.shape[1] if edit.name == "language.hook_logits" else progress.start)
 
     with ExitStack() as stack:
         progress = stack.enter_context(following(model))
@@ -56,9 +59,11 @@ def applied(
 ) -> Iterator[Plan]:
     """Meanwhile the model is changed by interventions: in forward passes, in `generate`, under gradients.
 
-    Interventions add up, also those of contexts within each other; each sees what those before it made. Whatever is run
-    must have the examples of `inputs`. A token that is generated counts among named positions where the answer position
-    does, in whose place it stands; numbers name positions of the prompt alone.
+    Interventions are carried out in their order, also those of contexts within each other; each sees what those before
+    it made. What is taken from a run of its own (a `ModelInputs` as source or reference, a mean over the inputs) is
+    taken before, in the outer contexts alone. Whatever is run must have the examples of `inputs`; with gradient
+    checkpointing `backward` must run within. A token that is generated counts among named positions where the answer
+    position does, in whose place it stands; numbers name positions of the prompt alone.
 
     Parameters
     ----------

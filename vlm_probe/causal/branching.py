@@ -20,12 +20,14 @@ from vlm_probe.causal.planning import Row, begins_at, plan
 from vlm_probe.causal.positions import Places, Sinks
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.continuing import starting_at
+from vlm_probe.hooked.continuing import is_touched, starting_at
 from vlm_probe.inputs.preparing import ModelInputs
 from vlm_probe.running.asking import check_numbers
 
 ROWS_AT_ONCE = 64
 """Edited runs that go through the model together."""
+_KEPT = 2
+"""Caches of prefixes that are held at a time."""
 _WASTE = 1.5
 """By how much a run may be lengthened to go with others."""
 
@@ -70,6 +72,9 @@ class Branches:
         rows_at_once: int = ROWS_AT_ONCE,
         exact: bool = False,
     ):
+        last = inputs.input_ids.shape[1] - 1
+        if any(layout.answer_position != last for layout in inputs.layouts):
+            raise VlmProbeError("examples must end with their answer position; pad on the left, as prepare does")
         self.model, self.inputs, self.rows_at_once, self.exact = model, inputs, rows_at_once, exact
         self.places = Places.of(inputs.layouts, boxes, sinks, model.device)
         self._prefixes: dict[int, Any] = {}
@@ -111,7 +116,8 @@ class Branches:
     def _run(self, rows: list[Row], layer: int, start: int) -> Tensor:
         model, examples = self.model, [example for example, _ in rows]
         made = plan(model, self.inputs, rows, self.places)
-        if layer < 0 or self.exact:
+        # What is hooked from outside may change what lies below: then nothing is known of it.
+        if layer < 0 or self.exact or is_touched(model):
             with carried_out(model, made):
                 return model(repeated(self.inputs, examples), logits_to_keep=1).logits[:, -1].float()
         at = torch.as_tensor(examples, device=model.device)
@@ -130,6 +136,8 @@ class Branches:
     def _prefix(self, start: int) -> Any:
         """Keys and values of all positions before one, without interventions."""
         if start not in self._prefixes:
+            while len(self._prefixes) >= _KEPT:
+                self._prefixes.pop(next(iter(self._prefixes)))
             mask = self.inputs.attention_mask[:, :start]
             # Where padding ends behind `start`, an example has nothing before it: what its rows are does not matter.
             found = self.model(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,6 +15,7 @@ from vlm_probe.causal.positions import Places, given_rows
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.layout import TokenLayout
 from vlm_probe.names import dimensions, layer_of, sequence_axis
 from vlm_probe.trace import Trace
 
@@ -69,6 +71,10 @@ def value_of(
     if isinstance(one, Steer):
         return _steered(one, name, model)
     if isinstance(one, Replace):
+        if isinstance(one.source, ModelInputs):
+            layouts = one.source.layouts * (len(places.layouts) if len(one.source) == 1 else 1)
+            if len(layouts) == len(places.layouts):
+                _check_laid_out(one, layouts, name, places)
         source = _of_examples(activation_of(model, one.source, one.source_point or name), name, places, one)
         return _from_source(source, sequence_axis(name), examples)
     if one.by == "zero":
@@ -83,13 +89,15 @@ def value_of(
     source = _of_examples(source, name, places, one)
     if len(source) < 2:
         raise VlmProbeError(f"{one!r} takes the next example's rows, and there is one example; give a reference")
+    if isinstance(given, ModelInputs):
+        _check_laid_out(one, [*given.layouts[1:], given.layouts[0]], name, places)
     return _from_source(source.roll(-1, 0), sequence_axis(name), examples)
 
 
 def activation_of(model: HookedVLM, source: Source, name: str) -> Tensor:
     """An activation from a source; VlmProbeError where it does not hold it."""
     if isinstance(source, Tensor):
-        return source.detach()
+        return source
     if isinstance(source, ModelInputs):
         with torch.no_grad():
             return model.run_with_cache(source, names_filter=name, logits_to_keep=1)[1][name]
@@ -98,6 +106,22 @@ def activation_of(model: HookedVLM, source: Source, name: str) -> Tensor:
     if name not in source:
         raise VlmProbeError(f"the source holds no {name}; it holds {', '.join(list(source)[:3]) or 'nothing'}")
     return source[name].detach()
+
+
+def _check_laid_out(one: Replace | Ablate, layouts: Sequence[TokenLayout], name: str, places: Places) -> None:
+    """VlmProbeError where the rows that are taken from a run, laid out so, are not what they are put in place of."""
+    if not name.startswith("language."):
+        return  # patches stand alike whatever is around them
+    for example, (own, other) in enumerate(zip(places.layouts, layouts, strict=True)):
+        if _laid(own) != _laid(other):
+            there = Places([other], [places.boxes[example]], places.sinks, places.device)
+            rows = there.at(one.positions, name, 0, layer_of(name))
+            if rows.tolist() != places.at(one.positions, name, example, layer_of(name)).tolist():
+                raise VlmProbeError(f"{one!r} takes rows of a prompt that is laid out otherwise: of another length")
+
+
+def _laid(layout: TokenLayout) -> list[list[int]]:
+    return [layout.image_positions.tolist(), layout.text_positions.tolist()]
 
 
 def _of_examples(source: Tensor, name: str, places: Places, one: object) -> Tensor:
@@ -117,6 +141,12 @@ def _from_source(source: Tensor, axis: int, examples: Int[Tensor, " row"]) -> Va
         own = source.to(x)
         own = own if len(own) == 1 else own[examples.to(own.device)]
         n = x.shape[axis]
+        others = [i for i in range(1, x.ndim) if i != axis]
+        if [own.shape[i] for i in others] != [x.shape[i] for i in others]:
+            raise VlmProbeError(
+                f"a source of shape {list(own.shape)} does not fit an activation of shape {list(x.shape)}: it is "
+                "another point's, or (of patterns) of a run that has other positions"
+            )
         own = own.narrow(axis, min(start, own.shape[axis]), max(0, min(n, own.shape[axis] - start)))
         if own.shape[axis] < n:  # of what is generated the source knows nothing
             rest = x.narrow(axis, own.shape[axis], n - own.shape[axis])
@@ -145,11 +175,10 @@ def _mean(source: Tensor, given: object, one: Ablate, name: str, places: Places)
 
 
 def _steered(one: Steer, name: str, model: HookedVLM) -> Value:
-    direction = one.direction.detach().to(model.device)
-    if direction.ndim != 1 or not direction.isfinite().all() or not direction.any():
-        raise VlmProbeError(
-            f"a direction is a row of numbers [feature], not all zero, got shape {list(direction.shape)}"
-        )
+    direction = one.direction.to(model.device)
+    if direction.ndim != 1 or not direction.isfinite().all() or not direction.any() or not isfinite(one.strength):
+        said = f"got shape {list(direction.shape)} and strength {one.strength}"
+        raise VlmProbeError(f"a direction is a row of numbers [feature], not all zero, times a number; {said}")
 
     def new(x: Tensor, start: int) -> Tensor:
         if x.shape[-1] != len(direction):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 from torch import Tensor
 
@@ -40,9 +41,9 @@ def _said(where: Where) -> str:
 def _numbers(numbers: Numbers, what: str) -> str:
     if numbers is None:
         return f"all {what}s"
-    if isinstance(numbers, int):
+    if isinstance(numbers, Integral):
         return f"{what} {numbers}"
-    own = list(numbers)
+    own: list[int] = [*numbers]  # pyright: ignore[reportGeneralTypeIssues]
     if len(own) > 1 and own == list(range(own[0], own[-1] + 1)):
         return f"{what}s {own[0]}-{own[-1]}"
     return f"{what}{'s' * (len(own) != 1)} {', '.join(map(str, own))}"

@@ -2,7 +2,8 @@
 
 Edges from some positions to others are cut in a window of layers, and the answer's probability is taken again (Geva et
 al. 2023, arXiv:2304.14767; on vision-language models: Zhang et al. 2024, arXiv:2411.18620). Beside every window as many
-edges are cut that were drawn at random among all others: a window that hurts no more than they do carries nothing.
+edges are cut that were drawn at random among all others, from the same queries as far as those look at as much else: a
+window that hurts no more than they do carries nothing.
 
 Deviation: what Zhang et al. call the question is all text behind the image; here the question and the template's text
 behind it (`question | tail`) without the last position, which predicts the answer.
@@ -20,8 +21,8 @@ import torch
 from vlm_probe.causal.applying import applied
 from vlm_probe.causal.branching import Branches
 from vlm_probe.causal.interventions import Knockout
-from vlm_probe.causal.outcomes import Sought, outcomes
-from vlm_probe.causal.planning import Row, visible
+from vlm_probe.causal.outcomes import Sought, check_ids, outcomes
+from vlm_probe.causal.planning import Row, slides, visible
 from vlm_probe.causal.positions import Places
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
@@ -32,9 +33,9 @@ from vlm_probe.layout.groups import Where
 from vlm_probe.settings import SEED
 
 ROUTES: dict[str, tuple[Where, Where]] = {
-    "image to question": ("question | tail", "image"),
+    "image to question": ("(question | tail) & ~answer", "image"),
     "image to answer": ("answer", "image"),
-    "question to answer": ("answer", "question | tail"),
+    "question to answer": ("answer", "(question | tail) & ~answer"),
     "image to both": ("question | tail | answer", "image"),
 }
 """What information may take, from the keys to the queries: name -> (queries, keys)."""
@@ -79,7 +80,8 @@ def knockout_sweep(
     routes: name -> (queries, keys), as `Knockout` takes them; "box" is what the item asks about.
     window: layers that are cut together; a quarter of the model if None. All layers together are always cut too.
     control: also cut as many edges at random, among those that a layer's queries look along and the route does not
-        hold (a position keeps itself), once for every item and route.
+        hold (a position keeps itself), once for every item and route (and for layers whose window slides): of every
+        query of the route as many as it has there, or, where it looks at less else, of any.
     own: look at the token that the model itself says without a knockout, and its lead over any other.
     suffix: appended to every question.
     progress: called with the number of items just done.
@@ -87,13 +89,15 @@ def knockout_sweep(
     Returns
     -------
     One row an item, route, control (whether random edges were cut in place of the route) and window. Columns: id,
-    image, route, control, first, last (layers, counted from 0), edges (how many in one layer), probability and
+    image, route, control, first, last (layers, counted from 0), edges (how many in all of these layers; none where
+    windows slide past what the route joins: then nothing changes), probability and
     logit_difference with the edges cut, probability_before and logit_difference_before, change (of the probability),
     change_logit, flipped (whether another token is said than before). `attrs["left_out"]`: items that could not be
     asked or have no such positions, with the reason.
 
     Raises VlmProbeError for a window out of range, and where no item is left.
     """
+    check_ids(items)
     spans = windows(model.layers["language"], window)
     tables, left = [], []
     for start in range(0, len(items), batch_size):
@@ -150,19 +154,27 @@ def _sweep(
     wanted = [Sought(own) if one is None else one for own, one in zip(said, sought, strict=True)]
     rows: list[Row] = []
     about = []
+    kinds = {slides(model, layer): layer for layer in range(model.layers["language"])}
     for number, item in enumerate(items):
         rng = np.random.default_rng([seed, *item.id.encode()])
-        seen = visible(model, inputs, 0, number).cpu().numpy()
         for route, (queries, keys) in routes.items():
             q, k = (branches.places.at(where, "language", number).cpu().numpy() for where in (queries, keys))
-            edges = int((seen & q[:, None] & k[None, :]).sum())
-            drawn = _random_edges(seen, q, k, edges, rng) if control else None
+            count, drawn = dict[bool, int](), dict[bool, tuple[list[int], list[int]]]()
+            for kind, layer in kinds.items():
+                seen = visible(model, inputs, layer, number).cpu().numpy()
+                count[kind] = int((seen & q[:, None] & k[None, :]).sum())
+                drawn[kind] = _random_edges(seen, q, k, rng)
             for span in spans:
+                by_kind = {kind: [layer for layer in span if slides(model, layer) == kind] for kind in kinds}
+                cut = [layer for kind, own in by_kind.items() if count[kind] for layer in own]
+                edges = sum(count[kind] * len(own) for kind, own in by_kind.items())
                 about.append((item.id, item.image, route, False, span[0], span[-1], edges, number))
-                rows.append((number, [Knockout(queries, keys, span)]))
-                if drawn is not None:
-                    about.append((item.id, item.image, route, True, span[0], span[-1], len(drawn[0]), number))
-                    rows.append((number, [Knockout(*drawn, span, paired=True)]))
+                rows.append((number, [Knockout(queries, keys, cut)] if cut else []))
+                if control:
+                    own = [(drawn[kind], own) for kind, own in by_kind.items() if own and drawn[kind][0]]
+                    edges = sum(len(pairs[0]) * len(layers) for pairs, layers in own)
+                    about.append((item.id, item.image, route, True, span[0], span[-1], edges, number))
+                    rows.append((number, [Knockout(*pairs, layers, paired=True) for pairs, layers in own]))
     names = ["id", "image", "route", "control", "first", "last", "edges", "example"]
     table = pd.DataFrame(about, columns=names)
     after = outcomes(branches.run(rows), [wanted[number] for number in table["example"]])
@@ -179,14 +191,23 @@ def _sweep(
 
 
 def _random_edges(
-    seen: np.ndarray, queries: np.ndarray, keys: np.ndarray, n: int, rng: np.random.Generator
+    seen: np.ndarray, queries: np.ndarray, keys: np.ndarray, rng: np.random.Generator
 ) -> tuple[list[int], list[int]]:
-    """So many edges that are looked along, none of the route's, and none from a position to itself; all there are
-    where there are fewer."""
-    free = seen & ~(queries[:, None] & keys[None, :]) & ~np.eye(len(seen), dtype=bool)
-    at = np.flatnonzero(free)
-    chosen = rng.choice(at, min(n, len(at)), replace=False)
-    q, k = np.divmod(np.sort(chosen), len(seen))
+    """As many edges as a route has, that are looked along, none of the route's, and none from a position to itself.
+
+    Of every query as many as of the route's own, where it looks at so much else; what is missing is drawn from all.
+    """
+    route = seen & queries[:, None] & keys[None, :]
+    free = seen & ~route & ~np.eye(len(seen), dtype=bool)
+    chosen = np.zeros_like(free)
+    for q in np.flatnonzero(route.any(1)):
+        others = np.flatnonzero(free[q])
+        if len(others) >= route[q].sum():
+            chosen[q, rng.choice(others, int(route[q].sum()), replace=False)] = True
+    left = np.flatnonzero(free & ~chosen)
+    missing = min(int(route.sum() - chosen.sum()), len(left))
+    chosen.flat[rng.choice(left, missing, replace=False)] = True
+    q, k = np.nonzero(chosen)
     return q.tolist(), k.tolist()
 
 

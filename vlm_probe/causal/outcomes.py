@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.targets import target_token
 from vlm_probe.items import Item
@@ -25,14 +27,25 @@ class Sought:
 
     @classmethod
     def of(cls, model: HookedVLM, item: Item) -> Sought:
-        """An item's right answer, and its distractors (those that begin with another token).
+        """An item's right answer, and its distractors (those that begin with another token of the vocabulary).
 
         Raises VlmProbeError for an answer that does not begin with a token of the model's vocabulary.
         """
         nothing = torch.empty(0)
         token = target_token(model, item.answer, nothing)
-        others = dict.fromkeys(target_token(model, text, nothing) for text in item.distractors)
+        others = dict[int, None]()
+        for text in item.distractors:
+            with suppress(VlmProbeError):
+                others[target_token(model, text, nothing)] = None
         return cls(token, tuple(one for one in others if one != token))
+
+
+def check_ids(items: Sequence[Item]) -> None:
+    """VlmProbeError where two items have one id: their rows could not be told apart."""
+    ids = [item.id for item in items]
+    twice = next((one for one in ids if ids.count(one) > 1), None)
+    if twice is not None:
+        raise VlmProbeError(f"item ids must differ, {twice!r} comes twice")
 
 
 def logit_differences(logits: Float[Tensor, "row vocabulary"], sought: Sequence[Sought]) -> Float[Tensor, " row"]:

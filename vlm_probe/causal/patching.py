@@ -27,7 +27,7 @@ from vlm_probe.causal.branching import Branches
 from vlm_probe.causal.edits import head_axis
 from vlm_probe.causal.interventions import Replace
 from vlm_probe.causal.outcomes import Sought, logit_differences, outcomes
-from vlm_probe.causal.planning import Row
+from vlm_probe.causal.planning import Row, is_read
 from vlm_probe.causal.positions import Places
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
@@ -90,7 +90,7 @@ def patch_sweep(
 
     Raises VlmProbeError for an unknown point, and where no pair is left.
     """
-    names = [name for one in points for name in model.match(one) if _is_read(model, name)]
+    names = [name for one in points for name in model.match(one) if is_read(model, name)]
     tables, left = [], []
     for start in range(0, len(pairs), batch_size):
         batch = list(pairs[start : start + batch_size])
@@ -120,12 +120,6 @@ def patch_sweep(
     return table
 
 
-def _is_read(model: HookedVLM, name: str) -> bool:
-    """Whether anything depends on a point: on vision layers behind the one that the connector reads nothing does."""
-    layer = layer_of(name)
-    return not name.startswith("vision.") or layer is None or layer < model.vision_layers_read
-
-
 def patch(
     model: HookedVLM, pair: Pair, point: str, positions: Where, *, head: int | None = None, suffix: str = ""
 ) -> float:
@@ -147,7 +141,7 @@ def _ready(model: HookedVLM, pair: Pair, suffix: str) -> _Ready:
     clean, corrupt = pair
     if clean.question != corrupt.question:
         raise VlmProbeError("its two questions differ")
-    if clean.image == corrupt.image:
+    if clean.image == corrupt.image or (clean.source is not None and clean.source == corrupt.source):
         raise VlmProbeError("it has one image")
     first, second = (target_token(model, item.answer, torch.empty(0)) for item in pair)
     if first == second:

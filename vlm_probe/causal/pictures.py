@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from vlm_probe.causal.outcomes import Sought, outcomes
+from vlm_probe.causal.outcomes import Sought, check_ids, outcomes
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM
@@ -43,11 +43,11 @@ def blurred(model: HookedVLM, item: Item, *, share: float = 0.01) -> Image.Image
 
 
 def swapped(items: Sequence[Item]) -> Change:
-    """For every item the picture of the next of the items that has another one."""
+    """For every item the picture of the next of the items that has another one, and is not of its group (a twin)."""
     next_of: dict[str, Item] = {}
     for number, item in enumerate(items):
         others = (items[(number + step) % len(items)] for step in range(1, len(items)))
-        found = next((other for other in others if other.image != item.image), None)
+        found = next((other for other in others if _apart(item, other)), None)
         if found is not None:
             next_of[item.id] = found
 
@@ -57,6 +57,11 @@ def swapped(items: Sequence[Item]) -> Change:
         return model.picture(next_of[item.id])
 
     return change
+
+
+def _apart(one: Item, other: Item) -> bool:
+    same = one.image == other.image or (one.source is not None and one.source == other.source)
+    return not same and one.group != other.group
 
 
 def without(boxes: Callable[[Item], Sequence[UnitBox]]) -> Change:
@@ -105,6 +110,7 @@ def with_pictures(
 
     Raises VlmProbeError where no item is left.
     """
+    check_ids(items)
     tables, left = [], list[str]()
     for start in range(0, len(items), batch_size):
         batch = items[start : start + batch_size]

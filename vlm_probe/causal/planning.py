@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from vlm_probe.causal.positions import Places
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.inputs.preparing import ModelInputs
-from vlm_probe.layout.groups import Where
+from vlm_probe.layout.groups import Where, numbers_in
 from vlm_probe.names import dimensions, layer_of
 
 Row = tuple[int, Sequence[Intervention]]
@@ -35,16 +37,23 @@ class CutEdges:
     queries_go_on: Bool[Tensor, " run"]
     """Whether what is generated counts among the queries, as the answer position does."""
 
-    def at(self, start: int, n_query: int, n_key: int) -> Bool[Tensor, "#run #head query key"]:
-        """The edges from the positions a run is given to those it looks at, of which its own are the last."""
+    def at(self, start: int, n_run: int, n_query: int, n_key: int) -> Bool[Tensor, "#run #head query key"]:
+        """The edges from the positions a run is given to those it looks at, of which its own are the last.
+
+        Raises VlmProbeError for a run of another number of rows.
+        """
         edges, end = self.edges, start + n_query
+        if len(edges) != n_run:
+            raise VlmProbeError(f"attention is cut for {len(edges)} examples, and this run has {n_run}")
         new = end - edges.shape[-1]
         if new > 0:
             # A generated token looks as the answer position does, and every later position may look at it.
             later = edges[:, :, -1:] & self.queries_go_on[:, None, None, None]
             edges = torch.cat([edges, later.expand(-1, -1, new, -1)], dim=2)
             edges = torch.cat([edges, edges.new_zeros(*edges.shape[:3], new)], dim=3)
-        return edges[:, :, start:end, end - n_key : end]
+        given = edges[:, :, start:end, max(0, end - n_key) : end]
+        room = n_key - given.shape[-1]  # of a cache that has room for what is to come
+        return given if not room else torch.cat([given, given.new_zeros(*given.shape[:3], room)], dim=3)
 
 
 @dataclass
@@ -67,10 +76,13 @@ def begins_at(model: HookedVLM, row: Row, places: Places) -> tuple[int, int]:
     layers, positions = [depth - 1], []
     for one in interventions:
         if isinstance(one, Knockout):
-            layers.append(min(numbers_of(one.layers, depth, "layer")) if one.part == "language" else -1)
-            positions.append(places.at(one.queries, "language", example) if one.part == "language" else None)
+            if one.part != "language":
+                return -1, 0
+            own = numbers_of(one.layers, depth, "layer")
+            layers.append(min(own))
+            positions += [places.at(one.queries, "language", example, layer) for layer in own]
             continue
-        for name in model.match(one.point):
+        for name in filter(partial(is_read, model), model.match(one.point)):
             own = layer_of(name) if name.startswith("language.") else -1
             layers.append((depth - 1 if name.startswith(_LAST) else 0) if own is None else own)
             # A pattern has a column for every position: where a window slides, a run that goes on has fewer.
@@ -93,23 +105,37 @@ def plan(model: HookedVLM, inputs: ModelInputs, rows: Sequence[Row], places: Pla
     examples = torch.tensor([example for example, _ in rows], device=model.device)
     made, alike = Plan(), dict[tuple[object, ...], list[tuple[int, Replace | Ablate | Steer]]]()
     for number, (example, interventions) in enumerate(rows):
-        for one in interventions:
+        for turn, one in enumerate(interventions):
             if isinstance(one, Knockout):
                 _add_cut(made, model, inputs, one, places, example, number, len(rows))
             elif isinstance(one, Replace | Ablate | Steer):
-                alike.setdefault(_told_apart(one), []).append((number, one))
+                # Of one row each has its turn, and sees what those before it made.
+                alike.setdefault((turn, *_told_apart(one)), []).append((number, one))
             else:
                 raise VlmProbeError(
                     f"interventions are Knockout, Replace, Ablate and Steer, got a {type(one).__name__}"
                 )
-    for parts in alike.values():
-        _add_edits(made, model, inputs, parts, places, examples)
+    for turn in range(max((len(interventions) for _, interventions in rows), default=0)):
+        for key, parts in alike.items():
+            if key[0] == turn:
+                _add_edits(made, model, inputs, parts, places, examples)
     return made
 
 
+def is_read(model: HookedVLM, name: str) -> bool:
+    """Whether anything depends on a point: on vision layers behind the one that the connector reads nothing does."""
+    layer = layer_of(name)
+    return not name.startswith("vision.") or layer is None or layer < model.vision_layers_read
+
+
 def numbers_of(given: Numbers, n: int, what: str) -> list[int]:
-    """Numbers of layers or heads; VlmProbeError for one that is not there, and for none."""
-    own = list(range(n)) if given is None else [given] if isinstance(given, int) else list(given)
+    """Numbers of layers or heads; VlmProbeError for one that is not there, for none, and for what is no number."""
+    listed: Any = range(n) if given is None else [given] if isinstance(given, Integral) else given
+    own: list[Any] = list(listed)
+    odd = [one for one in own if isinstance(one, bool) or not isinstance(one, Integral)]
+    if odd:
+        raise VlmProbeError(f"{what}s are numbers from 0 to {n - 1}, got {odd[0]!r}")
+    own = [int(one) for one in own]
     bad = [one for one in own if not 0 <= one < n]
     if bad or not own:
         raise VlmProbeError(f"{what}s are 0 to {n - 1}, got {bad[0] if bad else 'none'}")
@@ -131,14 +157,14 @@ def visible(model: HookedVLM, inputs: ModelInputs, layer: int, example: int) -> 
     return seen & (back < model.text_config.sliding_window) if slides(model, layer) else seen
 
 
-def _goes_on(where: Where, places: Places, example: int) -> bool:
+def _goes_on(where: Where, places: Places, example: int, layer: int | None) -> bool:
     """Whether what is generated counts among named positions: where the answer position, after which it stands, does.
 
     Numbers name positions of the prompt alone.
     """
     if not isinstance(where, str):
         return False
-    return bool(places.at(where, "language", example)[places.layouts[example].answer_position])
+    return bool(places.at(where, "language", example, layer)[places.layouts[example].answer_position])
 
 
 def _add_cut(
@@ -179,7 +205,7 @@ def _add_cut(
         if own.edges.shape[1] != len(heads):  # some cut all heads, some cut a few
             own.edges = own.edges.expand(-1, every, -1, -1).clone()
         own.edges[row] |= edges
-        own.queries_go_on[row] |= language and _goes_on(one.queries, places, example)
+        own.queries_go_on[row] |= language and _goes_on(one.queries, places, example, layer)
     if not cuts:  # of some layers a sliding window alone may keep them apart
         raise VlmProbeError(f"{one!r} cuts nothing in example {example}: none of these queries looks at these keys")
 
@@ -206,14 +232,14 @@ def _check_seeing(one: Knockout, seen: Tensor, edges: Tensor, layer: int, exampl
 
 def _told_apart(one: Replace | Ablate | Steer) -> tuple[object, ...]:
     """Interventions alike in this differ in their positions alone, and are one edit of many rows."""
-    heads = one.heads if not isinstance(one, Steer) else None
-    common = (type(one), one.point, heads if heads is None or isinstance(heads, int) else tuple(heads))
+    common = (type(one), one.point, None if isinstance(one, Steer) else str(one.heads))
     if isinstance(one, Replace):
         return (*common, id(one.source), one.source_point)
     if isinstance(one, Steer):
         return (*common, id(one.direction), one.strength, one.norm_matched)
     # The mean of a group is another one than that of another group.
-    return (*common, one.by, id(one.reference), str(one.positions))
+    where = one.positions if isinstance(one.positions, str) else tuple(numbers_in(one.positions))
+    return (*common, one.by, id(one.reference), where)
 
 
 def _add_edits(
@@ -225,7 +251,10 @@ def _add_edits(
     examples: Int[Tensor, " run"],
 ) -> None:
     one = parts[0][1]
-    for name in model.match(one.point, image=inputs.pixel_values is not None):
+    names = [name for name in model.match(one.point, image=inputs.pixel_values is not None) if is_read(model, name)]
+    if not names:
+        raise VlmProbeError(f"{one!r} changes nothing: the connector reads no layer of the encoder behind these")
+    for name in names:
         masks = {
             number: places.at(each.positions, name, int(examples[number]), layer_of(name)) for number, each in parts
         }
@@ -241,5 +270,5 @@ def _add_edits(
         goes_on = torch.zeros(len(examples), dtype=torch.bool, device=model.device)
         if name.startswith("language."):
             for number, each in parts:
-                goes_on[number] |= _goes_on(each.positions, places, int(examples[number]))
+                goes_on[number] |= _goes_on(each.positions, places, int(examples[number]), layer_of(name))
         made.edits.append(Edit(name, rows, goes_on, value_of(model, inputs, one, name, places, examples), heads))

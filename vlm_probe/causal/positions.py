@@ -14,7 +14,7 @@ from torch import Tensor
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.layout import TokenLayout
 from vlm_probe.layout.boxes import AnyBox
-from vlm_probe.layout.groups import Where, positions_of
+from vlm_probe.layout.groups import Where, numbers_in, positions_of
 
 Sinks = Sequence[int] | Mapping[int, Sequence[int]]
 """Positions of attention sinks: of all layers alike, or by layer."""
@@ -57,7 +57,7 @@ class Places:
 
         Raises VlmProbeError as `layout.positions_of` does, and says of which example.
         """
-        key = (where if isinstance(where, str | int) else tuple(where), name, example, layer)
+        key = (where if isinstance(where, str) else tuple(numbers_in(where)), name, example, layer)
         if key not in self._known:
             self._known[key] = self._find(where, name, example, layer)
         return self._known[key]
@@ -70,6 +70,8 @@ class Places:
                 mask = np.zeros(layout.length, dtype=bool)
                 mask[positions_of(layout, where, boxes=self.boxes[example], sinks=sinks)] = True
                 mask &= _live(layout)
+                if not mask.any():
+                    raise VlmProbeError(f"positions {where!r} are padding")
             else:
                 mask = _patches(layout, self.boxes[example], where, name)
         except VlmProbeError as error:
@@ -94,7 +96,7 @@ def _patches(layout: TokenLayout, boxes: Sequence[AnyBox], where: Where, name: s
     patches = span.rows_at(f"{name}." if "." not in name else name)
     mask = np.zeros(int(patches[-1]) + 1, dtype=bool)
     if not isinstance(where, str):
-        given = [int(p) for p in ([where] if isinstance(where, int | np.integer) else where)]
+        given = numbers_in(where)
         if not given or not 0 <= min(given) <= max(given) < len(mask):
             raise VlmProbeError(f"rows of {name} must be between 0 and {len(mask) - 1}, got {given}")
         mask[given] = True

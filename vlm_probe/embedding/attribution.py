@@ -21,8 +21,15 @@ CITATIONS = {
     "integrated_gradients": "Sundararajan et al. 2017, arXiv:1703.01365",
     "layer_conductance": "Dhamdhere et al. 2018, arXiv:1805.12233",
     "occlusion": "Zeiler and Fergus 2014, arXiv:1311.2901",
+    "gradient_x_input": "Shrikumar et al. 2016, arXiv:1605.01713",
 }
 """Method -> its paper."""
+WORDS = {
+    "layer_conductance": "conductance through",
+    "integrated_gradients": "integrated gradients at",
+    "gradient_x_input": "gradient x input at",
+}
+"""Method -> what is taken at a point, in words."""
 BASELINES = ("black", "mean", "blur")
 """black; the image's own mean colour; the image blurred over an eighth of its side."""
 
@@ -70,41 +77,54 @@ def attribute(
     Parameters
     ----------
     inputs: one example with one image, from `model.prepare`.
-    method: "integrated_gradients" over pixels, summed within each patch; "layer_conductance": what flows
-        through each patch's row at `point` as pixels go from baseline to image; "occlusion": how much
-        is lost when one patch alone is replaced by the baseline's.
+    method: "integrated_gradients" over pixels, summed within each patch, or over each patch's row at `point`, as
+        that row goes straight from what the baseline makes of it to what the image does; "gradient_x_input": the
+        gradient at the image times the pixels as the encoder takes them, or times the row at `point`, summed alike;
+        "layer_conductance": what flows through each patch's row at `point` as pixels go from baseline to image;
+        "occlusion": how much is lost when one patch alone is replaced by the baseline's.
     target: token id, or text (the token that begins it behind the prompt); None takes the most probable token.
-    baseline: see `BASELINES`, or an image of the same size.
-    point: of layer conductance: a point with one row a position ("connector.hook_out").
-    steps: along the straight line from baseline to image (Gauss-Legendre); not for occlusion.
+    baseline: see `BASELINES`, or an image of the same size; gradient_x_input has none.
+    point: a point with one row a position ("connector.hook_out": what the language model receives, before its scale).
+        Layer conductance needs one, occlusion has none, gradients take pixels without one.
+    steps: along the straight line from baseline to image (Gauss-Legendre); of integrated_gradients and
+        layer_conductance.
     batch_size: images run at a time.
 
     Returns
     -------
     DataArray(row, col), float32, in logits: what the patch adds. `attrs`: output and output_baseline (the
     logit with the image and with the baseline), completeness_error: all attributions minus the
-    difference of the two, which is 0 for the first two methods but for the steps (and says for occlusion
-    how much the patches overlap or need each other); elsewhere: what flows through positions that are no
-    patch (layer conductance).
+    difference of the two, which is 0 for integrated gradients and layer conductance but for the steps (and says for
+    occlusion how much the patches overlap or need each other; gradient_x_input has none); elsewhere: what flows
+    through positions that are no patch (at a point).
 
     Raises
     ------
     VlmProbeError: an unknown method, baseline or point, a batch, no image or several.
     """
     # Slow to import.
-    from captum.attr import IntegratedGradients, LayerConductance, Occlusion
+    from captum.attr import (
+        InputXGradient,
+        IntegratedGradients,
+        LayerConductance,
+        LayerGradientXActivation,
+        LayerIntegratedGradients,
+        Occlusion,
+    )
 
     if method not in CITATIONS:
         raise VlmProbeError(f"no attribution method {method!r}; there are {', '.join(CITATIONS)}")
     layout = inputs.layout
     if inputs.pixel_values is None or len(layout.images) != 1 or not inputs.images:
         raise VlmProbeError("attribution needs one image in the prompt, from model.prepare(image, question)")
-    if (method == "layer_conductance") != (point is not None):
-        raise VlmProbeError("layer_conductance needs point=, a hook point's name, and no other method takes one")
+    if point is None and method == "layer_conductance":
+        raise VlmProbeError('layer_conductance needs point=, a hook point\'s name ("connector.hook_out")')
+    if point is not None and method == "occlusion":
+        raise VlmProbeError("occlusion takes no point=: it replaces patches of the picture")
     if point is not None:
         (point,) = model.match(point)
         if len(dimensions(point)) != 3 or dimensions(point)[-1] in ("one", "vocabulary") or "resid_mid" in point:
-            raise VlmProbeError(f"no conductance through {point}; name a point with one row a position")
+            raise VlmProbeError(f"no {WORDS[method]} {point}; name a point with one row a position")
     pixels, start = inputs.pixel_values, _baseline(model, inputs, baseline)
     kept = layout.length - layout.answer_position
 
@@ -140,12 +160,29 @@ def attribute(
                 )
             values = whole[0, 0, ::side, ::side].float().cpu().numpy()
         elif point is not None:
-            through = LayerConductance(forward, model.point(point)).attribute(pixels, **along)
-            values, elsewhere = _per_patch(point, inputs, through[0].detach())
+            at: Any = model.point(point)
+            if method == "gradient_x_input":
+                found: Any = LayerGradientXActivation(forward, at).attribute(pixels, additional_forward_args=token)
+            else:
+                how = LayerConductance if method == "layer_conductance" else LayerIntegratedGradients
+                found = how(forward, at).attribute(pixels, **along)
+            values, elsewhere = _per_patch(point, inputs, found[0].detach())
         else:
-            each = IntegratedGradients(forward).attribute(pixels, **along)[0].detach().float().sum(0)
+            if method == "gradient_x_input":
+                asked = pixels.clone().requires_grad_()  # or captum warns that it does so itself
+                found = InputXGradient(forward).attribute(asked, additional_forward_args=token)
+            else:
+                found = IntegratedGradients(forward).attribute(pixels, **along)
+            each = found[0].detach().float().sum(0)
             values = each.unflatten(0, (-1, side)).unflatten(2, (-1, side)).sum((1, 3)).cpu().numpy()
     name = model.token_strings([token])
+    held: dict[str, object] = {}
+    if method != "gradient_x_input":
+        held = {
+            "baseline": baseline if isinstance(baseline, str) else "given image",
+            "output_baseline": ends[1],
+            "completeness_error": float(values.sum()) + elsewhere - (ends[0] - ends[1]),
+        }
     attrs = {
         "title": f"{method.replace('_', ' ').capitalize()} for {name[0].strip()!r}" if name else method,
         "units": "logits",
@@ -154,11 +191,9 @@ def attribute(
         "target": token,
         "prompt": inputs.prompts[0] if inputs.prompts else None,
         "point": point,
-        "baseline": baseline if isinstance(baseline, str) else "given image",
         "output": ends[0],
-        "output_baseline": ends[1],
         "elsewhere": elsewhere,
-        "completeness_error": float(values.sum()) + elsewhere - (ends[0] - ends[1]),
+        **held,
         **model.provenance(),
     }
     return xr.DataArray(

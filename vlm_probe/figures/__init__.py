@@ -15,6 +15,7 @@ from vlm_probe.figures.embedding import (
     twin_likeness,
 )
 from vlm_probe.figures.factors import effects_by_factor
+from vlm_probe.figures.faithfulness import maps_beyond_random, right_map_right_answer
 from vlm_probe.figures.grids import case_panels, head_grid, layer_strip
 from vlm_probe.figures.layers import (
     box_share_by_layer,
@@ -29,9 +30,10 @@ from vlm_probe.figures.learning import learning_curves
 from vlm_probe.figures.maps import overlay, signed_overlay
 from vlm_probe.figures.measures import measures_by_model
 from vlm_probe.figures.patches import label_map, words_on_image
-from vlm_probe.figures.routes import cost_by_window
+from vlm_probe.figures.routes import changes_by_window
 from vlm_probe.figures.scores import accuracy_by_type, difference_by_family, pointing_game, scores_by_seed
 from vlm_probe.figures.style import save, styled
+from vlm_probe.figures.tokens import token_strip
 from vlm_probe.figures.vocabulary import (
     budget_bars,
     change_over_seeds,
@@ -46,7 +48,7 @@ __all__ = [
     "budget_bars",
     "case_panels",
     "change_over_seeds",
-    "cost_by_window",
+    "changes_by_window",
     "difference_by_family",
     "dimension_by_stage",
     "effect_by_layer",
@@ -62,6 +64,7 @@ __all__ = [
     "leakage_by_layer",
     "learning_curves",
     "likeness",
+    "maps_beyond_random",
     "measures_by_model",
     "overlay",
     "pointing_game",
@@ -70,12 +73,14 @@ __all__ = [
     "probes_with_controls",
     "projection",
     "published_effect",
+    "right_map_right_answer",
     "save",
     "scores_by_seed",
     "shrinking",
     "signed_overlay",
     "similarity_heatmap",
     "styled",
+    "token_strip",
     "twin_likeness",
     "vocabulary_growth",
     "words_on_image",

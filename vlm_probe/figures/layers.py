@@ -205,14 +205,15 @@ def leakage_by_layer(table: pd.DataFrame, ax: Axes | None = None, *, title: str 
 def effect_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Effect of patching one twin's residual stream into the other's run, along the depth of the language model.
 
-    table: columns model, positions ("answer", "box"), control (whether random positions were patched), depth (a share
-        of the layers), mean, low, high (of the effect; 1: the other twin's answer whole), n (pairs).
+    table: columns model, positions ("answer", "box", "(question | tail) & ~answer"), control (whether random positions
+        were patched), depth (a share of the layers), mean, low, high (of the effect; 1: the other twin's answer whole),
+        n (pairs).
     """
     looks: dict[tuple[str, bool], Look] = {
         ("answer", False): ("-", "o", "the answer position"),
         ("box", False): ("--", "s", "the patches that differ"),
-        ("answer", True): (":", "", "a random position"),
-        ("box", True): ("-.", "", "as many random patches"),
+        ("(question | tail) & ~answer", False): (":", "^", "the question"),
+        ("box", True): ("-.", "", "random patches, as many as differ"),
     }
     with styled():
         ax = axes(ax, SIZE)

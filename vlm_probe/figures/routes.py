@@ -1,4 +1,4 @@
-"""What the answer loses when attention is cut along a route, by windows of layers."""
+"""Answers that change when attention is cut along a route, by windows of layers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from vlm_probe.figures.tables import counts, names, where
 
 
 @checked
-def cost_by_window(table: pd.DataFrame) -> np.ndarray:
-    """A panel a route: what the answer's probability loses when a window of layers is cut, and by random edges.
+def changes_by_window(table: pd.DataFrame) -> np.ndarray:
+    """A panel a route: how many answers change when a window of layers is cut, and by random edges.
 
     table: columns model, route, control (whether random edges were cut), first and last (layers of the window, counted
-        from 0), layer (its middle), mean, low, high (loss of probability), n (items).
+        from 0), layer (its middle), mean, low, high (share of answers that change), n (items).
 
     Returns the axes.
     """
@@ -32,9 +32,10 @@ def cost_by_window(table: pd.DataFrame) -> np.ndarray:
             by_layer(own, ax, y="mean", style="look", styles=styles, colors=models_of(table))
             ax.axhline(0, color=CONTROL, lw=0.8, zorder=0)
             ax.set(title=route, xlabel="middle of the window (layer)")
-        drawn[0, 0].set_ylabel("loss of the answer's probability")
+        drawn[0, 0].set_ylabel("share of answers that change")
         figure.suptitle(
-            f"What cutting a route costs, by layer\nn = {counts(table)} items; bands: 95 % bootstrap", fontsize=9
+            f"Answers that change when a route is cut, by layer\nn = {counts(table)} items; bands: 95 % bootstrap",
+            fontsize=9,
         )
         handles, labels = drawn[0, 0].get_legend_handles_labels()
         figure.legend(handles, map(short, labels), loc="outside lower center", ncols=len(styles) + 2, fontsize=8)

@@ -2,9 +2,10 @@
 
 Attention is cut from the question to the image, from the answer position to the image, and from the answer position to
 the question, in windows of layers and in all of them; beside each as many edges that were drawn at random. Random edges
-of so many lie between patches for the most part, and are needed themselves: so the two routes from the image are also
-cut at the patches of the object asked about, and beside it at those of another object. What is looked at is the token
-the model itself says, right or not.
+of so many lie between patches for the most part, and are needed themselves; and what the question hands on is its own
+words above all, picture or none. So the claims are about the two routes from the image, cut at the patches of the
+object asked about, and beside it at those of another object. What is looked at is whether another token is said than
+without a knockout, right or not: probabilities would make a model that is unsure look as if nothing reached it.
 """
 
 from __future__ import annotations
@@ -12,24 +13,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
 from vlm_probe.causal.knockout import ROUTES, knockout_sweep
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.evidence import Claim, PairedMean, Tables, summarize
+from vlm_probe.evidence import Claim, Described, PairedMean, Tables, summarize
 from vlm_probe.findings.finding import SHARES, FigureOf, Finding, Section, Shown, TableOf
 from vlm_probe.findings.shared import Shared, about
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.items import Item
 
 LEAST = 30
-"""Images that decide at least: most answers lose next to nothing, a few nearly all."""
-COST = 0.05
-"""Of a probability: a twentieth."""
-DEPTH = 0.05
-"""Of a model's layers: a twentieth."""
-THROUGH, DIRECT, ON = "image to question", "image to answer", "question to answer"
+"""Images that decide at least: most answers do not change."""
+SHARE = 0.05
+"""Of answers: one in twenty."""
+THROUGH, DIRECT, BOTH, ON = "image to question", "image to answer", "image to both", "question to answer"
 
 
 def _pictured(items: Sequence[Item]) -> list[Item]:
@@ -39,15 +37,14 @@ def _pictured(items: Sequence[Item]) -> list[Item]:
 def routes_of(
     model: HookedVLM, items: Sequence[Item], *, shared: Shared | None = None, seed: int = 0
 ) -> dict[str, pd.DataFrame]:
-    """What each route costs the answer when it is cut, item by item.
+    """How often an answer changes when a route is cut, item by item.
 
-    Cost: how much of its probability the token loses that the model says without a knockout.
+    Changed: 1 where another first token is said than without a knockout.
 
-    Returns four tables. routes: `shared.about`, route, cost and random (of as many random edges), all layers cut.
+    Returns three tables. routes: `shared.about`, route, changed and random (of as many random edges), all layers cut.
     objects: the same for the routes from the image, of items with boxes and another object: asked (cut at the patches
-    of the object asked about) and other (at those of another). windows: as routes, by window, with first, last and
-    depth (its middle, a share of the layers). flow: `shared.about`, through and on: the mean depth of image-to-question
-    and question-to-answer, weighted by what their windows cost (NaN where none costs anything).
+    of the object asked about) and other (at those of another). windows: as routes, by window, with first and last;
+    empty of a model of one layer.
 
     Raises VlmProbeError for a model without an encoder, and items without pictures.
     """
@@ -58,137 +55,122 @@ def routes_of(
         raise VlmProbeError(f"it needs {FINDING.wants}; there is none among the {len(items)} given")
     ask = (shared or Shared(model, items)).question
     worded = [replace(item, question=ask(item)) for item in asked]
-    swept = knockout_sweep(model, worded, own=True, seed=seed)
+    swept = _swept(model, worded, seed)
+    keys = ["id", "route", "first", "last"]
+    wide = swept.assign(flipped=swept["flipped"].astype(float)).pivot(index=keys, columns="control", values="flipped")
+    table = wide.rename(columns={False: "changed", True: "random"}).reset_index()
+    table.columns.name = None
+    known = about(asked)
+    whole = table["last"] - table["first"] + 1 == model.layers["language"]
+    return {
+        "routes": known.merge(table.loc[whole].drop(columns=["first", "last"]), on="id"),
+        "objects": _at_objects(model, worded, known, seed),
+        "windows": known.merge(table.loc[~whole], on="id"),
+    }
+
+
+def _swept(model: HookedVLM, items: Sequence[Item], seed: int, **given: object) -> pd.DataFrame:
+    """Raises VlmProbeError for an item that cannot be asked: whoever measures names it, and goes on without."""
+    swept = knockout_sweep(model, items, own=True, seed=seed, **given)  # pyright: ignore[reportArgumentType]
     if swept.attrs["left_out"]:
         raise VlmProbeError(swept.attrs["left_out"][0])
-    keys = ["id", "route", "first", "last"]
-    cost = -swept.pivot(index=keys, columns="control", values="change")
-    table = cost.rename(columns={False: "cost", True: "random"}).reset_index()
-    table.columns.name = None
-    depth = model.layers["language"]
-    table["depth"] = (table["first"] + table["last"] + 1) / (2 * depth)
-    whole = table["last"] - table["first"] + 1 == depth
-    known = about(asked)
-    windows = known.merge(table.loc[~whole], on="id")
-    flow = known.assign(through=_depths(windows, known, THROUGH), on=_depths(windows, known, ON))
-    routes = known.merge(table.loc[whole].drop(columns=["first", "last", "depth"]), on="id")
-    return {"routes": routes, "objects": _at_objects(model, worded, known, seed), "windows": windows, "flow": flow}
+    return swept
+
+
+AT_OBJECTS = {route: (ROUTES[route][0], "box") for route in (THROUGH, DIRECT, BOTH)}
 
 
 def _at_objects(model: HookedVLM, items: Sequence[Item], known: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """What the routes from the image cost when they are cut at one object's patches: the asked one's, and another's."""
+    """The routes from the image cut at one object's patches: the asked one's, and another's."""
     both = [item for item in items if 0 < len(item.boxes) <= len(item.others)]
-    costs = []
-    for column, of in (
-        ("asked", both),
-        ("other", [replace(item, boxes=item.others[: len(item.boxes)]) for item in both]),
-    ):
-        if of:
-            depth = model.layers["language"]
-            swept = knockout_sweep(model, of, routes=AT_OBJECTS, window=depth, control=False, own=True, seed=seed)
-            costs.append(pd.DataFrame({"id": swept["id"], "route": swept["route"], column: -swept["change"]}))
-    if not costs:
+    if not both:
         return known.iloc[:0].assign(route="", asked=0.0, other=0.0)
-    return known.merge(costs[0].merge(costs[1], on=["id", "route"]), on="id")
+    parts = []
+    others = [replace(item, boxes=item.others[: len(item.boxes)]) for item in both]
+    for column, of in (("asked", both), ("other", others)):
+        swept = _swept(model, of, seed, routes=AT_OBJECTS, window=model.layers["language"], control=False)
+        parts.append(pd.DataFrame({"id": swept["id"], "route": swept["route"], column: swept["flipped"].astype(float)}))
+    return known.merge(parts[0].merge(parts[1], on=["id", "route"]), on="id")
 
-
-def _depths(windows: pd.DataFrame, known: pd.DataFrame, route: str) -> np.ndarray:
-    """By item, the mean depth of a route's windows, weighted by what they cost."""
-    found = {}
-    for name, rows in windows.loc[windows["route"] == route].groupby("id"):
-        weight, depth = rows["cost"].to_numpy(dtype=float).clip(min=0), rows["depth"].to_numpy(dtype=float)
-        # A cost of rounding alone has no place.
-        found[name] = float((weight * depth).sum() / weight.sum()) if weight.sum() > 1e-3 else float("nan")
-    return np.asarray([found.get(name, float("nan")) for name in known["id"]])
-
-
-AT_OBJECTS = {THROUGH: (ROUTES[THROUGH][0], "box"), DIRECT: (ROUTES[DIRECT][0], "box")}
 
 _WORDS = {
-    THROUGH: "from the image to the question",
-    DIRECT: "from the image straight to the answer position",
-    ON: "from the question to the answer position",
+    THROUGH: "from the patches of the object asked about to the question",
+    DIRECT: "from the patches of the object asked about straight to the answer position",
+    BOTH: "from the patches of the object asked about to question and answer position",
 }
+_OTHER = "another object's patches"
 
 
 def _claims() -> tuple[Claim, ...]:
     found = []
     for route, words in _WORDS.items():
-        name, of = route.replace(" ", "_"), f"route == '{route}'"
-        if route in AT_OBJECTS:
-            # Losses are next to nothing or nearly all, so that an interval of few that differ must not close.
-            statistic = PairedMean("objects", "asked", "other", of, right_or_wrong=True)
-            control = "another object's patches"
-            words = words.replace("the image", "the patches of the object asked about")
-        else:
-            statistic = PairedMean("routes", "cost", "random", of, right_or_wrong=True)
-            control = "as many random edges"
+        name = route.replace(" ", "_")
+        statistic = PairedMean("objects", "asked", "other", f"route == '{route}'", right_or_wrong=True)
         found.append(
             Claim(
                 name,
-                f"{{model}}: attention {words} carries its answer (probability lost when it is cut in all layers)",
+                f"{{model}}: attention {words} carries its answer (share of answers that change when it is cut)",
                 statistic,
-                control=control,
+                control=_OTHER,
                 unit="images",
-                margin=COST,
+                margin=SHARE,
                 least=LEAST,
             )
         )
         found.append(
             Claim(
                 f"{name}_more",
-                f"attention {words} carries {{second}}'s answers more than {{first}}'s (beyond {control})",
+                f"attention {words} carries {{second}}'s answers more than {{first}}'s (beyond {_OTHER})",
                 statistic,
                 control="the same in {first}",
                 unit="images",
                 of="pair",
-                margin=COST,
+                margin=SHARE,
                 least=LEAST,
             )
         )
-    found.append(
-        Claim(
-            "early_then_late",
-            "{model}: the image reaches the question in earlier layers than the question reaches the answer (mean "
-            "depth, a share of the layers)",
-            PairedMean("flow", "on", "through"),
-            control="the depth of image to question",
-            unit="images",
-            margin=DEPTH,
-            least=LEAST,
-            requires=(THROUGH.replace(" ", "_"), ON.replace(" ", "_")),
+    for route in ROUTES:
+        found.append(
+            Claim(
+                f"{route.replace(' ', '_')}_whole",
+                f"{{model}}: share of answers that change when all attention from {route} is cut",
+                Described("routes", "changed", "random", f"route == '{route}'"),
+                control="as many random edges",
+                unit="items",
+                descriptive=True,
+            )
         )
-    )
     return tuple(found)
 
 
 def shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
-    """Tables routes (means with intervals) and windows (by depth); a sentence a model."""
+    """Tables routes (means with intervals) and windows (by layer); a sentence a model."""
     parts, along, said = [], [], []
     for model, tables in measured.items():
-        whole, sliding = tables["routes"], tables["windows"]
+        named = {name: table.assign(model=model) for name, table in tables.items()}
         for route in AT_OBJECTS:
-            own = tables["objects"].query("route == @route").assign(model=model)
+            own = named["objects"].query("route == @route")
             for column, words in (("asked", "the asked object's patches"), ("other", "another object's")):
-                parts.append(summarize(own, [column], ["model"]).assign(measure=f"{route}: {words}"))
+                if len(own):
+                    parts.append(summarize(own, [column], ["model"]).assign(measure=f"{route}: {words}"))
         for route in ROUTES:
-            own = whole.loc[whole["route"] == route]
-            for column, words in (("cost", route), ("random", f"{route}: random edges")):
-                parts.append(summarize(own.assign(model=model), [column], ["model"]).assign(measure=words))
-            for (first, last), rows in sliding.loc[sliding["route"] == route].groupby(["first", "last"]):
-                for column, control in (("cost", False), ("random", True)):
-                    mean = summarize(rows.assign(model=model), [column], ["model"])
-                    along.append(mean.assign(route=route, control=control, first=first, last=last))
-        cost = {route: float(whole.loc[whole["route"] == route, "cost"].mean()) for route in ROUTES}
+            own = named["routes"].query("route == @route")
+            for column, words in (("changed", route), ("random", f"{route}: random edges")):
+                parts.append(summarize(own, [column], ["model"]).assign(measure=words))
+        for column, control in (("changed", False), ("random", True)):
+            mean = summarize(named["windows"], [column], ["model", "route", "first", "last"])
+            along.append(mean.assign(control=control))
+        whole = tables["routes"]
+        share = {route: float(whole.loc[whole["route"] == route, "changed"].mean()) for route in ROUTES}
         said.append(
-            f"{model} loses {cost[THROUGH]:.2f} of its answer's probability without attention {_WORDS[THROUGH]}, "
-            f"{cost[DIRECT]:.2f} without that {_WORDS[DIRECT]}, {cost[ON]:.2f} without that {_WORDS[ON]}; of what the "
-            f"image gives by either way {cost['image to both']:.2f}."
+            f"{model} says something else for {share[THROUGH]:.0%} of items without attention from the image to the "
+            f"question, {share[DIRECT]:.0%} without attention from the image to the answer position, "
+            f"{share[BOTH]:.0%} without either, {share[ON]:.0%} without attention from the question to the "
+            "answer position."
         )
-    routes, windows = pd.concat(parts, ignore_index=True), pd.concat(along, ignore_index=True)
+    windows = pd.concat(along, ignore_index=True)
     windows["layer"] = (windows["first"] + windows["last"]) / 2
-    windows["measure"] = windows["route"].where(~windows["control"], "random edges, " + windows["route"])
-    return Shown(tables={"routes": routes, "windows": windows}, summary=said)
+    return Shown(tables={"routes": pd.concat(parts, ignore_index=True), "windows": windows}, summary=said)
 
 
 FINDING = Finding(
@@ -202,48 +184,43 @@ FINDING = Finding(
     methods=(
         "Attention knockout (Geva et al. 2023, arXiv:2304.14767; on vision-language models Zhang et al. 2024, "
         "arXiv:2411.18620): scores of the cut edges are masked before the softmax, in windows of a quarter of the "
-        "layers and in all layers together. Cost: how much of its probability the first token loses that the model "
-        "says without a knockout. Question: its tokens and the template's behind it, without the last position. {n} "
-        "items.",
-        "Control: for every item and route as many edges, drawn at random (seed {seed}) among those that positions of "
-        "the same prompt look along and the route does not hold, cut in the same layers. Of the two routes from the "
-        "image the claims rest on the harder one: cut at the patches of the object asked about, beside those of as "
-        "many other objects of the scene. Differences: Student's t and "
-        "sign flips over images, Holm over the claims.",
-        "Depth: the middle of a window as a share of the layers, its mean weighted by what the windows cost, by item.",
+        "layers and in all layers together. Changed: whether another first token is said than without a knockout. "
+        "Question: its tokens and the template's behind it, without the last position. {n} items.",
+        "Claims: the two routes from the image cut at the patches of the object asked about, beside those of as many "
+        "other objects of the scene. Differences: Student's t and sign flips over images, Holm over the claims.",
+        "Beside whole routes, without a test: for every item as many edges, drawn at random (seed {seed}) among those "
+        "that positions of the same prompt look along and the route does not hold, of the same queries as far as they "
+        "look at as much else.",
     ),
     caveats=(
-        "A route that costs nothing when it is cut alone may still be taken: what one does not bring another may.",
-        "Random edges of so large a set as image to question lie between patches for the most part, and cost something "
-        "themselves: that a whole route costs less than they do does not say that nothing takes it.",
-        "Boxes cover patches of the background, and may share some.",
-        "Cutting every edge to a set of positions also shifts all attention to the others.",
+        "A route that changes nothing when it is cut alone may still be taken: what one does not bring another may.",
+        "What the question hands to the answer position is its own words above all: cutting it changes answers to a "
+        "blank picture as well. Where the image's part of it stands is told by patching twins (S5).",
+        "Random edges of so large a set as image to question lie between patches for the most part, and are needed "
+        "themselves: that they change more answers than a route does not say that nothing takes it.",
+        "Boxes cover patches of the background, are not of one size, and may share some.",
     ),
     sections=(
         Section(
-            "What the answer loses when a route is cut",
+            "Answers that change when a route is cut",
             (
                 FigureOf(
                     "routes",
                     "measures_by_model",
                     "routes",
-                    "Probability that the answer loses when attention along a route is cut in all layers, and when as "
-                    "many random edges are; 95 % bootstrap intervals over items.",
-                    "cost of cutting routes",
-                    {
-                        "title": "What does the answer lose when attention is cut?",
-                        "label": "loss of the answer's probability",
-                        "shares": False,
-                    },
+                    "Share of items for which another token is said when attention along a route is cut in all layers: "
+                    "at one object's patches, whole, and as many random edges; 95 % bootstrap intervals over items.",
+                    "answers that change when routes are cut",
+                    {"title": "Which attention does the answer rest on?", "label": "share of answers that change"},
                 ),
                 FigureOf(
                     "windows",
-                    "cost_by_window",
+                    "changes_by_window",
                     "windows",
                     "The same by windows of layers, each drawn at its middle.",
-                    "cost of cutting routes by layer",
+                    "answers that change when routes are cut, by layer",
                 ),
-                TableOf("routes", {**SHARES, "mean": "loss"}),
+                TableOf("routes", SHARES),
             ),
         ),
     ),

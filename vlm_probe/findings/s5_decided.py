@@ -6,17 +6,19 @@ position that hands over the answer once it is there; at the patches of the boxe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from vlm_probe.causal.patching import RESIDUAL, patch_sweep
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.evidence import Claim, PairedMean, Tables, summarize
+from vlm_probe.evidence import Claim, Described, PairedMean, Tables, summarize
+from vlm_probe.evidence.estimate import Estimate
 from vlm_probe.findings.finding import SHARES, FigureOf, Finding, Section, Shown, TableOf
-from vlm_probe.findings.shared import Shared, about
+from vlm_probe.findings.shared import Shared, about, clusters_of
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.items import Item, twins_among
 
@@ -24,7 +26,10 @@ LEAST = 20
 """Pairs of twins that decide at least."""
 DEPTH = 0.05
 """Of a model's layers: a twentieth."""
+EFFECT = 0.1
+"""Of the other twin's answer: a tenth."""
 HALF = 0.5
+QUESTION = "(question | tail) & ~answer"
 EMBED = "language.hook_embed"
 
 
@@ -34,24 +39,45 @@ def _picked(items: Sequence[Item]) -> list[Item]:
 
 
 def crossing(effects: np.ndarray, *, upward: bool) -> float:
-    """At which depth effects reach a half, and stay: between 0 (what enters the first layer) and 1 (behind the last).
+    """Behind which share of the layers effects are beyond a half, and stay so: whole layers, nothing between them.
 
-    effects: behind no layer, behind the first, ..., behind the last. Between layers a straight line is taken. Upward:
-    the last crossing from below; else the last from above (0 where a half is never reached).
+    effects: behind no layer, behind the first, ..., behind the last. Upward: the first behind which they are above a
+    half from there on (1: behind the last alone, where there is nothing but the answer). Else the last behind which
+    they are still a half or more (0: at what enters the first); NaN where they are below from the start.
 
     >>> crossing(np.array([0.0, 0.25, 0.75, 1.0, 1.0]), upward=True)
-    0.375
+    0.5
+    >>> crossing(np.array([1.0, 0.75, 0.5, 0.25, 0.0]), upward=False)
+    0.5
     """
-    values = np.asarray(effects, dtype=float)
-    values = values if upward else 1 - values
-    below = np.flatnonzero(values < HALF)
-    if len(below) == 0:
-        return 0.0
-    last = int(below[-1])
-    if last == len(values) - 1:
-        return 1.0
-    low, high = values[last], values[last + 1]
-    return float((last + (HALF - low) / (high - low)) / (len(values) - 1))
+    values, depth = np.asarray(effects, dtype=float), len(effects) - 1
+    if upward:
+        below = np.flatnonzero(values < HALF)
+        return min(float(below[-1] + 1), depth) / depth if len(below) else 0.0
+    above = np.flatnonzero(values >= HALF)
+    return float(above[-1]) / depth if values[0] >= HALF else float("nan")
+
+
+@dataclass(frozen=True)
+class Later:
+    """By how much the second model's depth is beyond the first's, whatever the steps in which depth comes.
+
+    Of a model of few layers a depth is known to a layer: as sure as the less sure of two differences, in which one
+    model's depth is taken a layer earlier (an intersection-union test, Berger 1982).
+    """
+
+    column: str
+
+    def __call__(self, tables: Sequence[Tables]) -> Estimate:
+        first, second = (table["decided"] for table in tables)
+        both = [self._of(first, second.assign(**{self.column: second[self.column] - second["step"]}))]
+        both.append(self._of(first.assign(**{self.column: first[self.column] - first["step"]}), second))
+        plain, (low, high) = self._of(first, second), both
+        p = max(low.p, high.p)
+        return replace(plain, low=min(low.low, high.low), high=max(low.high, high.high), p=p)
+
+    def _of(self, first: pd.DataFrame, second: pd.DataFrame) -> Estimate:
+        return PairedMean("decided", self.column)([{"decided": first}, {"decided": second}])
 
 
 def where_decided(
@@ -60,10 +86,12 @@ def where_decided(
     """At which depth the answer stands at the answer position, and from which on the image is no longer needed.
 
     Returns two tables. decided, a row a pair both of whose twins are answered right: `shared.about` of the first twin
-    (id: its group), answer (depth from which patching the answer position gives more than half of the other twin's
-    answer), image (depth from which patching the boxes gives less than half), random_answer and random_image (the same
-    of as many random positions; 1 and 0 where a half is never reached). layers: id, positions, control, layer (0: what
-    enters the first), depth, effect.
+    (id: its group; cluster: of both twins), answer (share of the layers behind which patching the answer position gives
+    half of the other twin's answer, and from there on), image (the last share behind which patching the boxes still
+    does; NaN where it never does), random_image (the same of as many random patches, 0 where it never does), step (one
+    layer, as a share), before_last (the effect at the answer position behind the layer before the last), question (the
+    largest effect behind any layer of patching the question's positions, the template's behind them among them) and
+    random_question. layers: id, positions, control, layer (0: what enters the first), depth, effect.
 
     Raises VlmProbeError for a model without an encoder, items without twins, and where no pair is answered right.
     """
@@ -74,48 +102,56 @@ def where_decided(
         raise VlmProbeError(f"it needs {FINDING.wants}; there is none among the {len(items)} given")
     ask = (shared or Shared(model, items)).question
     worded = [tuple(replace(item, question=ask(item)) for item in pair) for pair in pairs]
+    groups = ["answer", "box", QUESTION]
     table = patch_sweep(
-        model, [(one, two) for one, two in worded], points=[EMBED, RESIDUAL], positions=["answer", "box"], seed=seed
+        model, [(one, two) for one, two in worded], points=[EMBED, RESIDUAL], positions=groups, seed=seed
     )
+    depth = model.layers["language"]
     table["layer"] = table["layer"] + 1  # -1 is what enters the first
-    table["depth"] = table["layer"] / model.layers["language"]
+    table["depth"] = table["layer"] / depth
     kept = ("id", "positions", "control", "layer", "depth", "effect")
     layers = table.drop(columns=[name for name in table if name not in kept])
+    courses = {
+        key: rows.sort_values("layer")["effect"].to_numpy(dtype=float)
+        for key, rows in layers.groupby(["id", "positions", "control"])
+    }
+    flat = [item for pair in pairs for item in pair]
+    cluster = dict(zip((item.id for item in flat), clusters_of(flat), strict=True))
     first = {pair[0].group: pair[0] for pair in pairs}
     names = list(dict.fromkeys(layers["id"]))
-    decided = about([first[name] for name in names]).assign(id=names)
-    for column, positions, control in (
-        ("answer", "answer", False),
-        ("random_answer", "answer", True),
-        ("image", "box", False),
-        ("random_image", "box", True),
-    ):
-        own = layers.loc[(layers["positions"] == positions) & (layers["control"] == control)]
-        depths = {
-            name: crossing(rows.sort_values("layer")["effect"].to_numpy(), upward=positions == "answer")
-            for name, rows in own.groupby("id")
-        }
-        decided[column] = [depths.get(name, float("nan")) for name in names]
+    decided = about([first[name] for name in names]).assign(
+        id=names, cluster=[cluster[first[name].id] for name in names], step=1 / depth
+    )
+
+    def each(positions: str, control: bool, take: Callable[[np.ndarray], float]) -> list[float]:
+        found = (courses.get((name, positions, control)) for name in names)
+        return [float("nan") if course is None else take(course) for course in found]
+
+    decided["answer"] = each("answer", False, partial(crossing, upward=True))
+    decided["image"] = each("box", False, partial(crossing, upward=False))
+    random = pd.Series(each("box", True, partial(crossing, upward=False)))
+    decided["random_image"] = random.fillna(0.0)
+    decided["before_last"] = each("answer", False, lambda course: float(course[-2]))
+    decided["question"], decided["random_question"] = (each(QUESTION, control, np.max) for control in (False, True))
     return {"decided": decided, "layers": layers.reset_index(drop=True)}
 
 
 CLAIMS = (
     Claim(
-        "answer",
-        "{model}: its answer stands at the answer position before the last layer has run, at lesser depth than as many "
-        "random positions would hand it over (a share of the layers)",
-        PairedMean("decided", "answer", "random_answer"),
-        control="a random position",
+        "before_last",
+        "{model}: its answer stands at the answer position before the last layer: patching it there hands over more "
+        "than half of the other twin's",
+        PairedMean("decided", "before_last", HALF),
+        control="one half",
         unit="pairs of twins",
-        margin=DEPTH,
+        margin=EFFECT,
         least=LEAST,
-        more=False,
         untrained=False,
     ),
     Claim(
         "image",
-        "{model}: what differs in the image is needed from the patches that show it, and to greater depth than from as "
-        "many random patches (a share of the layers)",
+        "{model}: what differs in the image is needed from the patches that show it behind the first layers, not where "
+        "it enters alone (a share of the layers)",
         PairedMean("decided", "image", "random_image"),
         control="as many random patches",
         unit="pairs of twins",
@@ -126,7 +162,7 @@ CLAIMS = (
     Claim(
         "answer_later",
         "{second}'s answer stands at the answer position at greater depth than {first}'s (a share of the layers)",
-        PairedMean("decided", "answer"),
+        Later("answer"),
         control="the depth in {first}",
         unit="pairs of twins",
         of="pair",
@@ -137,7 +173,7 @@ CLAIMS = (
     Claim(
         "image_longer",
         "{second} needs the image's patches to greater depth than {first} (a share of the layers)",
-        PairedMean("decided", "image"),
+        Later("image"),
         control="the depth in {first}",
         unit="pairs of twins",
         of="pair",
@@ -145,11 +181,19 @@ CLAIMS = (
         least=LEAST,
         untrained=False,
     ),
+    Claim(
+        "question",
+        "{model}: most that the question's positions ever hold of what differs in the image (largest effect of "
+        "patching them behind any layer)",
+        Described("decided", "question", "random_question"),
+        control="as many random positions",
+        unit="pairs of twins",
+        descriptive=True,
+    ),
 )
 
 _MEASURES = {
     "answer": "answer stands at the answer position",
-    "random_answer": "at a random position",
     "image": "patches of the boxes needed until",
     "random_image": "random patches needed until",
 }
@@ -189,8 +233,9 @@ FINDING = Finding(
         "position and at the patches of both twins' boxes, is that of the other twin's run. Effect: the normalised "
         "indirect effect on the logit difference of the two answers (Wang et al. 2022, arXiv:2211.00593; Zhang and "
         "Nanda 2023, arXiv:2309.16042). Pairs of which a twin is not answered right are left out.",
-        "Depth: where the effect reaches a half for the last time, layers as steps of a straight line, as a share of "
-        "the layers. Control: as many random positions, seed {seed}. Differences: Student's t and sign flips over "
+        "Depth: behind how many layers the effect is beyond a half and stays so, whole layers, as a share of all. Of "
+        "models of few layers that is known to a layer only: a pair is decided where it is with either's depth taken a "
+        "layer earlier. Control: as many random patches, seed {seed}. Differences: Student's t and sign flips over "
         "pairs, Holm over the claims.",
     ),
     caveats=(

@@ -49,8 +49,8 @@ def report_to(module: nn.Module, block: Points) -> None:
     _points[module] = _AttentionPoints(rot_q, rot_k, scores, pattern, z)
 
 
-Cut = Callable[[int, int], Bool[Tensor, "#batch #head query key"]]
-"""Which keys a query is kept from seeing, for so many queries and keys: True where it is."""
+Cut = Callable[[int, int, int], Bool[Tensor, "#batch #head query key"]]
+"""Which keys a query is kept from seeing, for so many examples, queries and keys: True where it is."""
 
 _cuts: WeakKeyDictionary[nn.Module, list[Cut]] = WeakKeyDictionary()
 
@@ -71,8 +71,13 @@ def cut_in(module: nn.Module, cut: Cut) -> Iterator[None]:
             _cuts.pop(module, None)
 
 
+def is_cut(module: nn.Module) -> bool:
+    """Whether some of an attention module's edges are cut now."""
+    return module in _cuts
+
+
 def _without_cut(
-    mask: Tensor | None, cuts: list[Cut], causal: bool, n_query: int, n_key: int, device: torch.device
+    mask: Tensor | None, cuts: list[Cut], causal: bool, n_batch: int, n_query: int, n_key: int, device: torch.device
 ) -> Tensor:
     """A mask as transformers passes it, without what is cut; VlmProbeError where a query would see nothing."""
     allowed, added = _allowed(mask, causal, n_query, n_key, device)
@@ -80,7 +85,7 @@ def _without_cut(
         allowed = torch.ones(1, 1, n_query, n_key, dtype=torch.bool, device=device)
     kept = allowed
     for cut in cuts:
-        kept = kept & ~cut(n_query, n_key)
+        kept = kept & ~cut(n_batch, n_query, n_key)
     if (allowed.any(-1) & ~kept.any(-1)).any():
         raise VlmProbeError("a knockout leaves a position nothing to look at; leave it itself, or another position")
     return kept if added is None else added.masked_fill(~kept, torch.finfo(added.dtype).min)
@@ -180,7 +185,7 @@ def attention(
     is_causal = kwargs.get("is_causal")
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if module in _cuts:
-        sizes = (query.shape[2], key.shape[2])
+        sizes = (query.shape[0], query.shape[2], key.shape[2])
         attention_mask = _without_cut(attention_mask, _cuts[module], is_causal, *sizes, query.device)
     # Taken out of kwargs: SDPA would warn that it gives none, and advise an implementation that fires no point.
     watched = bool(kwargs.pop("output_attentions", False))

@@ -15,10 +15,18 @@ from torch import Tensor, nn
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked.anatomy import attention_modules, language_tower
-from vlm_probe.hooked.attention import Cut, cut_in
+from vlm_probe.hooked.attention import Cut, cut_in, is_cut
 from vlm_probe.hooked.families import families_of
 from vlm_probe.hooked.model import HookedVLM
+from vlm_probe.hooked.points import is_active
 from vlm_probe.hooked.wiring import layers_of
+
+
+def is_touched(model: HookedVLM) -> bool:
+    """Whether anything is hooked, or cut, in a model now."""
+    parts = [part for part, depth in model.layers.items() if depth]
+    cuts = any(is_cut(module) for part in parts for module in attention_modules(model, part))
+    return cuts or any(is_active(point) for point in model.hook_dict.values())
 
 
 @dataclass
@@ -27,6 +35,8 @@ class Progress:
 
     start: int = 0
     """The first: behind those that are in its cache."""
+    end: int = 0
+    """Behind the last."""
 
 
 @contextmanager
@@ -37,6 +47,8 @@ def following(model: HookedVLM) -> Iterator[Progress]:
     def before(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
         past = kwargs.get("past_key_values")
         progress.start = 0 if past is None else int(past.get_seq_length())
+        given = next(kwargs[name] for name in ("inputs_embeds", "input_ids") if kwargs.get(name) is not None)
+        progress.end = progress.start + given.shape[1]
 
     handle = language_tower(model).register_forward_pre_hook(before, with_kwargs=True)
     try:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Sequence
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -63,10 +65,19 @@ def positions_of(
         if len(found) == 0:
             raise VlmProbeError(f"this prompt has no {where} positions")
         return found
-    given = [int(p) for p in ([where] if isinstance(where, int | np.integer) else where)]
+    given = numbers_in(where)
     if not given or not 0 <= min(given) <= max(given) < layout.length:
         raise VlmProbeError(f"positions must be between 0 and {layout.length - 1}, got {given}")
     return np.asarray(given)
+
+
+def numbers_in(where: int | Sequence[int]) -> list[int]:
+    """Positions given by number; VlmProbeError for what is no number: True and False are no 1 and 0."""
+    given: list[Any] = [where] if isinstance(where, Integral) else list(where)  # pyright: ignore[reportArgumentType]
+    odd = [one for one in given if isinstance(one, bool | np.bool_) or not isinstance(one, Integral)]
+    if odd:
+        raise VlmProbeError(f"positions are given by number or by name, got {odd[0]!r}")
+    return [int(one) for one in given]
 
 
 def _mask(layout: TokenLayout, where: str, boxes: Sequence[AnyBox], sinks: Sequence[int]) -> Bool[np.ndarray, " all"]:
@@ -126,7 +137,9 @@ def _named(layout: TokenLayout, name: str, boxes: Sequence[AnyBox], sinks: Seque
         "text": lambda: text,
         "question": lambda: question,
         "prompt": lambda: text & ~question & ~answer,
-        "tail": lambda: text & ~question & ~answer & (np.arange(layout.length) > layout.question_positions.max(initial=-1)),
+        "tail": lambda: (
+            text & ~question & ~answer & (np.arange(layout.length) > layout.question_positions.max(initial=-1))
+        ),
         "answer": lambda: answer,
     }
     return found[name]()

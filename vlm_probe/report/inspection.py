@@ -14,11 +14,12 @@ import torch
 import xarray as xr
 from PIL import Image
 
-from vlm_probe.attention import blanking, encoder_attention, head_summary, image_attention, relevancy, sinks
+from vlm_probe.attention import blanking, encoder_attention, head_summary, image_attention, per_token, sinks
 from vlm_probe.errors import VlmProbeError, VlmProbeWarning
 from vlm_probe.figures import head_grid, layer_strip, overlay
 from vlm_probe.figures.style import styled
 from vlm_probe.figures.tables import visible
+from vlm_probe.figures.tokens import token_strip
 from vlm_probe.hooked import HookedVLM, ModelInputs
 from vlm_probe.inputs.images import ImageLike, open_image
 from vlm_probe.layout.groups import Where
@@ -75,31 +76,38 @@ def top_tokens(model: HookedVLM, logits: torch.Tensor, n: int = 8) -> pd.DataFra
     return pd.DataFrame({"token": map(visible, model.token_strings(ids.tolist())), "probability": values.tolist()})
 
 
-def _relevancy_pictures(
-    model: HookedVLM, inputs: ModelInputs, answer_ids: list[int], progress: Callable[[int], None]
-) -> tuple[list[dict[str, Any]], list[xr.DataArray]]:
-    """A figure for every answer token, and the maps over what the language model received."""
+@dataclass
+class _Tokens:
+    """What is drawn of an answer's tokens."""
+
+    pictures: list[dict[str, Any]]
+    """A figure for every token."""
+    strip: str | None
+    """All of them side by side; None for an answer of one token."""
+    first: xr.DataArray | None
+    """The first token's map over what the language model received; None for an empty answer."""
+
+
+def _tokens(model: HookedVLM, inputs: ModelInputs, answer_ids: list[int], progress: Callable[[int], None]) -> _Tokens:
+    """Relevancy of every answer token, over what the language model received and through the encoder."""
+    shown = answer_ids[:MAX_TOKENS_SHOWN]
+    if not shown:
+        return _Tokens([], None, None)
     image = inputs.images[0][0]
-    pictures, received = [], []
-    for i, token in enumerate(answer_ids[:MAX_TOKENS_SHOWN]):
-        so_far = inputs.with_answer(answer_ids[:i], model.token_strings(answer_ids[:i]))
-        maps = [relevancy(model, so_far, target=token, through_encoder=through) for through in (False, True)]
-        with torch.no_grad():
-            logits = model(so_far, logits_to_keep=1).logits[0, -1]
+    received = per_token(model, inputs, tokens=shown)
+    through = per_token(model, inputs, map="relevancy through the encoder", tokens=shown, progress=progress)
+    pictures = []
+    for i, text in enumerate(received.token.values.tolist()):
         with styled():
             figure, axes = plt.subplots(1, 2, figsize=(8.2, 3.8), layout="constrained")
-            for ax, map_, title in zip(axes, maps, ("language model", "through the encoder"), strict=True):
-                overlay(image, map_, ax, title=f"Relevancy, {title}")
-        pictures.append(
-            {
-                "token": visible(model.token_strings([token])[0]),
-                "probability": f"{float(logits.float().softmax(-1)[token]):.3f}",
-                "uri": figure_uri(figure),
-            }
-        )
-        received.append(maps[0])
-        progress(1)
-    return pictures, received
+            for ax, maps, title in zip(
+                axes, (received, through), ("language model", "through the encoder"), strict=True
+            ):
+                overlay(image, maps.isel(token=i, drop=True), ax, title=f"Relevancy, {title}")
+        sure = f"{float(received.probability[i]):.3f}"
+        pictures.append({"token": visible(text), "probability": sure, "uri": figure_uri(figure)})
+    strip = figure_uri(token_strip(image, received)) if len(shown) > 1 else None
+    return _Tokens(pictures, strip, received.isel(token=0, drop=True))
 
 
 def said_of_blanking(table: pd.DataFrame) -> str:
@@ -238,8 +246,8 @@ def _look(
     maps = image_attention(trace, query)
     top = top_tokens(model, trace.logits[inputs.layout.answer_position])
     progress(1)
-    relevancies, received = _relevancy_pictures(model, inputs, answer_ids, progress)
-    blanked = blanking(model, inputs, received[0], target=answer_ids[0]) if received else None
+    tokens = _tokens(model, inputs, answer_ids, progress)
+    blanked = None if tokens.first is None else blanking(model, inputs, tokens.first, target=answer_ids[0])
     found = sinks(trace)
     summary = head_summary(trace, query, sinks=found)
     encoder = encoder_attention(trace, "mean").isel(layer=slice(0, model.vision_layers_read))
@@ -253,8 +261,9 @@ def _look(
         "notes": notes,
         "prompt": inputs.prompts[0],
         "top": rows_of(top),
-        "relevancies": relevancies,
-        "left_out": len(answer_ids) - len(relevancies),
+        "relevancies": tokens.pictures,
+        "token_strip": tokens.strip,
+        "left_out": len(answer_ids) - len(tokens.pictures),
         "blanked": None if blanked is None else said_of_blanking(blanked),
         "from": maps.attrs["title"],
         "image_mass": f"{float(summary['image_mass'].mean()):.3f}",
@@ -265,7 +274,7 @@ def _look(
         "sinks": rows_of(found.drop(columns=["index", "held"])),
         "provenance": rows_of(provenance_table(trace.provenance)),
     }
-    return looked, section, received[0] if received else None
+    return looked, section, tokens.first
 
 
 def provenance_table(provenance: dict[str, Any]) -> pd.DataFrame:
