@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import tiny_vlm
+from tiny import tiny_vlm, untyped
 
 from vlm_probe import VlmProbeError, causal
 from vlm_probe.attention import image_attention
@@ -30,7 +30,7 @@ def drop_of(model, inputs, item, interventions) -> float:
     sought = [Sought.of(model, item)]
     with torch.no_grad():
         before, after = model(inputs), causal.run(model, inputs, interventions)[0]
-    leads = [outcomes(one.logits[:1, -1].float(), sought)["logit_difference"][0] for one in (before, after)]
+    leads = [outcomes(one.logits[:1, -1].float(), sought)["logit_difference"].tolist()[0] for one in (before, after)]
     return float(leads[0] - leads[1])
 
 
@@ -48,7 +48,7 @@ def test_heads_that_look_at_the_object_are_found_and_are_what_the_answer_rests_o
     assert best["looks_answer"].min() > 0.15  # of its attention, more than on another object
     assert found["looks_answer"].median() < 0.05
     # On other items than they were found on.
-    table = confirm_heads(replica, of_objects(11, seed=4), best, draws=3, singles=False)
+    table = untyped(confirm_heads(replica, of_objects(11, seed=4), best, draws=3, singles=False))
     drop = table.groupby("set")["drop"].mean()
     assert drop["found"] > 2 * max(drop["random"], 0.1)
     assert set(table.loc[~table["control"], "set"]) == {"found"}
@@ -58,7 +58,7 @@ def test_heads_that_look_at_the_object_are_found_and_are_what_the_answer_rests_o
 @torch.no_grad()
 def test_scores_are_those_of_a_single_run(replica):
     item = next(item for item in of_objects(7, seed=5) if len(item.others) == 1)
-    table = find_heads(replica, [item], sinks={2: [0, 9]})
+    table = untyped(find_heads(replica, [item], sinks={2: [0, 9]}))
     inputs = replica.prepare(replica.picture(item), item.question)
     trace = replica.trace(inputs)
     for query in ("answer", "question"):
@@ -118,7 +118,7 @@ def test_a_planted_head_looks():
         return pattern
 
     with model.hooks(fwd_hooks=[("language.blocks.1.attn.hook_pattern", look)]):
-        table = find_heads(model, [item])
+        table = untyped(find_heads(model, [item]))
     planted = table.query("layer == 1 and head == 4").iloc[0]
     assert planted["asked_answer"] == pytest.approx(coverage[coverage > 0].mean() - coverage.mean(), abs=1e-6)
     assert table["looks_answer"].idxmax() == planted.name
@@ -151,6 +151,7 @@ def test_ablated_heads_equal_single_runs(replica, by):
     assert table.query("set == 'found'")["drop"].tolist() == pytest.approx(alone(heads), abs=1e-3)
     one = table.query("set == 'single' and layer == 1 and head == 4")
     assert one["drop"].tolist() == pytest.approx(alone([(1, 4)]), abs=1e-3)
+    table = untyped(table)
     single = table.query("set == 'single'").groupby(["layer", "head"])["drop"].mean()
     assert table.query("set == 'found'")["one_by_one"].mean() == pytest.approx(single.loc[heads].sum())
     assert (table.query("set == 'single'")["one_by_one"] == table.query("set == 'single'")["drop"]).all()
@@ -163,7 +164,7 @@ def test_random_heads_do_not_differ_from_random_heads():
     ranks = []
     for _ in range(11):
         heads = [divmod(int(i), 6) for i in rng.choice(18, 3, replace=False)]
-        table = confirm_heads(model, items, heads, draws=3, singles=False)
+        table = untyped(confirm_heads(model, items, heads, draws=3, singles=False))
         mean = table.groupby(["control", "draw"])["drop"].mean()
         ranks.append(int((mean[True] < float(mean[False].iloc[0])).sum()))
     # Of four sets that are alike each is as likely the worst: ranks 0 to 3, mean 1.5.
@@ -206,7 +207,8 @@ def test_sinks_removed_equal_single_runs(replica):
             patches.append(state[[p for p in range(len(state)) if kinds[p] == KINDS.index("image") and p != 11]])
     row = torch.zeros(1, len(state), state.shape[1])
     row[0, 0], row[0, 11] = torch.cat(text).mean(0), torch.cat(patches).mean(0)
-    by_mean = ablate_sinks(replica, items, {2: [0, 11]}, control=False, batch_size=2).query("way == 'mean'")
+    removed = untyped(ablate_sinks(replica, items, {2: [0, 11]}, control=False, batch_size=2))
+    by_mean = removed.query("way == 'mean'")
     done = [Replace("language.blocks.2.hook_resid_pre", [0, 11], row)]
     assert by_mean["drop"].iloc[-1] == pytest.approx(drop_of(replica, inputs, items[-1], done), abs=1e-3)
     assert not by_mean["control"].any()

@@ -1,6 +1,7 @@
 """Interventions do what they say: against references written another way, and against nothing."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from vlm_probe.hooked import HookedVLM, ModelInputs
 from vlm_probe.layout.groups import positions_of
 
 RNG = np.random.default_rng(3)
-PICTURES = [Image.fromarray(RNG.integers(0, 255, (15, 15, 3), dtype=np.uint8)) for _ in range(3)]
+PICTURES: list[Any] = [Image.fromarray(RNG.integers(0, 255, (15, 15, 3), dtype=np.uint8)) for _ in range(3)]
 QUESTIONS = ["what?", "why is it so", "or this one? or not"]
 BOXES = [[(0, 0, 5, 5)], [(3, 3, 9, 9)], [(9, 9, 12, 15)]]
 RESIDUAL = "language.blocks.1.hook_resid_post"
@@ -57,7 +58,7 @@ def test_a_knockout_equals_scores_that_are_masked_by_hand(language, pad):
     assert (cut - plain)[live].abs().max() > 1e-2
     found = causal.proven(model, inputs, [Knockout(queries, keys, [0, 2])], boxes=BOXES)
     assert found["left"].tolist() == [0, 0]
-    assert (found["off"] < 1e-6).all()
+    assert max(found["off"]) < 1e-6
     assert found["edges"].tolist() == [int(edges.sum()) * 6] * 2
 
 
@@ -65,7 +66,7 @@ def test_a_knockout_equals_scores_that_are_masked_by_hand(language, pad):
 def test_a_knockout_in_the_encoder_equals_masked_scores(tower):
     model = tiny_vlm(tower)
     inputs = batch(model)
-    lead = model.inputs.patches.leading
+    lead = inputs.layouts[0].images[0].leading
     edges = torch.zeros(3, lead + 25, lead + 25, dtype=torch.bool)
     for i, layout in enumerate(inputs.layouts):
         box = torch.from_numpy(layout.box_to_patches(BOXES[i][0]).ravel())

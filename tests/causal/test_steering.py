@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import tiny_vlm
+from tiny import tiny_vlm, untyped
 
 from vlm_probe import VlmProbeError, causal
 from vlm_probe.causal import Replace, Steer
@@ -27,7 +27,7 @@ def some(n: int, seed: int = 5):
 
 
 def lead(model, item, output) -> float:
-    return float(outcomes(output.logits[:, -1].float(), [Sought.of(model, item)])["logit_difference"][0])
+    return outcomes(output.logits[:, -1].float(), [Sought.of(model, item)])["logit_difference"].tolist()[0]
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def test_a_direction_is_the_difference_of_means(replica, point, positions):
 def test_a_color_steers_to_itself_and_random_directions_do_not(replica):
     red, yellow = colored("red", 7), colored("yellow", 10)
     direction = direction_between(replica, red, yellow[:5], POINT)
-    table = steer_sweep(replica, yellow[5:], direction, POINT, [1], target="red", draws=5)
+    table = untyped(steer_sweep(replica, yellow[5:], direction, POINT, [1], target="red", draws=5))
     assert len(table) == 5 * (1 + 5)
     mean = table.groupby("control")["probability"].mean()
     assert mean[False] > 0.9
@@ -84,7 +84,7 @@ def test_a_random_direction_does_not_differ_from_random_directions():
     for seed in range(13):
         direction = torch.randn(42, generator=torch.Generator().manual_seed(100 + seed))
         table = steer_sweep(model, items, direction, "language.blocks.1.hook_resid_post", [3], draws=3, seed=seed)
-        mean = table.groupby(["control", "draw"])["drop"].mean()
+        mean = untyped(table).groupby(["control", "draw"])["drop"].mean()
         ranks.append(int((mean[True] < float(mean[False].iloc[0])).sum()))
     # Of four that are alike each is as likely the worst: ranks 0 to 3, mean 1.5.
     assert 0.7 < np.mean(ranks) < 2.3
@@ -94,7 +94,7 @@ def test_a_random_direction_does_not_differ_from_random_directions():
 def test_back_patching_equals_single_runs(replica):
     items = some(5)
     done = []
-    table = back_patch(replica, items, batch_size=3, progress=done.append)
+    table = untyped(back_patch(replica, items, batch_size=3, progress=done.append))
     assert done == [3, 2]
     depth = replica.layers["language"]
     assert len(table) == 5 * depth * (depth - 1) // 2 * 2
@@ -120,7 +120,7 @@ def test_a_layer_given_to_itself_changes_nothing_and_another_positions_state_doe
     assert not own["flipped"].any()
     assert (own["right"] == own["right_before"]).all()
     assert random["drop"].abs().mean() > 1
-    shares = restored(table)
+    shares = untyped(restored(table))
     assert (shares.query("not control")["kept"] == 1).all()
     assert shares["right"].tolist() == [own.query("source == 0")["right_before"].sum()] * 8
 

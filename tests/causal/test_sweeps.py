@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny import untyped
 
 from vlm_probe import VlmProbeError, causal
 from vlm_probe.causal import Knockout, Replace, knockout_sweep, patch, patch_sweep
-from vlm_probe.causal.knockout import windows
+from vlm_probe.causal.knockout import ROUTES, windows
 from vlm_probe.causal.outcomes import Sought, outcomes
 from vlm_probe.items import twins_among
 from vlm_probe.scenes import family_items, scene_items
@@ -45,7 +46,7 @@ def test_a_knockout_sweep_equals_single_runs(replica):
     for row in kept.iloc[:: len(kept) // 7].to_dict("records"):
         item = next(one for one in items if one.id == row["id"])
         inputs = replica.prepare(replica.picture(item), item.question)
-        queries, keys = causal.knockout.ROUTES[row["route"]]
+        queries, keys = ROUTES[row["route"]]
         cut = Knockout(queries, keys, range(row["first"], row["last"] + 1))
         sought = [Sought.of(replica, item)]
         after = outcomes(causal.run(replica, inputs, [cut])[0].logits[:, -1].float(), sought).iloc[0]
@@ -54,7 +55,7 @@ def test_a_knockout_sweep_equals_single_runs(replica):
         assert row["change"] == pytest.approx(after["probability"] - before["probability"], abs=1e-5)
         assert row["change_logit"] == pytest.approx(after["logit_difference"] - before["logit_difference"], abs=1e-4)
     # As many random edges, and the same ones whatever else is in the batch.
-    edges = table.groupby(["id", "route", "control"])["edges"].first().unstack()
+    edges = untyped(table.groupby(["id", "route", "control"])["edges"].first().unstack())
     assert (edges[False] == edges[True]).all()
     alone = knockout_sweep(replica, items[3:4], window=2)
     np.testing.assert_allclose(alone["change"], table.loc[table["id"] == items[3].id, "change"], atol=1e-5)
@@ -62,7 +63,7 @@ def test_a_knockout_sweep_equals_single_runs(replica):
 
 def test_without_its_image_a_model_is_no_better_than_without_seeing(replica):
     items = [item for item in scene_items(40, seed=3) if item.kind in ("color", "shape", "count")]
-    table = knockout_sweep(replica, items, window=4, control=False).query("route == 'image to both'")
+    table = untyped(knockout_sweep(replica, items, window=4, control=False)).query("route == 'image to both'")
     assert table["probability_before"].mean() > 0.8
     assert table["probability"].mean() < 0.45
 
@@ -116,7 +117,7 @@ def test_heads_are_patched_one_by_one_and_add_up_to_their_layer(replica, pairs):
     whole = patch_sweep(replica, pairs[:3], points=[name], positions=["answer"], control=False)
     assert len(whole) * 8 == len(table)
     # Behind the last attention there is an MLP and a norm: nearly a sum, not quite.
-    sums = table.groupby("id")["effect"].sum().loc[whole["id"].tolist()]
+    sums = untyped(table.groupby("id")["effect"].sum()).loc[whole["id"].tolist()]
     np.testing.assert_allclose(sums, whole["effect"], atol=0.2)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from connecting import called_equivalent
 from planting import MOST, decided, verdicts
-from tiny import tiny_language
+from tiny import tiny_language, untyped
 
 from vlm_probe.causal.knockout import ROUTES
 from vlm_probe.errors import VlmProbeError
@@ -139,7 +139,7 @@ def test_a_model_that_decides_in_its_last_layer_alone_is_not_said_to_decide_befo
         question=0.0,
         random_question=0.0,
     )
-    assert table["answer"].eq(1).all()
+    assert set(table["answer"]) == {1.0}
     found = verdicts(S5, lambda _: {"first": {"decided": table}, "second": {"decided": table}})
     assert found["before_last"] == Verdict.CONTRADICTED
     assert not found["answer_later"].decided
@@ -190,11 +190,11 @@ def items():
 
 
 def test_on_a_replica_answers_rest_on_what_is_asked_about(replica, items):
-    table = from_language_alone(replica, items)["items"]
+    table = untyped(from_language_alone(replica, items)["items"])
     assert len(table) == 24
     assert not table["kl_swapped"].isna().any()
     assert table["changed_asked"].isna().sum() == table["changed_other"].isna().sum() > 0  # scenes of one object
-    mean = table.mean(numeric_only=True)
+    mean = untyped(table.mean(numeric_only=True))
     assert mean["changed_asked"] > mean["changed_other"] + 0.3
     assert mean["changed_swapped"] > mean["changed_blurred"] + 0.3
     assert (table["kl_asked"].dropna() >= 0).all()
@@ -206,7 +206,7 @@ def test_on_a_replica_answers_rest_on_what_is_asked_about(replica, items):
 
 def test_on_a_replica_the_image_reaches_the_answer_by_the_object_asked_about(replica, items):
     some = items[::2]
-    tables = routes_of(replica, some)
+    tables = {name: untyped(table) for name, table in routes_of(replica, some).items()}
     whole = tables["routes"].groupby("route")[["changed", "random"]].mean()
     assert whole.loc["image to both", "changed"] > 0.3
     assert whole.loc[ON, "changed"] > whole.loc[ON, "random"] + 0.3
@@ -219,7 +219,7 @@ def test_on_a_replica_the_image_reaches_the_answer_by_the_object_asked_about(rep
 
 
 def test_on_a_replica_twins_are_decided_behind_where_the_image_is_needed(replica, items):
-    tables = where_decided(replica, items)
+    tables = {name: untyped(table) for name, table in where_decided(replica, items).items()}
     decided = tables["decided"]
     assert decided["answer"].mean() > decided["image"].mean() > decided["random_image"].mean()
     assert decided["before_last"].mean() > 0.5
@@ -232,7 +232,7 @@ def test_pairs_that_share_their_second_image_are_one_cluster(replica, items):
     """Whose first twins have pictures of their own."""
     twins = [item for item in items if item.family == "mmvp"]
     shared = [replace(item, image="one") if number % 2 else item for number, item in enumerate(twins)]
-    assert where_decided(replica, shared)["decided"]["cluster"].nunique() == 1
+    assert len(set(where_decided(replica, shared)["decided"]["cluster"])) == 1
 
 
 def test_what_is_not_there_is_not_said_of(replica, items):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tiny import GRID, PATCH, PATCHES, tiny_vlm
+from tiny import GRID, PATCH, PATCHES, tiny_vlm, untyped
 
 from vlm_probe import VlmProbeError
 from vlm_probe.lens.contextual_lens import Bank, _Reservoir, build_bank, contextual_lens, point_of
@@ -110,7 +110,7 @@ def test_streamed_equals_dense(model, bank, inputs, across):
 
 def test_a_trace_gives_what_its_inputs_give(model, bank, inputs):
     trace = model.trace(inputs, capture=["language.blocks.[02].hook_resid_post"])
-    from_trace = contextual_lens(model, trace, bank, control=False)
+    from_trace = untyped(contextual_lens(model, trace, bank, control=False))
     assert from_trace["layer"].unique().tolist() == [0, 2]
     assert from_trace["turned"].isna().all()
     from_inputs = contextual_lens(model, inputs, bank, layers=[0, 2], control=False)
@@ -135,7 +135,7 @@ def test_patches_that_have_nothing_to_do_with_texts_are_as_near_as_turned_ones(m
     bank = build_bank(model, TEXTS)
     noise = {layer: torch.randn(len(bank), 42, generator=torch.Generator().manual_seed(5)) for layer in bank.rows}
     unrelated = Bank(noise, bank.contexts, bank.about)
-    table = contextual_lens(model, inputs, unrelated, k=1)
+    table = untyped(contextual_lens(model, inputs, unrelated, k=1))
     assert table["similarity"].mean() == pytest.approx(table["turned"].mean(), abs=0.05)
 
 
@@ -143,7 +143,7 @@ def test_the_replicas_patches_are_nearer_to_captions_than_turned_ones(replica):
     bank = build_bank(replica, (sample_scene(seed).caption for seed in range(101)), layers=[1, 2, 3])
     item = next(scene_items(1, seed=3))
     table = contextual_lens(replica, replica.prepare(replica.picture(item), item.question), bank, layers=[2, 3])
-    mean = table.query("rank == 0").groupby("layer")[["similarity", "turned"]].mean()
+    mean = untyped(table.query("rank == 0")).groupby("layer")[["similarity", "turned"]].mean()
     assert (mean["similarity"] > mean["turned"] + 0.03).all()
     assert table.attrs["contexts"] == len(bank)
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from tiny import untyped
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.scenes import study_world
@@ -34,7 +35,7 @@ def test_its_rows_are_of_arms_budgets_splits_and_question_types(id):
     assert set(table["split"]) == set(study.splits)
     assert (table["scenes"] == table["budget"] * study.budget.fusion * 32).to_numpy().all()
     assert not table.duplicated(["arm", "seed", "budget", "split", "kind"]).any()
-    for (_, seed, _, _), own in table.groupby(["arm", "seed", "budget", "split"]):
+    for (_, seed, _, _), own in untyped(table).groupby(["arm", "seed", "budget", "split"]):
         kinds = own.query("kind != 'all'")
         assert set(kinds["kind"]) == set(study_world(int(seed)).questions)
         (whole,) = own.query("kind == 'all'").to_dict("records")

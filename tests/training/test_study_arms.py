@@ -58,7 +58,7 @@ def test_every_arm_trains_and_is_collected(runs, study, monkeypatch):
     assert list(table) == ["arm", *study.columns, *MEASURED]
     assert table["arm"].unique().tolist() == made["arm"].tolist() == list(study.arms)
     assert table.query("kind == 'all'").groupby("arm")["split"].agg(tuple).unique().tolist() == [study.splits]
-    assert (made["seconds"] >= 0).all()
+    assert min(made["seconds"]) >= 0
     # Two arms that differ never came to the same weights: what tells them apart reached the training.
     ends = {
         name: torch.load(runs_of(cell, runs) / name / "joint-5.pt", weights_only=True)["module"]

@@ -132,7 +132,9 @@ def test_all_kinds_are_one_encoder_on_equally_many_images(monkeypatch):
         if isinstance(stage, ClipStage):
             both, captions = stage.said(4)
             assert len(both) == len(captions) == 128
-            assert both[:64] == stage_of("clip").said(4)[0][:64]
+            own = stage_of("clip")
+            assert isinstance(own, ClipStage)
+            assert both[:64] == own.said(4)[0][:64]
             ids = [[i for part in caption for i in stage.packer.encode(part)] for caption in captions]
             assert max(map(len, ids)) < 64, "the text tower's positions"
             assert stage.packer.id[EOS] not in {i for own in ids for i in own}
