@@ -3,9 +3,9 @@
     python benchmarks/knockout.py [--repeats 7] [--out knockout]
 
 The last position does not see the image in four of eight layers. The bridge sets scores to minus infinity, which takes
-attention in its explicit form; with nnsight the layers get another mask, which takes transformers' eager attention, since
-SDPA is given none. Largest differences of logits, seconds as ratios within one run, and lines of code (of the function
-that does it, without its first line).
+attention in its explicit form; with nnsight the layers get another mask, which takes transformers' eager attention,
+since SDPA is given none. Largest differences of logits, seconds as ratios within one run, and lines of code (of the
+function that does it, without its first line).
 """
 
 from __future__ import annotations
