@@ -93,7 +93,7 @@ def test_a_language_model_alone():
     [
         (
             {"positions": "images"},
-            "no positions 'images'; there are all, image, box, background, sink, text, question, prompt, tail, answer and ",
+            "no positions 'images'; there are all, image, box, background, sink, text, question, prompt, tail, ",
         ),
         ({"positions": [400]}, "positions must be between 0 and "),
         ({"tokens": [97]}, "target token 97 is outside the vocabulary of 97"),
