@@ -38,6 +38,7 @@ from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.untrained import untrained
 from vlm_probe.inputs.preparing import ModelInputs
 from vlm_probe.items import Item, suffix_of
+from vlm_probe.items.item import check_ids
 from vlm_probe.items.scores import score_answer
 from vlm_probe.layout import UnitBox
 from vlm_probe.running.answer_token import answer_token
@@ -168,12 +169,9 @@ def _makers(maps: Sequence[str] | Mapping[str, MapSource]) -> dict[str, MapSourc
 
 def _check(items: Sequence[Item], made: _Settings) -> None:
     """All that is asked, before anything runs."""
-    ids = [item.id for item in items]
-    if not ids:
+    if not items:
         raise VlmProbeError("there is no item to score maps of")
-    if len(set(ids)) < len(ids):
-        twice = next(i for n, i in enumerate(ids) if i in ids[:n])
-        raise VlmProbeError(f"item ids must differ, {twice!r} comes twice")
+    check_ids(items)
     for name in ("steps", "draws", "noises", "batch_size", "max_new_tokens"):
         if getattr(made, name) < 1:
             raise VlmProbeError(f"{name} must be at least 1, got {getattr(made, name)}")

@@ -21,7 +21,7 @@ import torch
 from vlm_probe.causal.applying import applied
 from vlm_probe.causal.branching import Branches
 from vlm_probe.causal.interventions import Knockout
-from vlm_probe.causal.outcomes import Sought, check_ids, outcomes
+from vlm_probe.causal.outcomes import Sought, outcomes
 from vlm_probe.causal.planning import Row, slides, visible
 from vlm_probe.causal.positions import Places
 from vlm_probe.errors import VlmProbeError
@@ -29,6 +29,7 @@ from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.inputs.preparing import ModelInputs
 from vlm_probe.items import Item
+from vlm_probe.items.item import check_ids
 from vlm_probe.layout.groups import Where
 from vlm_probe.settings import SEED
 

@@ -40,14 +40,6 @@ class Sought:
         return cls(token, tuple(one for one in others if one != token))
 
 
-def check_ids(items: Sequence[Item]) -> None:
-    """VlmProbeError where two items have one id: their rows could not be told apart."""
-    ids = [item.id for item in items]
-    twice = next((one for one in ids if ids.count(one) > 1), None)
-    if twice is not None:
-        raise VlmProbeError(f"item ids must differ, {twice!r} comes twice")
-
-
 def logit_differences(logits: Float[Tensor, "row vocabulary"], sought: Sequence[Sought]) -> Float[Tensor, " row"]:
     """The logit of each row's answer less that of its strongest rival."""
     found = []

@@ -17,11 +17,12 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from vlm_probe.causal.outcomes import Sought, check_ids, outcomes
+from vlm_probe.causal.outcomes import Sought, outcomes
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.items import Item
+from vlm_probe.items.item import check_ids
 from vlm_probe.layout import UnitBox
 from vlm_probe.scenes import Scene
 

@@ -72,6 +72,15 @@ class Item:
         return self.source if isinstance(self.source, Path) else self.source.image(size)
 
 
+def check_ids(items: Sequence[Item]) -> None:
+    """VlmProbeError where two items have one id: their rows could not be told apart."""
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise VlmProbeError(f"item ids must differ, {item.id!r} comes twice")
+        seen.add(item.id)
+
+
 def with_others(items: Sequence[Item]) -> list[Item]:
     """The items, those that tell no other object having what other items ask about in the same image.
 

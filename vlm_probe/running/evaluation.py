@@ -13,7 +13,7 @@ import pandas as pd
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence.comparison import compare
 from vlm_probe.files import make_folder, remove_stale, replacing, writing
-from vlm_probe.items.item import Item
+from vlm_probe.items.item import Item, check_ids
 from vlm_probe.items.readers import suffix_of
 from vlm_probe.items.scores import ANSWER_COLUMNS, answer_row, kind_table, metric_table
 from vlm_probe.running.asking import Asked, ask_all
@@ -138,10 +138,7 @@ def evaluate(
         them); parts that belong to another run (other weights, hooks, items, images or options).
     OSError: a part that cannot be written (a full disk), by its name; the same call then goes on from those that were.
     """
-    ids = [item.id for item in items]
-    if len(set(ids)) < len(ids):
-        twice = next(i for n, i in enumerate(ids) if i in ids[:n])
-        raise VlmProbeError(f"item ids must differ, {twice!r} comes twice")
+    check_ids(items)
     if not items:
         raise VlmProbeError("there is no item to ask")
     if parts is None:
