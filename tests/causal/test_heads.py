@@ -13,9 +13,10 @@ from vlm_probe.attention import image_attention
 from vlm_probe.causal import Ablate, Knockout, Replace
 from vlm_probe.causal.direct import direct_logit_attribution
 from vlm_probe.causal.heads import confirm_heads, find_heads
-from vlm_probe.causal.mean_rows import KINDS, kinds_of, prepared
+from vlm_probe.causal.mean_rows import KINDS, kinds_of
 from vlm_probe.causal.outcomes import Sought, outcomes
 from vlm_probe.causal.sinks import ablate_sinks, sinks_in
+from vlm_probe.causal.sweeping import prepared
 from vlm_probe.scenes import scene_items
 
 
@@ -25,13 +26,13 @@ def of_objects(n: int, seed: int):
     return list(islice((item for item in items if len(item.boxes) == 1 and item.others), n))
 
 
-def drop_of(model, inputs, item, interventions) -> float:
-    """What one run with interventions costs."""
+def change_of(model, inputs, item, interventions) -> float:
+    """What one run with interventions changes of the lead."""
     sought = [Sought.of(model, item)]
     with torch.no_grad():
         before, after = model(inputs), causal.run(model, inputs, interventions)[0]
     leads = [outcomes(one.logits[:1, -1].float(), sought)["logit_difference"].tolist()[0] for one in (before, after)]
-    return float(leads[0] - leads[1])
+    return float(leads[1] - leads[0])
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_heads_that_look_at_the_object_are_found_and_are_what_the_answer_rests_o
     assert found["looks_answer"].median() < 0.05
     # On other items than they were found on.
     table = untyped(confirm_heads(replica, of_objects(11, seed=4), best, draws=3, singles=False))
-    drop = table.groupby("set")["drop"].mean()
+    drop = -table.groupby("set")["change_logit"].mean()
     assert drop["found"] > 2 * max(drop["random"], 0.1)
     assert set(table.loc[~table["control"], "set"]) == {"found"}
     assert table["one_by_one"].isna().all()
@@ -146,17 +147,17 @@ def test_ablated_heads_equal_single_runs(replica, by):
             logits = [replica(inputs).logits, causal.run(replica, inputs, done)[0].logits]
         sought = [Sought.of(replica, item) for item in items]
         before, after = (outcomes(one[:, -1].float(), sought)["logit_difference"] for one in logits)
-        return (before - after).tolist()
+        return (after - before).tolist()
 
-    assert table.query("set == 'found'")["drop"].tolist() == pytest.approx(alone(heads), abs=1e-3)
+    assert table.query("set == 'found'")["change_logit"].tolist() == pytest.approx(alone(heads), abs=1e-3)
     one = table.query("set == 'single' and layer == 1 and head == 4")
-    assert one["drop"].tolist() == pytest.approx(alone([(1, 4)]), abs=1e-3)
+    assert one["change_logit"].tolist() == pytest.approx(alone([(1, 4)]), abs=1e-3)
     table = untyped(table)
-    single = table.query("set == 'single'").groupby(["layer", "head"])["drop"].mean()
+    single = table.query("set == 'single'").groupby(["layer", "head"])["change_logit"].mean()
     assert table.query("set == 'found'")["one_by_one"].mean() == pytest.approx(single.loc[heads].sum())
-    assert (table.query("set == 'single'")["one_by_one"] == table.query("set == 'single'")["drop"]).all()
+    assert (table.query("set == 'single'")["one_by_one"] == table.query("set == 'single'")["change_logit"]).all()
     small = confirm_heads(replica, items, heads, by=by, draws=2, singles=False, batch_size=2)
-    np.testing.assert_allclose(small["drop"], table.query("set != 'single'")["drop"], atol=1e-3)
+    np.testing.assert_allclose(small["change_logit"], table.query("set != 'single'")["change_logit"], atol=1e-3)
 
 
 def test_random_heads_do_not_differ_from_random_heads():
@@ -165,7 +166,7 @@ def test_random_heads_do_not_differ_from_random_heads():
     for _ in range(11):
         heads = [divmod(int(i), 6) for i in rng.choice(18, 3, replace=False)]
         table = untyped(confirm_heads(model, items, heads, draws=3, singles=False))
-        mean = table.groupby(["control", "draw"])["drop"].mean()
+        mean = -table.groupby(["control", "draw"])["change_logit"].mean()
         ranks.append(int((mean[True] < float(mean[False].iloc[0])).sum()))
     # Of four sets that are alike each is as likely the worst: ranks 0 to 3, mean 1.5.
     assert 0.7 < np.mean(ranks) < 2.3
@@ -190,12 +191,12 @@ def test_sinks_removed_equal_single_runs(replica):
     table = ablate_sinks(replica, items, sinks, batch_size=3)
     assert len(table) == 5 * 2 * 2
     assert set(table["positions"]) == {2}
-    own = table.query("way == 'knockout' and not control")["drop"].tolist()
-    for drop, item in zip(own, items, strict=True):
+    own = table.query("way == 'knockout' and not control")["change_logit"].tolist()
+    for change, item in zip(own, items, strict=True):
         inputs = replica.prepare(replica.picture(item), item.question)
         rest = list(range(inputs.layout.length))
         cuts = [Knockout(rest[1:], [0], 1), Knockout([p for p in rest if p not in (0, 11)], [0, 11], 2)]
-        assert drop == pytest.approx(drop_of(replica, inputs, item, cuts), abs=1e-3)
+        assert change == pytest.approx(change_of(replica, inputs, item, cuts), abs=1e-3)
     # What stands where they do is the mean of positions of their kind that are no sinks, over all items.
     text, patches = [], []
     with torch.no_grad():
@@ -210,12 +211,12 @@ def test_sinks_removed_equal_single_runs(replica):
     removed = untyped(ablate_sinks(replica, items, {2: [0, 11]}, control=False, batch_size=2))
     by_mean = removed.query("way == 'mean'")
     done = [Replace("language.blocks.2.hook_resid_pre", [0, 11], row)]
-    assert by_mean["drop"].iloc[-1] == pytest.approx(drop_of(replica, inputs, items[-1], done), abs=1e-3)
+    assert by_mean["change_logit"].iloc[-1] == pytest.approx(change_of(replica, inputs, items[-1], done), abs=1e-3)
     assert not by_mean["control"].any()
     alone = ablate_sinks(replica, items[3:4], sinks)
     np.testing.assert_allclose(
-        alone.query("way == 'knockout'")["drop"],
-        table.query(f"way == 'knockout' and id == '{items[3].id}'")["drop"],
+        alone.query("way == 'knockout'")["change_logit"],
+        table.query(f"way == 'knockout' and id == '{items[3].id}'")["change_logit"],
         atol=1e-3,
     )
 

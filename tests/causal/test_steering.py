@@ -73,9 +73,9 @@ def test_steering_equals_single_runs(replica):
         steered = Steer(POINT, direction, row["strength"], positions=where)
         with torch.no_grad():
             after, before = causal.run(replica, inputs, [steered])[0], replica(inputs)
-        assert row["drop"] == pytest.approx(lead(replica, item, before) - lead(replica, item, after), abs=1e-3)
+        assert row["change_logit"] == pytest.approx(lead(replica, item, after) - lead(replica, item, before), abs=1e-3)
     alone = steer_sweep(replica, items[4:], direction, POINT, [-1.5, 2], positions=where, draws=1)
-    np.testing.assert_allclose(alone["drop"], table.query(f"id == '{items[4].id}'")["drop"], atol=1e-3)
+    np.testing.assert_allclose(alone["change_logit"], table.query(f"id == '{items[4].id}'")["change_logit"], atol=1e-3)
 
 
 def test_a_random_direction_does_not_differ_from_random_directions():
@@ -84,7 +84,7 @@ def test_a_random_direction_does_not_differ_from_random_directions():
     for seed in range(13):
         direction = torch.randn(42, generator=torch.Generator().manual_seed(100 + seed))
         table = steer_sweep(model, items, direction, "language.blocks.1.hook_resid_post", [3], draws=3, seed=seed)
-        mean = untyped(table).groupby(["control", "draw"])["drop"].mean()
+        mean = -untyped(table).groupby(["control", "draw"])["change_logit"].mean()
         ranks.append(int((mean[True] < float(mean[False].iloc[0])).sum()))
     # Of four that are alike each is as likely the worst: ranks 0 to 3, mean 1.5.
     assert 0.7 < np.mean(ranks) < 2.3
@@ -105,21 +105,21 @@ def test_back_patching_equals_single_runs(replica):
         before, cache = replica.run_with_cache(inputs)
         point, later = (f"language.blocks.{row[one]}.hook_resid_post" for one in ("target", "source"))
         after = causal.run(replica, inputs, [Replace(point, "answer", cache[later])])[0]
-        assert row["drop"] == pytest.approx(lead(replica, item, before) - lead(replica, item, after), abs=1e-3)
+        assert row["change_logit"] == pytest.approx(lead(replica, item, after) - lead(replica, item, before), abs=1e-3)
         says = [int(one.logits[0, -1].argmax()) for one in (before, after)]
         assert [row["right_before"], row["right"]] == [one == Sought.of(replica, item).token for one in says]
         assert row["flipped"] == (says[0] != says[1])
     alone = back_patch(replica, items[3:4])
-    np.testing.assert_allclose(alone["drop"], table.query(f"id == '{items[3].id}'")["drop"], atol=1e-3)
+    np.testing.assert_allclose(alone["change_logit"], table.query(f"id == '{items[3].id}'")["change_logit"], atol=1e-3)
 
 
 def test_a_layer_given_to_itself_changes_nothing_and_another_positions_state_does(replica):
     table = back_patch(replica, some(7), layers=[(layer, layer) for layer in range(4)])
     own, random = (table.loc[table["control"] == control] for control in (False, True))
-    np.testing.assert_allclose(own["drop"], 0, atol=1e-4)
+    np.testing.assert_allclose(own["change_logit"], 0, atol=1e-4)
     assert not own["flipped"].any()
     assert (own["right"] == own["right_before"]).all()
-    assert random["drop"].abs().mean() > 1
+    assert random["change_logit"].abs().mean() > 1
     shares = untyped(restored(table))
     assert (shares.query("not control")["kept"] == 1).all()
     assert shares["right"].tolist() == [own.query("source == 0")["right_before"].sum()] * 8

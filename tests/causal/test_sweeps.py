@@ -29,6 +29,8 @@ def test_windows_slide_over_all_layers():
     assert windows(6, 2) == [range(i, i + 2) for i in range(5)] + [range(6)]
     assert windows(3, 3) == [range(3)]
     assert windows(18)[0] == range(4)
+    assert windows(18, 4, 3) == [range(4), range(7, 11), range(14, 18), range(18)]
+    assert windows(6, 2, 9) == windows(6, 2)
     with pytest.raises(VlmProbeError, match="a window takes 1 to 4 layers, got 5"):
         windows(4, 5)
 
@@ -137,9 +139,15 @@ def test_what_cannot_be_patched_or_cut_is_named_with_its_reason(replica, pairs):
         assert said in line
         with pytest.raises(VlmProbeError, match=said):
             patch_sweep(replica, [pair], points=["connector.hook_out"], positions=["box"])
+    with pytest.raises(VlmProbeError, match="none of question is in connector.hook_out: nothing is patched"):
+        patch_sweep(replica, pairs[:2], points=["connector.hook_out"], positions=["question"])
+    # Whichever way one is left out, before it is run or after, it is counted once.
+    found = patch_sweep(replica, [*reasons.values(), pairs[0]], points=["connector.hook_out"], positions=["box"])
+    assert len(found.attrs["left_out"]) == len(reasons)
+    assert found.attrs["pairs"] == 1
     items = list(scene_items(2, seed=3))
     bad = replace(items[0], id="bad", boxes=())
     found = knockout_sweep(replica, [bad, items[1]], routes={"box": ("answer", "box")}, control=False)
     assert found.attrs["left_out"] == ["item bad: positions 'box' need the item's boxes, and there is none"]
-    with pytest.raises(VlmProbeError, match="no item could be cut; item bad"):
+    with pytest.raises(VlmProbeError, match="no item can be run; item bad"):
         knockout_sweep(replica, [bad], routes={"box": ("answer", "box")})

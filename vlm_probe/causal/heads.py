@@ -27,20 +27,11 @@ from torch import Tensor
 from vlm_probe.causal.branching import Branches
 from vlm_probe.causal.direct import direct_logit_attribution
 from vlm_probe.causal.interventions import Ablate, Intervention, Replace
-from vlm_probe.causal.mean_rows import (
-    KINDS,
-    Able,
-    beside,
-    check_item,
-    describe,
-    kinds_of,
-    mean_rows,
-    prepared,
-    spread,
-)
+from vlm_probe.causal.mean_rows import KINDS, kinds_of, mean_rows, spread
 from vlm_probe.causal.outcomes import Sought
 from vlm_probe.causal.planning import Row
 from vlm_probe.causal.sinks import SinksGiven, random_instead, sinks_in
+from vlm_probe.causal.sweeping import Able, beside, check_item, prepared
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM, anatomy
 from vlm_probe.inputs.preparing import ModelInputs
@@ -50,6 +41,7 @@ from vlm_probe.settings import SEED
 
 HeadsGiven = pd.DataFrame | Sequence[tuple[int, int]]
 """(layer, head), or a table with these columns: rows of what `find_heads` gives."""
+WANG = "Wang et al. 2022, arXiv:2211.00593"
 _QUERIES = ("answer", "question")
 _ON = ("asked", "other", "sinks", "not_sinks")
 
@@ -94,7 +86,7 @@ def find_heads(
     """
     depth, able = model.layers["language"], Able(items, partial(_check_look, model, sinks, suffix), batch_size)
     total: dict[str, Tensor] = {}
-    for batch in able.each(progress):
+    for batch, _ in able.each(progress):
         for name, values in _scores(model, batch, sinks, seed, suffix).items():
             # A head whose score an item does not have is a mean over the others.
             known = values.isfinite()
@@ -105,15 +97,8 @@ def find_heads(
     mean = {name: (total[name] / total[f"n {name}"]).flatten().numpy() for name in total if not name.startswith("n ")}
     columns: dict[str, Any] = {f"looks_{q}": mean[f"asked_{q}"] - mean[f"other_{q}"] for q in _QUERIES}
     table = pd.DataFrame({"layer": layer, "head": head, **columns, **mean})
-    describe(
-        table,
-        model,
-        able,
-        "scores of heads",
-        "attention probability, logits",
-        "Wang et al. 2022, arXiv:2211.00593",
-        seed,
-    )
+    units = "attention probability, logits"
+    able.describe(table, model, title="scores of heads", units=units, citation=WANG, seed=seed)
     return table
 
 
@@ -147,9 +132,9 @@ def confirm_heads(
     -------
     One row an item and set. Columns: id, image, set ("found", "random", "single"), control (whether it is random), draw
     (-1 but for random ones), layer and head (-1 but for single ones), heads (how many), elsewhere (how many of them
-    stand in another layer than what they are drawn for), probability, probability_before, logit_difference,
-    logit_difference_before, drop (of the logit difference, in logits), flipped, one_by_one (the sum of the drops of the
-    set's heads ablated singly; NaN without `singles`). `attrs["left_out"]`: items that could not be used.
+    stand in another layer than what they are drawn for), probability, probability_before, change, logit_difference,
+    logit_difference_before, change_logit, flipped (`sweeping.beside`), one_by_one (the sum of change_logit of the set's
+    heads ablated singly; NaN without `singles`). `attrs["left_out"]`: items that could not be used.
 
     Deviation: Wang et al. (2022) take means at the same position over prompts of one template; here over positions of
     the same kind (`mean_rows.KINDS`), since prompts differ in length. It is `Ablate`'s mean, over all items rather than
@@ -170,9 +155,9 @@ def confirm_heads(
     able, tables, means = Able(items, partial(check_item, model, suffix), batch_size), [], {}
     if by == "mean":
         names = [_z(layer) for layer in sorted({layer for *_, own in sets for layer, _ in own})]
-        batches = (prepared(model, batch, suffix) for batch in able.each())
+        batches = (prepared(model, batch, suffix) for batch, _ in able.each())
         means = mean_rows(model, batches, names, kinds_of, len(KINDS))
-    for batch in able.each(progress):
+    for batch, _ in able.each(progress):
         branches = Branches(model, prepared(model, batch, suffix))
         sources = {name: spread(mean, branches.inputs.layouts, kinds_of, name) for name, mean in means.items()}
         rows: list[Row] = []
@@ -192,7 +177,7 @@ def confirm_heads(
         [_elsewhere(own, chosen) if what == "random" else 0 for what, _, own in sets] * (len(table) // len(sets)),
     )
     table["one_by_one"] = _one_by_one(table, sets)
-    describe(table, model, able, f"heads ablated, by {by}", "logits", "Wang et al. 2022, arXiv:2211.00593", seed)
+    able.describe(table, model, title=f"heads ablated, by {by}", units="logits", citation=WANG, seed=seed)
     table.attrs["heads"] = [f"{layer}.{head}" for layer, head in chosen]
     return table
 
@@ -355,7 +340,7 @@ def _without(heads: Sequence[tuple[int, int]], sources: dict[str, Tensor]) -> li
 
 
 def _one_by_one(table: pd.DataFrame, sets: Sequence[tuple[str, int, list[tuple[int, int]]]]) -> np.ndarray:
-    """Of every row, the sum of the drops of its set's heads by themselves."""
+    """Of every row, the sum of the changes of its set's heads by themselves."""
     single = np.asarray([what == "single" for what, *_ in sets])
     if not single.any():
         return np.full(len(table), np.nan)
@@ -363,5 +348,5 @@ def _one_by_one(table: pd.DataFrame, sets: Sequence[tuple[str, int, list[tuple[i
     member = np.zeros((len(sets), len(order)))
     for i, (*_, own) in enumerate(sets):
         member[i, [order[one] for one in own]] = 1
-    drops = table["drop"].to_numpy().reshape(-1, len(sets))  # item, set
-    return (drops[:, single] @ member.T).ravel()
+    changes = table["change_logit"].to_numpy().reshape(-1, len(sets))  # item, set
+    return (changes[:, single] @ member.T).ravel()

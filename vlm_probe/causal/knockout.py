@@ -12,6 +12,7 @@ behind it (`question | tail`) without the last position, which predicts the answ
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,11 @@ import torch
 from vlm_probe.causal.applying import applied
 from vlm_probe.causal.branching import Branches
 from vlm_probe.causal.interventions import Knockout
-from vlm_probe.causal.outcomes import Sought, outcomes
+from vlm_probe.causal.outcomes import Sought
 from vlm_probe.causal.planning import Row, slides, visible
 from vlm_probe.causal.positions import Places
+from vlm_probe.causal.sweeping import Able, beside, prepared
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.inputs.preparing import ModelInputs
 from vlm_probe.items import Item
@@ -48,15 +49,25 @@ def default_window(depth: int) -> int:
     return max(1, round(depth / 4))
 
 
-def windows(depth: int, size: int | None = None) -> list[range]:
-    """Every window of so many layers, and all layers together.
+def windows(depth: int, size: int | None = None, most: int | None = None) -> list[range]:
+    """Windows of so many layers, and all layers together.
 
-    Raises VlmProbeError for a window that the model has no room for.
+    most: windows, spread evenly from the first to the last; every one if None.
+
+    >>> windows(8, 4, most=3)
+    [range(0, 4), range(2, 6), range(4, 8), range(0, 8)]
+
+    Raises VlmProbeError for a window that the model has no room for, and less than one window.
     """
     own = default_window(depth) if size is None else size
     if not 1 <= own <= depth:
         raise VlmProbeError(f"a window takes 1 to {depth} layers, got {own}")
-    each = [range(first, first + own) for first in range(depth - own + 1)]
+    if most is not None and most < 1:
+        raise VlmProbeError(f"there is 1 window at least, got {most}")
+    last = depth - own
+    count = last + 1 if most is None else min(most, last + 1)
+    firsts = np.linspace(0, last, count).round().astype(int).tolist()
+    each = [range(first, first + own) for first in firsts]
     return each if own == depth else [*each, range(depth)]
 
 
@@ -66,6 +77,7 @@ def knockout_sweep(
     *,
     routes: Mapping[str, tuple[Where, Where]] = ROUTES,
     window: int | None = None,
+    most: int | None = None,
     control: bool = True,
     own: bool = False,
     batch_size: int = 8,
@@ -80,6 +92,7 @@ def knockout_sweep(
     items: with pictures; of each the right answer's first token is looked at, and its lead over the distractors'.
     routes: name -> (queries, keys), as `Knockout` takes them; "box" is what the item asks about.
     window: layers that are cut together; a quarter of the model if None. All layers together are always cut too.
+    most: windows, spread evenly over the layers; every one if None.
     control: also cut as many edges at random, among those that a layer's queries look along and the route does not
         hold (a position keeps itself), once for every item and route (and for layers whose window slides): of every
         query of the route as many as it has there, or, where it looks at less else, of any.
@@ -91,52 +104,34 @@ def knockout_sweep(
     -------
     One row an item, route, control (whether random edges were cut in place of the route) and window. Columns: id,
     image, route, control, first, last (layers, counted from 0), edges (how many in all of these layers; none where
-    windows slide past what the route joins: then nothing changes), probability and
-    logit_difference with the edges cut, probability_before and logit_difference_before, change (of the probability),
-    change_logit, flipped (whether another token is said than before). `attrs["left_out"]`: items that could not be
-    asked or have no such positions, with the reason.
+    windows slide past what the route joins: then nothing changes), probability, probability_before, change,
+    logit_difference, logit_difference_before, change_logit, flipped (`sweeping.beside`). `attrs["left_out"]`: items
+    that could not be asked or have no such positions, with the reason.
 
-    Raises VlmProbeError for a window out of range, and where no item is left.
+    Raises VlmProbeError for a window out of range, less than one window, and where no item is left.
     """
     check_ids(items)
-    spans = windows(model.layers["language"], window)
-    tables, left = [], []
-    for start in range(0, len(items), batch_size):
-        batch = list(items[start : start + batch_size])
-        able, sought = [], list[Sought | None]()
-        for item in batch:
-            try:
-                _check(model, item, routes, suffix)
-                sought.append(None if own else Sought.of(model, item))
-                able.append(item)
-            except VlmProbeError as error:
-                left.append(f"item {item.id}: {error}")
-        if able:
-            tables.append(_sweep(model, able, sought, routes, spans, control, seed, suffix))
-        if progress is not None:
-            progress(len(batch))
-    if not tables:
-        raise VlmProbeError(f"no item could be cut; {left[0] if left else 'there is none'}")
-    found = pd.concat(tables, ignore_index=True)
-    about: dict[str, Any] = {
-        "title": "attention knockout",
-        "units": "change of the answer's probability",
-        "citation": "Geva et al. 2023, arXiv:2304.14767",
-        "window": len(spans[0]),
-        "seed": seed,
-        **model.provenance(),
-    }
-    found.attrs.update(writable(about) | {"left_out": left})
-    return found
+    spans = windows(model.layers["language"], window, most)
+    able = Able(items, partial(_check, model, routes, suffix, own), batch_size)
+    tables = [
+        _sweep(model, batch, sought, routes, spans, control, seed, suffix) for batch, sought in able.each(progress)
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    citation = "Geva et al. 2023, arXiv:2304.14767"
+    able.describe(table, model, title="attention knockout", units="logits", citation=citation, seed=seed)
+    table.attrs["window"] = len(spans[0])
+    return table
 
 
-def _check(model: HookedVLM, item: Item, routes: Mapping[str, tuple[Where, Where]], suffix: str) -> None:
-    """VlmProbeError where an item has no such positions."""
-    inputs = model.prepare(model.picture(item), item.question + suffix)
-    places = Places.of(inputs.layouts, [item.boxes], (), model.device)
+def _check(
+    model: HookedVLM, routes: Mapping[str, tuple[Where, Where]], suffix: str, own: bool, item: Item
+) -> Sought | None:
+    """What an item's answer begins with, None for the model's own; VlmProbeError where it has no such positions."""
+    places = Places.of(prepared(model, [item], suffix).layouts, [item.boxes], (), model.device)
     for queries, keys in routes.values():
         for where in (queries, keys):
             places.at(where, "language", 0)
+    return None if own else Sought.of(model, item)
 
 
 def _sweep(
@@ -149,7 +144,7 @@ def _sweep(
     seed: int,
     suffix: str,
 ) -> pd.DataFrame:
-    inputs = model.prepare([model.picture(item) for item in items], [item.question + suffix for item in items])
+    inputs = prepared(model, items, suffix)
     branches = Branches(model, inputs, boxes=[item.boxes for item in items])
     said = branches.logits.argmax(-1).tolist()
     wanted = [Sought(own) if one is None else one for own, one in zip(said, sought, strict=True)]
@@ -178,17 +173,7 @@ def _sweep(
                     rows.append((number, [Knockout(*pairs, layers, paired=True) for pairs, layers in own]))
     names = ["id", "image", "route", "control", "first", "last", "edges", "example"]
     table = pd.DataFrame(about, columns=names)
-    after = outcomes(branches.run(rows), [wanted[number] for number in table["example"]])
-    before = outcomes(branches.logits, wanted).iloc[table["example"].to_numpy()].reset_index(drop=True)
-    return table.drop(columns="example").assign(
-        probability=after["probability"],
-        probability_before=before["probability"],
-        change=after["probability"] - before["probability"],
-        logit_difference=after["logit_difference"],
-        logit_difference_before=before["logit_difference"],
-        change_logit=after["logit_difference"] - before["logit_difference"],
-        flipped=after["says"] != before["says"],
-    )
+    return beside(table, branches.run(rows), branches.logits, wanted)
 
 
 def _random_edges(

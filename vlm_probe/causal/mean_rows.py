@@ -1,5 +1,4 @@
-"""What sweeps over many items share: which items can be run, what stands at a kind of position on average, and what a
-run did to the answer beside what it was."""
+"""What stands at a kind of position on average, over many items: what an ablation puts in its place."""
 
 from __future__ import annotations
 
@@ -8,17 +7,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vlm_probe.causal.outcomes import Sought, outcomes
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.inputs.preparing import ModelInputs
-from vlm_probe.items import Item
 from vlm_probe.layout import TokenLayout
 from vlm_probe.names import layer_of
 
@@ -39,43 +34,6 @@ def kinds_of(layout: TokenLayout, layer: int = 0) -> Int[np.ndarray, " position"
         found[span.extra_positions] = KINDS.index("register")
     found[layout.answer_position] = KINDS.index("answer")
     return found
-
-
-def prepared(model: HookedVLM, items: Sequence[Item], suffix: str) -> ModelInputs:
-    """Items as a batch."""
-    return model.prepare(list[Any](map(model.picture, items)), [item.question + suffix for item in items])
-
-
-class Able:
-    """Items that can be run, batch by batch; the others are named with the reason in `left`."""
-
-    def __init__(self, items: Sequence[Item], check: Callable[[Item], object], batch_size: int):
-        if batch_size < 1:
-            raise VlmProbeError(f"batch_size must be at least 1, got {batch_size}")
-        self.left: list[str] = []
-        self.batches: list[list[Item]] = []
-        self.sizes: list[int] = []
-        """Of every batch with those left out, for a progress callback."""
-        for start in range(0, len(items), batch_size):
-            batch = []
-            for item in items[start : start + batch_size]:
-                try:
-                    check(item)
-                    batch.append(item)
-                except VlmProbeError as error:
-                    self.left.append(f"item {item.id}: {error}")
-            self.batches.append(batch)
-            self.sizes.append(len(items[start : start + batch_size]))
-        if not any(self.batches):
-            raise VlmProbeError(f"no item can be run; {self.left[0] if self.left else 'there is none'}")
-
-    def each(self, progress: Callable[[int], None] | None = None) -> Iterator[list[Item]]:
-        """The batches that hold an item. progress: called with the number of items just done."""
-        for batch, size in zip(self.batches, self.sizes, strict=True):
-            if batch:
-                yield batch
-            if progress is not None:
-                progress(size)
 
 
 @torch.no_grad()
@@ -115,42 +73,3 @@ def spread(
 
 def _labels(layouts: Sequence[TokenLayout], labels: Labels, name: str) -> Int[Tensor, "example position"]:
     return torch.from_numpy(np.stack([labels(layout, layer_of(name) or 0) for layout in layouts]))
-
-
-def beside(
-    table: pd.DataFrame,
-    after: Float[Tensor, "row vocabulary"],
-    before: Float[Tensor, "example vocabulary"],
-    sought: Sequence[Sought],
-) -> pd.DataFrame:
-    """A table of runs, whose column `example` numbers what they are runs of, with what they did to the answer.
-
-    Adds probability, probability_before, logit_difference, logit_difference_before, drop (of the logit difference:
-    above 0 where the answer lost), flipped (another token is said than before); takes `example` away.
-    """
-    examples = table["example"].to_numpy()
-    new = outcomes(after, [sought[i] for i in examples])
-    old = outcomes(before, sought).iloc[examples].reset_index(drop=True)
-    return table.drop(columns="example").assign(
-        probability=new["probability"],
-        probability_before=old["probability"],
-        logit_difference=new["logit_difference"],
-        logit_difference_before=old["logit_difference"],
-        drop=old["logit_difference"] - new["logit_difference"],
-        flipped=new["says"] != old["says"],
-    )
-
-
-def check_item(model: HookedVLM, suffix: str, item: Item) -> TokenLayout:
-    """The layout of an item's prompt; VlmProbeError where its answer is no token, or it has not one image."""
-    Sought.of(model, item)
-    layout = prepared(model, [item], suffix).layout
-    if len(layout.images) != 1:
-        raise VlmProbeError(f"its prompt has {len(layout.images)} images, and one is taken")
-    return layout
-
-
-def describe(table: pd.DataFrame, model: HookedVLM, able: Able, title: str, units: str, source: str, seed: int) -> None:
-    """Fill a table's `attrs`: what it is of, and which items are not in it."""
-    about = {"title": title, "units": units, "citation": source, "seed": seed, **model.provenance()}
-    table.attrs.update(writable(about) | {"items": sum(map(len, able.batches)), "left_out": able.left})

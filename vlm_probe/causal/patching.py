@@ -15,8 +15,7 @@ the answer position (which holds whatever is said). Where there are not as many 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -29,11 +28,10 @@ from vlm_probe.causal.interventions import Replace
 from vlm_probe.causal.outcomes import Sought, logit_differences, outcomes
 from vlm_probe.causal.planning import Row, is_read
 from vlm_probe.causal.positions import Places
+from vlm_probe.causal.sweeping import Able, prepared
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.targets import target_token
-from vlm_probe.inputs.preparing import ModelInputs
 from vlm_probe.items import Item
 from vlm_probe.layout.groups import Where
 from vlm_probe.names import layer_of
@@ -41,17 +39,10 @@ from vlm_probe.settings import SEED
 
 Pair = tuple[Item, Item]
 """Clean, and corrupt: what is patched from, and into."""
+Tokens = tuple[int, int]
+"""Those that begin clean's and corrupt's answer."""
 GROUPS: tuple[Where, ...] = ("box", "background", "question", "answer")
 RESIDUAL = "language.blocks.*.hook_resid_post"
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """A pair that can be patched."""
-
-    pair: Pair
-    answers: tuple[int, int]
-    """The tokens that begin clean's and corrupt's answer."""
 
 
 def patch_sweep(
@@ -91,32 +82,27 @@ def patch_sweep(
     Raises VlmProbeError for an unknown point, and where no pair is left.
     """
     names = [name for one in points for name in model.match(one) if is_read(model, name)]
-    tables, left = [], []
-    for start in range(0, len(pairs), batch_size):
-        batch = list(pairs[start : start + batch_size])
-        ready = []
-        for pair in batch:
-            try:
-                ready.append(_ready(model, pair, suffix))
-            except VlmProbeError as error:
-                left.append(f"pair {pair[0].group}: {error}")
-        if ready:
-            found, wrong = _sweep(model, ready, names, positions, heads, control, seed, suffix)
-            tables += [found] if len(found) else []
-            left += wrong
-        if progress is not None:
-            progress(len(batch))
-    if not tables:
-        raise VlmProbeError(f"no pair could be patched; {left[0] if left else 'there is none'}")
-    table = pd.concat(tables, ignore_index=True)
-    about: dict[str, Any] = {
-        "title": "activation patching between twins",
-        "units": "normalised indirect effect, towards clean",
-        "citation": "Wang et al. 2022, arXiv:2211.00593; Zhang and Nanda 2023, arXiv:2309.16042",
-        "seed": seed,
-        **model.provenance(),
-    }
-    table.attrs.update(writable(about) | {"left_out": left})
+    able = Able(pairs, partial(_tokens, model, suffix), batch_size, what="pair", name=lambda pair: pair[0].group)
+    tables = []
+    for batch, tokens in able.each(progress):
+        run = _Twins(model, batch, tokens, names, suffix)
+        wrong = run.wrong()
+        for number, reason in wrong.items():
+            able.leave_out(batch[number], reason)
+        right = [number for number in range(len(batch)) if number not in wrong]
+        tables.append(_sweep(run, right, names, positions, heads, control, seed))
+    able.some()  # what is answered wrongly is left out when it has run
+    if not sum(map(len, tables)):
+        raise VlmProbeError(f"none of {', '.join(map(str, positions))} is in {', '.join(points)}: nothing is patched")
+    table = pd.concat([found for found in tables if len(found)], ignore_index=True)
+    able.describe(
+        table,
+        model,
+        title="activation patching between twins",
+        units="normalised indirect effect, towards clean",
+        citation="Wang et al. 2022, arXiv:2211.00593; Zhang and Nanda 2023, arXiv:2309.16042",
+        seed=seed,
+    )
     return table
 
 
@@ -127,17 +113,18 @@ def patch(
 
     Raises VlmProbeError for a pair that cannot be used, and an unknown point or group.
     """
-    one = _ready(model, pair, suffix)
+    tokens = _tokens(model, suffix, pair)
     (name,) = model.match(point)
-    run = _Twins(model, [one], [name], suffix)
-    run.check(0)
+    run = _Twins(model, [pair], [tokens], [name], suffix)
+    for reason in run.wrong().values():
+        raise VlmProbeError(reason)
     heads = None if head is None else [head]
     logits = run.branches.run([(0, [Replace(name, positions, run.clean, heads)])])
     return float(run.effect(logits, [0])[0])
 
 
-def _ready(model: HookedVLM, pair: Pair, suffix: str) -> _Ready:
-    """VlmProbeError for twins that do not align."""
+def _tokens(model: HookedVLM, suffix: str, pair: Pair) -> Tokens:
+    """What the answers of two twins begin with; VlmProbeError where they do not align."""
     clean, corrupt = pair
     if clean.question != corrupt.question:
         raise VlmProbeError("its two questions differ")
@@ -146,36 +133,37 @@ def _ready(model: HookedVLM, pair: Pair, suffix: str) -> _Ready:
     first, second = (target_token(model, item.answer, torch.empty(0)) for item in pair)
     if first == second:
         raise VlmProbeError(f"{clean.answer!r} and {corrupt.answer!r} begin with the same token")
-    layouts = [model.prepare(model.picture(item), item.question + suffix).layout for item in pair]
+    layouts = [prepared(model, [item], suffix).layout for item in pair]
     if layouts[0].length != layouts[1].length or layouts[0].grid != layouts[1].grid:
         raise VlmProbeError("its two prompts are laid out differently")
-    return _Ready(pair, (first, second))
+    return first, second
 
 
 class _Twins:
     """A batch of pairs: both runs, and corrupt's to go on from."""
 
-    def __init__(self, model: HookedVLM, ready: Sequence[_Ready], names: list[str], suffix: str):
-        self.ready = ready
-        boxes = [(*one.pair[0].boxes, *one.pair[1].boxes) for one in ready]
-        inputs: list[ModelInputs] = []
-        for side in (0, 1):
-            items = [one.pair[side] for one in ready]
-            pictures = list[Any](map(model.picture, items))
-            inputs.append(model.prepare(pictures, [item.question + suffix for item in items]))
+    def __init__(
+        self, model: HookedVLM, pairs: Sequence[Pair], tokens: Sequence[Tokens], names: list[str], suffix: str
+    ):
+        self.pairs, self.tokens = pairs, tokens
+        clean, corrupt = (prepared(model, [pair[side] for pair in pairs], suffix) for side in (0, 1))
         with torch.no_grad():
-            output, cache = model.run_with_cache(inputs[0], names_filter=names, logits_to_keep=1)
+            output, cache = model.run_with_cache(clean, names_filter=names, logits_to_keep=1)
         self.clean: dict[str, Tensor] = dict(cache)
-        self.branches = Branches(model, inputs[1], boxes=boxes)
-        self.sought = [Sought(one.answers[0], (one.answers[1],)) for one in ready]
+        self.branches = Branches(model, corrupt, boxes=[(*one.boxes, *other.boxes) for one, other in pairs])
+        self.sought = [Sought(first, (second,)) for first, second in tokens]
         self.logits = (output.logits[:, -1].float(), self.branches.logits)
         self.difference = [logit_differences(logits, self.sought) for logits in self.logits]
 
-    def check(self, number: int) -> None:
-        """VlmProbeError where one of two twins is not answered right: by the most probable first token."""
-        for logits, token, item in zip(self.logits, self.ready[number].answers, self.ready[number].pair, strict=True):
-            if int(logits[number].argmax()) != token:
-                raise VlmProbeError(f"{item.id} is not answered {item.answer!r}")
+    def wrong(self) -> dict[int, str]:
+        """Why a pair is of no use, by number: one of two twins is not answered right (by the most probable token)."""
+        said = [logits.argmax(-1).tolist() for logits in self.logits]
+        found = dict[int, str]()
+        for number, (pair, tokens) in enumerate(zip(self.pairs, self.tokens, strict=True)):
+            bad = [item for item, token, own in zip(pair, tokens, said, strict=True) if own[number] != token]
+            if bad:
+                found[number] = f"{bad[0].id} is not answered {bad[0].answer!r}"
+        return found
 
     def effect(self, logits: Tensor, examples: Sequence[int]) -> Tensor:
         """Normalised indirect effects of runs."""
@@ -186,37 +174,31 @@ class _Twins:
 
 
 def _sweep(
-    model: HookedVLM,
-    ready: Sequence[_Ready],
+    run: _Twins,
+    numbers: Sequence[int],
     names: list[str],
     positions: Sequence[Where],
     heads: bool,
     control: bool,
     seed: int,
-    suffix: str,
-) -> tuple[pd.DataFrame, list[str]]:
-    run = _Twins(model, ready, names, suffix)
-    left, rows, about = [], list[Row](), []
-    for number, one in enumerate(ready):
-        try:
-            run.check(number)
-        except VlmProbeError as error:
-            left.append(f"pair {one.pair[0].group}: {error}")
-            continue
-        rng = np.random.default_rng([seed, *one.pair[0].group.encode()])
+) -> pd.DataFrame:
+    rows, about = list[Row](), []
+    for number in numbers:
+        one = run.pairs[number][0]
+        rng = np.random.default_rng([seed, *one.group.encode()])
         for name in names:
+            layer = layer_of(name)
             for where in positions:
                 for random, chosen in _chosen(run.branches.places, where, name, number, rng if control else None):
                     for head in _heads(run.clean[name], name) if heads else [None]:
-                        layer = layer_of(name)
-                        what = (one.pair[0].group, one.pair[0].image, name, name.split(".")[0])
+                        what = (one.group, one.image, name, name.split(".")[0])
                         at = (-1 if layer is None else layer, str(where), len(chosen), -1 if head is None else head)
                         about.append((*what, *at, random, number))
                         rows.append((number, [Replace(name, chosen, run.clean, None if head is None else [head])]))
     columns = ["id", "image", "point", "part", "layer", "positions", "patched", "head", "control", "example"]
     table = pd.DataFrame(about, columns=columns)
-    if table.empty:
-        return table, left
+    if not rows:
+        return table
     logits, examples = run.branches.run(rows), table.pop("example").tolist()
     found = outcomes(logits, [run.sought[i] for i in examples])
     clean, corrupt = (one.double().cpu().numpy()[examples] for one in run.difference)
@@ -226,7 +208,7 @@ def _sweep(
         difference_clean=clean,
         difference_corrupt=corrupt,
         flipped=found["right"],
-    ), left
+    )
 
 
 def _heads(activation: Tensor, name: str) -> list[int | None]:

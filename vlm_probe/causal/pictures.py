@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,8 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from vlm_probe.causal.outcomes import Sought, outcomes
+from vlm_probe.causal.sweeping import Able
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.items import Item
 from vlm_probe.items.item import check_ids
@@ -112,38 +112,25 @@ def with_pictures(
     Raises VlmProbeError where no item is left.
     """
     check_ids(items)
-    tables, left = [], list[str]()
-    for start in range(0, len(items), batch_size):
-        batch = items[start : start + batch_size]
-        able, sought, pictures = [], [], {name: list[Any]() for name in ("", *changes)}
-        for item in batch:
-            try:
-                one = Sought.of(model, item)
-                drawn = {"": model.picture(item), **{name: change(model, item) for name, change in changes.items()}}
-            except VlmProbeError as error:
-                left.append(f"item {item.id}: {error}")
-                continue
-            able.append(item)
-            sought.append(one)
-            for name, picture in drawn.items():
-                pictures[name].append(picture)
-        if able:
-            questions = [item.question + suffix for item in able]
-            logits = {
-                name: model(model.prepare(own, questions), logits_to_keep=1).logits[:, -1].float()
-                for name, own in pictures.items()
-            }
-            tables += [_rows(able, sought, name, logits) for name in changes]
-        if progress is not None:
-            progress(len(batch))
-    if not tables:
-        raise VlmProbeError(f"no item could be asked with other pictures; {left[0] if left else 'there is none'}")
+    able, tables = Able(items, partial(_drawn, model, changes), batch_size), []
+    for batch, found in able.each(progress):
+        questions = [item.question + suffix for item in batch]
+        logits = dict[str, Tensor]()
+        for name in ("", *changes):
+            inputs = model.prepare([drawn[name] for _, drawn in found], questions)
+            logits[name] = model(inputs, logits_to_keep=1).logits[:, -1].float()
+        tables += [_rows(batch, [sought for sought, _ in found], name, logits) for name in changes]
     table = pd.concat(tables, ignore_index=True)
     order = {item.id: number for number, item in enumerate(items)}
     table = table.sort_values("id", key=lambda ids: ids.map(order), kind="stable", ignore_index=True)
-    about = {"title": "answers with other pictures", **model.provenance()}
-    table.attrs.update(writable(about) | {"left_out": left})
+    able.describe(table, model, title="answers with other pictures", units="logits, nats")
     return table
+
+
+def _drawn(model: HookedVLM, changes: Mapping[str, Change], item: Item) -> tuple[Sought, dict[str, Image.Image]]:
+    """What an item's answer begins with, and its pictures: its own as "", and by the names of changes."""
+    pictures = {"": model.picture(item), **{name: change(model, item) for name, change in changes.items()}}
+    return Sought.of(model, item), pictures
 
 
 def _rows(items: Sequence[Item], sought: Sequence[Sought], name: str, logits: Mapping[str, Tensor]) -> pd.DataFrame:

@@ -16,18 +16,10 @@ from jaxtyping import Int
 
 from vlm_probe.causal.branching import Branches
 from vlm_probe.causal.interventions import Intervention, Knockout, Replace
-from vlm_probe.causal.mean_rows import (
-    Able,
-    beside,
-    check_item,
-    describe,
-    kinds_of,
-    mean_rows,
-    prepared,
-    spread,
-)
+from vlm_probe.causal.mean_rows import kinds_of, mean_rows, spread
 from vlm_probe.causal.outcomes import Sought
 from vlm_probe.causal.planning import Row
+from vlm_probe.causal.sweeping import Able, beside, check_item, prepared
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.items import Item
@@ -65,7 +57,7 @@ def ablate_sinks(
     One row an item, way and control. Columns: id, image, way ("knockout": in the layers where they are sinks no other
     position looks at them; "mean": the residual stream that enters these layers is there the mean, over all items, of
     positions of that kind that are no sinks), control, positions (how many), probability, probability_before,
-    logit_difference, logit_difference_before, drop (of the logit difference, in logits), flipped.
+    change, logit_difference, logit_difference_before, change_logit, flipped (`sweeping.beside`).
     `attrs["left_out"]`: items that could not be used, with the reason.
 
     Raises VlmProbeError without a sink, for sinks of several images, and where no item is left.
@@ -78,11 +70,11 @@ def ablate_sinks(
         own[sorted({position for some in sinks_in(sinks, layout, depth).values() for position in some})] = -1
         return own
 
-    first = prepared(model, [next(able.each())[0]], suffix).layout
+    first = prepared(model, next(able.each())[0][:1], suffix).layout
     names = {layer: f"language.blocks.{layer}.hook_resid_pre" for layer in sinks_in(sinks, first, depth)}
-    batches = (prepared(model, batch, suffix) for batch in able.each())
+    batches = (prepared(model, batch, suffix) for batch, _ in able.each())
     means = mean_rows(model, batches, list(names.values()), labels, 3)
-    for batch in able.each(progress):
+    for batch, _ in able.each(progress):
         branches = Branches(model, prepared(model, batch, suffix))
         layouts = branches.inputs.layouts
         sources = {layer: spread(means[name], layouts, rough_kinds, name) for layer, name in names.items()}
@@ -107,7 +99,8 @@ def ablate_sinks(
         table = pd.DataFrame(about, columns=["id", "image", "way", "control", "positions", "example"])
         tables.append(beside(table, branches.run(rows), branches.logits, [Sought.of(model, item) for item in batch]))
     table = pd.concat(tables, ignore_index=True)
-    describe(table, model, able, "attention sinks removed", "logits", "Kang et al. 2025, arXiv:2503.03321", seed)
+    citation = "Kang et al. 2025, arXiv:2503.03321"
+    able.describe(table, model, title="attention sinks removed", units="logits", citation=citation, seed=seed)
     return table
 
 

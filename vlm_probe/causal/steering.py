@@ -22,10 +22,11 @@ from torch import Tensor
 
 from vlm_probe.causal.branching import Branches
 from vlm_probe.causal.interventions import Replace, Steer
-from vlm_probe.causal.mean_rows import Able, beside, check_item, describe, kinds_of, prepared
+from vlm_probe.causal.mean_rows import kinds_of
 from vlm_probe.causal.outcomes import Sought, outcomes
 from vlm_probe.causal.planning import Row
 from vlm_probe.causal.positions import Places
+from vlm_probe.causal.sweeping import Able, beside, check_item, prepared
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.targets import target_token
@@ -69,15 +70,15 @@ def direction_between(
     means = []
     for items in (items_a, items_b):
         able, total = Able(items, partial(check_item, model, suffix), batch_size), None
-        for batch in able.each(progress):
+        for batch, _ in able.each(progress):
             inputs = prepared(model, batch, suffix)
             places = Places.of(inputs.layouts, [item.boxes for item in batch], (), model.device)
             rows = model.run_with_cache(inputs, names_filter=[name], logits_to_keep=1)[1][name].float()
             for i, row in enumerate(rows):
                 mean = row[places.at(positions, name, i, layer_of(name))].mean(0)
                 total = mean if total is None else total + mean
-        assert total is not None  # Able holds one item at least
-        means.append(total / sum(map(len, able.batches)))
+        assert total is not None  # `each` gives one item at least
+        means.append(total / len(able))
     direction = means[0] - means[1]
     if not direction.any():
         raise VlmProbeError(f"there is no direction at {name}: both groups have the same mean")
@@ -115,9 +116,8 @@ def steer_sweep(
     -------
     One row an item, strength and direction. Columns: id, image, strength, control (whether the direction is random),
     draw (-1 for the given one), probability (of the right answer's first token, or the target's), probability_before,
-    logit_difference (its lead over the distractors; of a target over any other token), logit_difference_before, drop
-    (of the logit difference, in logits: below 0 where it gains), flipped. `attrs["left_out"]`: items that could not be
-    used, with the reason.
+    change, logit_difference (its lead over the distractors; of a target over any other token), logit_difference_before,
+    change_logit, flipped (`sweeping.beside`). `attrs["left_out"]`: items that could not be used, with the reason.
 
     Raises VlmProbeError for a point without rows of features, a direction of another width, no strength, and where no
     item is left.
@@ -130,7 +130,7 @@ def steer_sweep(
     each = [(-1, direction), *((i, one / one.norm() * direction.norm()) for i, one in enumerate(random))]
     able, tables = Able(items, partial(_check_positions, model, name, positions, suffix), batch_size), []
     token = None if target is None else target_token(model, target, torch.empty(0))
-    for batch in able.each(progress):
+    for batch, _ in able.each(progress):
         branches = Branches(model, prepared(model, batch, suffix), boxes=[item.boxes for item in batch])
         rows: list[Row] = []
         about = []
@@ -143,7 +143,8 @@ def steer_sweep(
         sought = [Sought.of(model, item) if token is None else Sought(token) for item in batch]
         tables.append(beside(table, branches.run(rows), branches.logits, sought))
     table = pd.concat(tables, ignore_index=True)
-    describe(table, model, able, f"steering at {name}", "logits", "Turner et al. 2023, arXiv:2308.10248", seed)
+    citation = "Turner et al. 2023, arXiv:2308.10248"
+    able.describe(table, model, title=f"steering at {name}", units="logits", citation=citation, seed=seed)
     return table
 
 
@@ -172,9 +173,9 @@ def back_patch(
     Returns
     -------
     One row an item, pair and control. Columns: id, image, source, target, control, right_before, right (whether the
-    most probable first token is the answer's), probability, probability_before, logit_difference,
-    logit_difference_before, drop (in logits), flipped. `restored` has the shares. `attrs["left_out"]`: items that could
-    not be used.
+    most probable first token is the answer's), probability, probability_before, change, logit_difference,
+    logit_difference_before, change_logit, flipped (`sweeping.beside`). `restored` has the shares. `attrs["left_out"]`:
+    items that could not be used.
 
     Deviations: Biran et al. patch at the last subject token and the last token of two-hop queries, and generate; here
     the answer position of a question about an image alone, and the answer's first token.
@@ -188,7 +189,7 @@ def back_patch(
             raise VlmProbeError(f"layers are 0 to {depth - 1}, the source not below the target, got {source}, {target}")
     names = {layer: f"language.blocks.{layer}.hook_resid_post" for layer in sorted({s for s, _ in pairs})}
     able, tables = Able(items, partial(check_item, model, suffix), batch_size), []
-    for batch in able.each(progress):
+    for batch, _ in able.each(progress):
         branches = Branches(model, prepared(model, batch, suffix))
         own, elsewhere = _states(model, branches, batch, list(names.values()), seed)
         rows: list[Row] = []
@@ -208,7 +209,8 @@ def back_patch(
         table = table.assign(right_before=right, right=outcomes(logits, [sought[i] for i in examples])["right"])
         tables.append(beside(table, logits, branches.logits, sought))
     table = pd.concat(tables, ignore_index=True)
-    describe(table, model, able, "back-patching", "logits", "Biran et al. 2024, arXiv:2406.12775", seed)
+    citation = "Biran et al. 2024, arXiv:2406.12775"
+    able.describe(table, model, title="back-patching", units="logits", citation=citation, seed=seed)
     return table
 
 
