@@ -25,6 +25,8 @@ from vlm_probe.items import Item
 
 LEAST = 30
 """Images that decide at least: most answers do not change."""
+WINDOWS = 7
+"""Of layers at most: of a deep model every so-manieth."""
 SHARE = 0.05
 """Of answers: one in twenty."""
 THROUGH, DIRECT, BOTH, ON = "image to question", "image to answer", "image to both", "question to answer"
@@ -55,7 +57,7 @@ def routes_of(
         raise VlmProbeError(f"it needs {FINDING.wants}; there is none among the {len(items)} given")
     ask = (shared or Shared(model, items)).question
     worded = [replace(item, question=ask(item)) for item in asked]
-    swept = _swept(model, worded, seed)
+    swept = _swept(model, worded, seed, most=WINDOWS)
     keys = ["id", "route", "first", "last"]
     wide = swept.assign(flipped=swept["flipped"].astype(float)).pivot(index=keys, columns="control", values="flipped")
     table = wide.rename(columns={False: "changed", True: "random"}).reset_index()
@@ -184,7 +186,7 @@ FINDING = Finding(
     methods=(
         "Attention knockout (Geva et al. 2023, arXiv:2304.14767; on vision-language models Zhang et al. 2024, "
         "arXiv:2411.18620): scores of the cut edges are masked before the softmax, in windows of a quarter of the "
-        "layers and in all layers together. Changed: whether another first token is said than without a knockout. "
+        f"layers ({WINDOWS} at most, spread evenly) and in all layers together. Changed: whether another first token is said than without a knockout. "
         "Question: its tokens and the template's behind it, without the last position. {n} items.",
         "Claims: the two routes from the image cut at the patches of the object asked about, beside those of as many "
         "other objects of the scene. Differences: Student's t and sign flips over images, Holm over the claims.",
