@@ -3,8 +3,11 @@
     python analyses/believe_the_map.py
     python analyses/believe_the_map.py --models Intel/llava-gemma-2b --n 100 --batch-size 64
 
-Every model is asked about generated scenes, and maps of its own answers are scored (`attention.faithfulness`). Writes
-to figures/: believe_the_map.csv (every map against every baseline), believe_the_map_scores.csv (every score's mean),
+Every model is asked about generated scenes, and maps of its own answers are scored (`attention.faithfulness`). Whether
+a right map goes with a right answer is asked of more scenes, of kinds that training left out: of the others nearly
+all answers are right.
+
+Writes to figures/: believe_the_map.csv (every map against every baseline), believe_the_map_scores.csv (every score's mean),
 believe_the_map_answers.csv (right map x right answer), and for every model believe_the_map_<model>_deletion,
 _insertion, _answers and _example as .png and .svg.
 """
@@ -12,6 +15,7 @@ _insertion, _answers and _example as .png and .svg.
 from __future__ import annotations
 
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -38,6 +42,12 @@ AREA = {
     "insertion_area": "area under insertion,\nthe map's less random map's",
 }
 """In probability; to the right is better than random."""
+
+
+def scenes(n: int, split: Literal["heldout", "novel"], seed: int) -> list[Item]:
+    """Scenes of which an object is asked about, and hold another."""
+    every = scene_items(8 * n, split=split, seed=seed)
+    return list(islice((item for item in every if item.boxes and item.others), n))
 
 
 def by_map(scores: pd.DataFrame, score: str) -> pd.DataFrame:
@@ -122,29 +132,25 @@ def example(model: HookedVLM, item: Item) -> np.ndarray:
 def main() -> None:
     parser = options("Can a heat map be believed?", ("replica/small-clip", "replica/large-clip"), n=60)
     parser.add_argument("--maps", nargs="+", default=list(MAPS), help="of attention.MAPS")
-    parser.add_argument(
-        "--split",
-        choices=["heldout", "novel"],
-        default="heldout",
-        help="of the scenes; novel ones are answered wrong more often",
-    )
+    parser.add_argument("--hard", type=int, default=240, help="scenes of kinds never seen, for right and wrong answers")
     parser.add_argument("--steps", type=int, default=8, help="of deletion and insertion")
     parser.add_argument("--batch-size", type=int, default=32, help="pictures run together")
     arguments = parser.parse_args()
-    every = scene_items(8 * arguments.n, split=arguments.split, seed=arguments.seed)
-    items = list(islice((item for item in every if item.boxes and item.others), arguments.n))
+    items = scenes(arguments.n, "heldout", arguments.seed)
+    hard = scenes(arguments.hard, "novel", arguments.seed)
     clusters = dict(zip(*(about(items)[name].tolist() for name in ("id", "cluster")), strict=True))
     compared, means, answers = [], [], []
-    for model, advance in each_model(arguments, len(items)):
+    for model, advance in each_model(arguments, len(items) + len(hard)):
         how = {"suffix": arguments.suffix, "seed": arguments.seed, "batch_size": arguments.batch_size}
         scores = faithfulness(
             model, items, maps=arguments.maps, steps=arguments.steps, noises=2, progress=advance, **how
         )
         print(*scores.attrs["skipped"], sep="\n", end="\n" if scores.attrs["skipped"] else "")
         table = against_baselines(scores, clusters, arguments.seed)
-        asked = evaluate(model, items, suffix=arguments.suffix)
+        looked = faithfulness(model, hard, maps=arguments.maps, scores=["boxes"], progress=advance, **how)
+        asked = evaluate(model, hard, suffix=arguments.suffix)
         single = scores.loc[scores["share"].isna() & (scores["score"] != "agreement")]
-        crossed = with_answers(scores, dict(zip(asked["id"].tolist(), asked["correct"].tolist(), strict=True)))
+        crossed = with_answers(looked, dict(zip(asked["id"].tolist(), asked["correct"].tolist(), strict=True)))
         short = f"believe_the_map_{str(model.name).replace('/', '-')}"
         for score, label in AREA.items():
             drawn = table.loc[(table["score"] == score) & (table["against"] == "random")]

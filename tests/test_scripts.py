@@ -166,13 +166,15 @@ def test_grid_effects_draws_and_prints_every_pair(analyse, tmp_path):
 
 
 def test_maps_are_tried_beside_baselines(analyse, tmp_path):
-    given = ("--models", "replica/small-clip", "--maps", "attention", "relevancy", "--n", "3", "--steps", "2")
+    given = ("--models", "replica/small-clip", "--maps", "attention", "relevancy", "--n", "3", "--hard", "5", "--steps", "2")
     done = analyse("analyses/believe_the_map.py", *given, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     drawn = {f"believe_the_map_replica-small-clip_{what}" for what in ("deletion", "insertion", "answers", "example")}
     assert {p.stem for p in tmp_path.glob("*.svg")} == drawn
     table = pd.read_csv(tmp_path / "believe_the_map.csv")
     assert {"attention", "relevancy"} <= set(table["map"])
+    crossed = pd.read_csv(tmp_path / "believe_the_map_answers.csv")
+    assert set(crossed.groupby("map")["n"].sum()) == {5}
     assert "nothing here is a statement about the 2B or the 7B" in done.stdout
 
 
