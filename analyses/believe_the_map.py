@@ -7,8 +7,8 @@ Every model is asked about generated scenes, and maps of its own answers are sco
 a right map goes with a right answer is asked of more scenes, of kinds that training left out: of the others nearly
 all answers are right.
 
-Writes to figures/: believe_the_map.csv (every map against every baseline), believe_the_map_scores.csv (every score's mean),
-believe_the_map_answers.csv (right map x right answer), and for every model believe_the_map_<model>_deletion,
+Writes to figures/: believe_the_map.csv (every map against every baseline), believe_the_map_scores.csv (every score's
+mean), believe_the_map_answers.csv (right map x right answer), and for every model believe_the_map_<model>_deletion,
 _insertion, _answers and _example as .png and .svg.
 """
 

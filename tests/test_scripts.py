@@ -166,8 +166,8 @@ def test_grid_effects_draws_and_prints_every_pair(analyse, tmp_path):
 
 
 def test_maps_are_tried_beside_baselines(analyse, tmp_path):
-    given = ("--models", "replica/small-clip", "--maps", "attention", "relevancy", "--n", "3", "--hard", "5", "--steps", "2")
-    done = analyse("analyses/believe_the_map.py", *given, "--out", str(tmp_path))
+    given = ("--models", "replica/small-clip", "--maps", "attention", "relevancy", "--steps", "2")
+    done = analyse("analyses/believe_the_map.py", *given, "--n", "3", "--hard", "5", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     drawn = {f"believe_the_map_replica-small-clip_{what}" for what in ("deletion", "insertion", "answers", "example")}
     assert {p.stem for p in tmp_path.glob("*.svg")} == drawn
