@@ -7,13 +7,13 @@ is there is computed once for all of them. Runs that begin at one layer go throu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import DynamicCache
 
 from vlm_probe.causal.applying import Boxes, carried_out
 from vlm_probe.causal.planning import Row, begins_at, plan
@@ -26,8 +26,6 @@ from vlm_probe.running.asking import check_numbers
 
 ROWS_AT_ONCE = 64
 """Edited runs that go through the model together."""
-_KEPT = 2
-"""Caches of prefixes that are held at a time."""
 _WASTE = 1.5
 """By how much a run may be lengthened to go with others."""
 
@@ -77,10 +75,12 @@ class Branches:
             raise VlmProbeError("examples must end with their answer position; pad on the left, as prepare does")
         self.model, self.inputs, self.rows_at_once, self.exact = model, inputs, rows_at_once, exact
         self.places = Places.of(inputs.layouts, boxes, sinks, model.device)
-        self._prefixes: dict[int, Any] = {}
+        self._cache = DynamicCache()
         names = [f"language.blocks.{layer}.hook_resid_pre" for layer in range(model.layers["language"])]
         with torch.no_grad():
-            output, cache = model.run_with_cache(inputs, names_filter=names, logits_to_keep=1)
+            # Not the model's own kind of cache: of layers that look back no further than a window it keeps no more.
+            given = {} if exact else {"use_cache": True, "past_key_values": self._cache}
+            output, cache = model.run_with_cache(inputs, names_filter=names, logits_to_keep=1, **given)
         self._entering = [cache[name] for name in names]
         self.logits: Float[Tensor, "example vocabulary"] = output.logits[:, -1].float()
         """Of the answer position, without interventions."""
@@ -127,21 +127,14 @@ class Branches:
             "use_cache": False,
         }
         if start:
-            past = deepcopy(self._prefix(start))
-            past.batch_select_indices(at)
-            given |= {"past_key_values": past, "use_cache": True}
+            given |= {"past_key_values": self._before(start, at), "use_cache": True}
         with carried_out(model, made), starting_at(model, layer):
             return model(logits_to_keep=1, **given).logits[:, -1].float()
 
-    def _prefix(self, start: int) -> Any:
-        """Keys and values of all positions before one, without interventions."""
-        if start not in self._prefixes:
-            while len(self._prefixes) >= _KEPT:
-                self._prefixes.pop(next(iter(self._prefixes)))
-            mask = self.inputs.attention_mask[:, :start]
-            # Where padding ends behind `start`, an example has nothing before it: what its rows are does not matter.
-            found = self.model(
-                inputs_embeds=self._entering[0][:, :start], attention_mask=mask, use_cache=True, logits_to_keep=1
-            )
-            self._prefixes[start] = found.past_key_values
-        return self._prefixes[start]
+    def _before(self, start: int, examples: Tensor) -> DynamicCache:
+        """Keys and values of all positions before one, without interventions: a causal model's do not depend on what
+        follows."""
+        past, layers = DynamicCache(), list[Any](self._cache.layers)
+        for number, layer in enumerate(layers):
+            past.update(layer.keys[examples, :, :start], layer.values[examples, :, :start], number)
+        return past

@@ -74,6 +74,8 @@ def positions_of(
 def numbers_in(where: int | Sequence[int]) -> list[int]:
     """Positions given by number; VlmProbeError for what is no number: True and False are no 1 and 0."""
     given: list[Any] = [where] if isinstance(where, Integral) else list(where)  # pyright: ignore[reportArgumentType]
+    if set(map(type, given)) == {int}:  # sweeps give thousands, again and again
+        return given
     odd = [one for one in given if isinstance(one, bool | np.bool_) or not isinstance(one, Integral)]
     if odd:
         raise VlmProbeError(f"positions are given by number or by name, got {odd[0]!r}")
