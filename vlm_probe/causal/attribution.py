@@ -138,8 +138,9 @@ def attribution_patching(
     -------
     DataFrame with a row for every example, point, group and head: example, point, part, layer (-1 outside blocks),
     positions, head (-1: the point has none), score (in the metric's units: logits), with grad_drop also grad_drop, with
-    exact also exact (the effect of the real patch; missing where it was not made). `attrs`: clean and corrupt (the
-    metric of either run, by example), pearson and spearman (of scores and exact effects), exact_nodes.
+    exact also exact (the effect of the real patch; missing where it was not made). `attrs`: clean.0 and on,
+    corrupt.0 and on (the metric of either run, by example), pearson and spearman (of scores and exact effects),
+    exact_nodes.
 
     Raises
     ------

@@ -115,8 +115,8 @@ def edge_attribution(
     -------
     DataFrame with a row for every edge: sender ("image", "a0.h3", "m0"), receiver ("a1.h3<q>"; keys and values by kv
     head: "a1.kv0<k>"; "m1"; "logits"), score (in the metric's units), and with exact also exact (the effect of patching
-    that edge alone; missing where it was not measured). `attrs`: clean and corrupt (the metric, by example), pearson
-    (of scores and exact effects).
+    that edge alone; missing where it was not measured). `attrs`: clean.0 and on, corrupt.0 and on (the metric,
+    by example), pearson (of scores and exact effects).
 
     Raises
     ------
@@ -227,7 +227,7 @@ def faithfulness(
     -------
     DataFrame with a row for every size and control: control (whether edges are random), edges, share (of all edges),
     metric (of the circuit, mean over examples), faithfulness. `attrs`: cpr and cmd, and of the control cpr_control and
-    cmd_control; clean and corrupt (the metric, by example).
+    cmd_control; clean.0 and on, corrupt.0 and on (the metric, by example).
 
     Raises
     ------
