@@ -15,6 +15,7 @@ from vlm_probe.embedding.gap import told_apart
 from vlm_probe.embedding.nearest import cosines_when_turned, nearest_rows
 from vlm_probe.evidence import Claim, Tables, Verdict, judge_all
 from vlm_probe.evidence.statistics import OBSERVED
+from vlm_probe.findings.in_context import Objects, compared
 
 LEAST, EACH, WIDTH, WORDS = 20, 3, 17, 101
 DRAWS = 99
@@ -97,6 +98,33 @@ def excess(rng, n, mean, draws=DRAWS):
         "images": pd.DataFrame({**ids(n), "nearest": nearest, "turned": turned}),
         "rotations": pd.DataFrame(rotations),
     }
+
+
+COLORS, SHAPES, PATCHES = 7, 5, 11
+"""Words for objects, and an object's patches."""
+
+
+def called(rng, n=LEAST, right=0.0, habits=True):
+    """The tables lens and dealt of a connector whose patches say what it is in the habit of, whatever that is called.
+
+    Two objects an image, alike in nothing. habits: whether every color and shape has words, or none, that its patches
+    lie near to, by chance and alike in all images, as of connectors that have nothing to do with names; else all words
+    are as near. right: so much more of the patches say a word of their object than of the other (less than 0: the other
+    way round).
+    """
+    words = COLORS + SHAPES
+    order = [rng.permuted(np.tile(np.arange(size), (n, 1)), axis=1)[:, :2] for size in (COLORS, SHAPES)]
+    kinds = np.stack([order[0], COLORS + order[1]], axis=2)
+    spread = 0.15 if habits else 1e6
+    habit = rng.dirichlet(np.full(words + 1, spread), size=words)[kinds].mean(2)
+    # What is in an image, and how it is lit, moves all that is in it.
+    habit = 0.7 * habit + 0.3 * rng.dirichlet(np.ones(words + 1), size=(n, 1))
+    named = np.eye(words + 1)[kinds if right > 0 else kinds[:, ::-1]].mean(2)
+    said = (1 - abs(right)) * habit + abs(right) * named
+    shares = rng.multinomial(PATCHES, said / said.sum(2, keepdims=True))[..., :-1] / PATCHES
+    objects = Objects(np.repeat(np.arange(n), 2), kinds.reshape(-1, 2), tuple(map(str, range(words))), COLORS)
+    shares_of = {("context", "language.hook_embed"): shares.reshape(-1, words)}
+    return compared(pd.DataFrame(ids(n)), objects, shares_of, seed=int(rng.integers(2**32)))
 
 
 ByMargin = Callable[[np.random.Generator, int, float], Mapping[str, Tables]]

@@ -2,7 +2,8 @@
 
 Where the language model receives them, image rows are held against the vocabulary's: are they nearer to its rows than
 rows that are turned at random, can they be told from words better than words from words, and what does the model still
-answer where every image row is rebuilt from words?
+answer where every image row is rebuilt from words? And in context: are the words of texts that are nearest to an
+object's patches words for that object?
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from vlm_probe.evidence import Claim, Described, PairedMean, Tables
+from vlm_probe.evidence import Claim, Described, PairedMean, Tables, clustered_mean
 from vlm_probe.evidence.statistics import OBSERVED
 from vlm_probe.findings.connected import APARTNESS, NEARER, TURNED, TURNS, WORDS, connected, joined, means
-from vlm_probe.findings.finding import FigureOf, Finding, Section, Shown, TableOf
+from vlm_probe.findings.finding import SHARES, FigureOf, Finding, Section, Shown, TableOf
+from vlm_probe.findings.in_context import AT_CONNECTOR, DEALT, LAYERS, LOOKED_AT, NAMED, TEXTS, named_in_context
 from vlm_probe.findings.shared import Shared
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.items import Item
@@ -25,8 +27,17 @@ from vlm_probe.settings import TAIL
 def lands_on_words(
     model: HookedVLM, items: Sequence[Item], *, shared: Shared | None = None, seed: int = 0
 ) -> dict[str, pd.DataFrame]:
-    """Where a model's image rows lie among its vocabulary's; returns what `connected` does, and raises as it does."""
-    return connected(shared or Shared(model, items), items, seed=seed)
+    """Where a model's image rows lie among its vocabulary's, and which words of texts are nearest to objects' patches.
+
+    Returns the tables of `connected` and of `named_in_context`, those without rows where no item is about a generated
+    scene of two objects or more. Raises as `connected` does.
+    """
+    tables = connected(shared or Shared(model, items), items, seed=seed)
+    return {**tables, **named_in_context(model, items, seed=seed)}
+
+
+def _named(reader: str) -> str:
+    return f"reader == '{reader}' and {AT_CONNECTOR}"
 
 
 CLAIMS = (
@@ -70,6 +81,42 @@ CLAIMS = (
         requires=("words_turned",),
     ),
     Claim(
+        "in_context",
+        "{model}: the words of texts that are nearest to an object's patches, as the language model receives them, "
+        "name that object more than another one of its scene (share of patches)",
+        NAMED,
+        control="words for the other object; names dealt out anew",
+        unit="images",
+        margin=0.05,  # one patch in twenty
+    ),
+    Claim(
+        "in_context_deeper",
+        "{model}: behind the language layers, share of an object's patches that are nearest to words of texts for that "
+        "object (mean over layers)",
+        Described("lens", "own", "other", where=f"reader == 'context' and not {AT_CONNECTOR}"),
+        control="words for the other object",
+        unit="images, layer by layer",
+        descriptive=True,
+    ),
+    Claim(
+        "same_tokens",
+        "{model}: share of an object's patches, as the language model receives them, that are nearest to vocabulary "
+        "rows for that object, among those of the texts' own tokens",
+        Described("lens", "own", "other", where=_named("same_tokens")),
+        control="words for the other object",
+        unit="images",
+        descriptive=True,
+    ),
+    Claim(
+        "vocabulary",
+        "{model}: share of an object's patches, as the language model receives them, that are nearest to vocabulary "
+        "rows for that object, among all rows",
+        Described("lens", "own", "other", where=_named("vocabulary")),
+        control="words for the other object",
+        unit="images",
+        descriptive=True,
+    ),
+    Claim(
         "kept",
         f"{{model}}: share of items answered right from {WORDS} words a row",
         Described("items", "right_words", "right"),
@@ -89,7 +136,7 @@ CLAIMS = (
 
 
 def shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
-    """Tables nearest, answers, gap and stages; a sentence a model."""
+    """Tables nearest, answers, named, named_by_layer, gap and stages; a sentence a model."""
     rows = []
     for model, tables in measured.items():
         draws = tables["rotations"]
@@ -111,24 +158,81 @@ def shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
         tables={
             "nearest": nearest,
             "answers": means(measured, "items", answers),
+            "named": _by_reader(measured),
+            "named_by_layer": _by_layer(measured),
             "gap": joined(measured, "gap"),
             "stages": joined(measured, "stages"),
         },
-        summary=[_sentence(model, nearest) for model in measured],
+        summary=[_sentence(model, nearest, tables["lens"]) for model, tables in measured.items()],
     )
 
 
-def _sentence(model: str, nearest: pd.DataFrame) -> str:
+_READERS = {
+    "context": "in context",
+    "same_tokens": "rows of the same tokens",
+    "vocabulary": "all vocabulary rows",
+}
+MORE = "named more than another (share)"
+"""The column is the name of what is drawn, on the figure, too."""
+
+
+def _by_reader(measured: Mapping[str, Tables]) -> pd.DataFrame:
+    """As the language model receives patches: columns model, measure, mean, low, high, n."""
+    parts = []
+    for reader, words in _READERS.items():
+        rows = {model: {"rows": tables["lens"].query(_named(reader))} for model, tables in measured.items()}
+        parts.append(means(rows, "rows", {"own": f"{words}: this object", "other": f"{words}: another"}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _by_layer(measured: Mapping[str, Tables]) -> pd.DataFrame:
+    """A row a model and point: own and other by reader, `MORE` (in context) with low and high, n (patches)."""
+    records = []
+    for model, tables in measured.items():
+        for point, rows in tables["lens"].groupby("point", sort=False):
+            record = {"model": model, "point": point}
+            for reader, own in rows.groupby("reader", sort=False):
+                record |= {f"{name}_{reader}": own[name].to_numpy(dtype=float).mean() for name in ("own", "other")}
+            told = rows.loc[rows["reader"] == "context"]
+            more = (told["own"] - told["other"]).to_numpy(dtype=float)
+            record[MORE], record["low"], record["high"] = clustered_mean(more, told["cluster"].to_numpy())
+            records.append({**record, "n": int(told["rows"].sum())})
+    columns = [f"{name}_{reader}" for reader in ("context", "same_tokens") for name in ("own", "other")]
+    return pd.DataFrame(records, columns=["model", "point", *columns, MORE, "low", "high", "n"])
+
+
+def _sentence(model: str, nearest: pd.DataFrame, lens: pd.DataFrame) -> str:
     own, turned = (row for row in nearest.query("model == @model").to_dict("records"))
+    told = lens.query(_named("context"))
+    if told.empty:
+        words = "What patches name in context was not read: it takes generated scenes of two objects or more."
+    else:
+        named = told[["own", "other"]].mean()
+        words = (
+            f"Of an object's patches {named['own']:.1%} are nearest, in context, to a word for it, and "
+            f"{named['other']:.1%} to the word for another object of the scene."
+        )
     return (
         f"{model}'s image rows have a mean cosine of {own['mean']:.3f} to the nearest vocabulary row; turned at random "
-        f"about their mean {turned['mean']:.3f} (95 % of rotations: {turned['low']:.3f} to {turned['high']:.3f})."
+        f"about their mean {turned['mean']:.3f} (95 % of rotations: {turned['low']:.3f} to {turned['high']:.3f}). "
+        f"{words}"
     )
 
+
+_LAYERED = {
+    "model": "model",
+    "point": "read at",
+    "own_context": "in context: its object",
+    "other_context": "another",
+    "own_same_tokens": "rows of the same tokens: its object",
+    "other_same_tokens": "another",
+}
+"""Columns that a page shows."""
 
 FINDING = Finding(
     id="C1",
     question="Does the connector land on the language manifold?",
+    explains="pretraining",
     claims=CLAIMS,
     measure=lands_on_words,
     wants="items with images",
@@ -137,6 +241,8 @@ FINDING = Finding(
         "Rows that lie apart from all words may still be read well: the language model was trained on what the "
         "connector gives it. Being near to words, or rebuilt from them, is one way to land and not the only one.",
         "The least squares of a few rows keep some of any row; what counts is what other rows keep.",
+        "What patches name is asked of colors and shapes alone, in texts that speak of little else: a bank of many "
+        "texts has more to be near to.",
     ),
     sections=(
         Section(
@@ -191,6 +297,32 @@ FINDING = Finding(
             ),
         ),
         Section(
+            "Which words are patches nearest to?",
+            (
+                FigureOf(
+                    "named",
+                    "measures_by_model",
+                    "named",
+                    "Share of an object's patches, as the language model receives them, that are nearest to a word for "
+                    "its color or shape, and to the word for another object of its scene: among tokens of texts behind "
+                    "the language layers (in context), vocabulary rows of the very same tokens, and all rows.",
+                    "share of patches that name their object, or another",
+                    {"title": "Do patches name their object?", "label": "share of patches", "note": "95 % over images"},
+                ),
+                FigureOf(
+                    "named_by_layer",
+                    "dimension_by_stage",
+                    "named_by_layer",
+                    "The share that names its object less the share that names another, in context, where block 0 "
+                    "receives patches and behind the language layers; bands: 95 % over images.",
+                    "share of patches that name their object, less another, by layer",
+                    {"measure": MORE},
+                ),
+                TableOf("named", SHARES),
+                TableOf("named_by_layer", _LAYERED),
+            ),
+        ),
+        Section(
             "How many directions are used?",
             (
                 FigureOf(
@@ -229,6 +361,17 @@ FINDING = Finding(
         f"{WORDS} nearest vocabulary rows W (cosine), W^T (W W^T)^+ W x, while the model is asked. Controls: the "
         "nearest rows of a vocabulary turned at random, anew for every image, which are as many and as near as chance "
         "allows; random rows.",
+        f"In context: the contextual lens (LatentLens; Krojer et al. 2026, arXiv:2602.00462) over {TEXTS} captions of "
+        f"scenes that are none of the items', at most 20 contexts of a token, behind up to {LAYERS} language layers; a "
+        f"patch is read as the token that is nearest by cosine, of whatever layer, in up to {LOOKED_AT} images. Of an "
+        "object's patches, by how much of it each holds, counts the share read as a word for its color or shape, where "
+        "another object of its scene has another; control: the share read as the other's word, over all ordered pairs "
+        "of objects, so that each is held against the other both ways and what all patches of a scene say cancels. The "
+        f"test: over images, and over {DEALT} deals of the names (colors' among colors, shapes' among shapes; the "
+        "true names are one more draw), for what is alike of all images of one connector is no more than one chance. "
+        "Where patches are read is fixed by the question: where the language model receives them, before any layer "
+        "of it; other layers are described. Deviations: the bank is of captions, not of a large corpus, and does not "
+        "hold what block 0 receives, which is the vocabulary's.",
         "Gap: Liang et al. 2022, arXiv:2203.02053. Effective rank: Roy and Vetterli 2007. Intrinsic dimension: TwoNN, "
         "Facco et al. 2017.",
     ),

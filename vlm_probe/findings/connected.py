@@ -46,7 +46,7 @@ ROWS, STAGE_ROWS = 8, 4
 """Rows drawn of every image (and of its question): for where they lie, and for dimensions."""
 TURNS, TURNED = 1499, 128
 """Random rotations, and the image rows that are turned, each of another image where there are enough. The least p (both
-tails) is 2 / 1500, and times 35 still below 5 %: a correction for all claims of C1 about eight models, or of C2 about
+tails) is 2 / 1500, and times 35 still below 5 %: a correction for all claims of C1 about seven models, or of C2 about
 seven pairs. With 32 rows a replica's nearness is not found. Together they are 192,000 rows against the vocabulary's:
 of a replica two seconds; of Gemma 3 270M, 262,000 rows of 640, 12 minutes of one core; of 2B what 150 images take."""
 APART = 4

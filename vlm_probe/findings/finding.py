@@ -111,6 +111,8 @@ class Finding:
     """Of a finding that opens no model (`models` is 0): takes nothing, and returns its tables by what they are of."""
     methods: tuple[str, ...]
     """Paragraphs on how it is measured, with sources; {n} and {seed} stand for those of the run."""
+    explains: str = ""
+    """Which of the paper's questions it is about (`questions.QUESTIONS`)."""
     caveats: tuple[str, ...] = ()
     """What it does not say."""
     models: int = 1

@@ -20,7 +20,7 @@ does not have.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -277,7 +277,7 @@ def contextual_lens(
     tables = []
     for layer, vectors in found.items():
         against = bank.rows if across else {layer: bank.rows[layer]}
-        at, of, similarity = _nearest(vectors, against, k, block)
+        at, of, similarity = nearest_contexts(vectors, against, k=k, block=block)
         turned = np.full(len(vectors), np.nan)
         if control:
             draws = [cosines_when_turned(vectors, rows, draws=1, seed=seed)[0] for rows in against.values()]
@@ -334,13 +334,17 @@ def _vectors(
     return {layer: held[point_of(layer)][0, torch.as_tensor(at)].float().cpu() for layer in asked}
 
 
-def _nearest(
-    vectors: Float[Tensor, "patch d_model"], rows: dict[int, Tensor], k: int, block: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The nearest of several layers' rows: their numbers, their layers, and the cosines, each [patch, k]."""
+@torch.no_grad()
+def nearest_contexts(
+    vectors: Float[Tensor, "vector d_model"], rows: Mapping[int, Tensor], *, k: int = 1, block: int = BLOCK
+) -> tuple[Int[Tensor, "vector k"], Int[Tensor, "vector k"], Float[Tensor, "vector k"]]:
+    """The nearest of a bank's `rows` of several layers: their numbers among its contexts, their layers, the cosines.
+
+    Raises VlmProbeError for k that the bank has not.
+    """
     best = [nearest_rows(vectors, own, k=k, block=block) for own in rows.values()]
     scores, chosen = torch.cat([one.scores for one in best], dim=1).topk(k, dim=1)
-    of = torch.tensor(list(rows)).repeat_interleave(k)[chosen]
+    of = torch.tensor(list(rows), device=chosen.device).repeat_interleave(k)[chosen]
     return torch.cat([one.ids for one in best], dim=1).gather(1, chosen), of, scores
 
 

@@ -1,0 +1,53 @@
+"""The paper's open questions: which of its factors each is about, and what would answer it at the paper's size.
+
+A finding says which of them it helps to answer (`Finding.explains`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+REAL = ("Intel/llava-gemma-2b", "Intel/llava-gemma-7b")
+"""The paper's checkpoints that are public."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the paper found and could not explain."""
+
+    asked: str
+    factor: str
+    """Of `studies.FACTORS`, whose published numbers are the question; "" where the paper has none."""
+    settled_by: str
+    """What would answer it for the paper's own models."""
+
+
+QUESTIONS: dict[str, Question] = {
+    "size": Question(
+        "Why is the 7B not reliably better than the 2B?",
+        "size",
+        "The two public checkpoints differ in size and in nothing else that is known: the same findings on both, on "
+        "the benchmarks' own questions, say how they differ. That size does it takes both trained again, from several "
+        "seeds.",
+    ),
+    "vocabulary": Question(
+        "Why does a vocabulary of 256k tokens not help?",
+        "",
+        "The paper trained no model with another vocabulary, so that none of its numbers is about this. What the rows "
+        "of its checkpoints cost, which of them are trained and which leak into answers can be measured on one of "
+        "them; what their number does takes models that differ in it alone.",
+    ),
+    "encoder": Question(
+        "Why does DINOv2 help one model and hurt the other?",
+        "encoder",
+        "The public checkpoints have CLIP. The encoders can be compared without a language model; that an encoder "
+        "helps one size and hurts the other takes the four models, from several seeds.",
+    ),
+    "pretraining": Question(
+        "Why does pretraining the connector help?",
+        "connector",
+        "Of each size one checkpoint is public, with a pretrained connector. What its rows are near to can be "
+        "measured; what pretraining does takes a twin without it that saw as many scenes.",
+    ),
+}
+"""By name, in the paper's order."""
