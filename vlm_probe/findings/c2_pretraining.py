@@ -139,6 +139,7 @@ def shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
 FINDING = Finding(
     id="C2",
     question="What differs between two connectors?",
+    explains="pretraining",
     claims=CLAIMS,
     measure=connector_as_trained,
     models=2,

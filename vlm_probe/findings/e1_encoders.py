@@ -279,6 +279,7 @@ def _sentence(model: str, probes: pd.DataFrame, encoders: pd.DataFrame) -> str:
 FINDING = Finding(
     id="E1",
     question="Do two encoders encode different things?",
+    explains="encoder",
     claims=_claims(),
     measure=encodings,
     picks=_picked,

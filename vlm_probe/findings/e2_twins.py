@@ -163,6 +163,7 @@ _MEASURES = {
 FINDING = Finding(
     id="E2",
     question="Does one encoder miss what the other sees?",
+    explains="encoder",
     claims=CLAIMS,
     measure=twins_apart,
     picks=_picked,

@@ -297,6 +297,7 @@ def _claims() -> tuple[Claim, ...]:
 FINDING = Finding(
     id="S1",
     question="Does the language model look at the right place?",
+    explains="size",
     claims=_claims(),
     measure=where_it_looks,
     picks=_seen,

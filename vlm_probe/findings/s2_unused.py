@@ -204,6 +204,7 @@ _LAYERS = {
 FINDING = Finding(
     id="S2",
     question="Is the answer in the image tokens but unused?",
+    explains="size",
     claims=_claims(),
     measure=found_but_unused,
     picks=properties,

@@ -184,6 +184,7 @@ def shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
 FINDING = Finding(
     id="S3",
     question="Does it answer from language alone?",
+    explains="size",
     claims=CLAIMS,
     measure=from_language_alone,
     picks=_pictured,

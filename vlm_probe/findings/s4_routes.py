@@ -178,6 +178,7 @@ def shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
 FINDING = Finding(
     id="S4",
     question="By which route does the image reach the answer?",
+    explains="size",
     claims=_claims(),
     measure=routes_of,
     picks=_pictured,
@@ -186,8 +187,9 @@ FINDING = Finding(
     methods=(
         "Attention knockout (Geva et al. 2023, arXiv:2304.14767; on vision-language models Zhang et al. 2024, "
         "arXiv:2411.18620): scores of the cut edges are masked before the softmax, in windows of a quarter of the "
-        f"layers ({WINDOWS} at most, spread evenly) and in all layers together. Changed: whether another first token is said than without a knockout. "
-        "Question: its tokens and the template's behind it, without the last position. {n} items.",
+        f"layers ({WINDOWS} at most, spread evenly) and in all layers together. Changed: whether another first token "
+        "is said than without a knockout. Question: its tokens and the template's behind it, without the last "
+        f"position. {n} items.",
         "Claims: the two routes from the image cut at the patches of the object asked about, beside those of as many "
         "other objects of the scene. Differences: Student's t and sign flips over images, Holm over the claims.",
         "Beside whole routes, without a test: for every item as many edges, drawn at random (seed {seed}) among those "

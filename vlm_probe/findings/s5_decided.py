@@ -222,6 +222,7 @@ def shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
 FINDING = Finding(
     id="S5",
     question="Where is the answer decided?",
+    explains="size",
     claims=CLAIMS,
     measure=where_decided,
     picks=_picked,

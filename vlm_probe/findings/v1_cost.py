@@ -98,6 +98,7 @@ def _claims() -> tuple[Claim, ...]:
 FINDING = Finding(
     id="V1",
     question="What does the vocabulary cost?",
+    explains="vocabulary",
     claims=_claims(),
     measure=vocabulary_cost,
     wants="items (any: none is looked at)",

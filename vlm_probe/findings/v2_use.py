@@ -123,6 +123,7 @@ def _claims() -> tuple[Claim, ...]:
 FINDING = Finding(
     id="V2",
     question="Is the vocabulary used?",
+    explains="vocabulary",
     claims=_claims(),
     measure=vocabulary_use,
     wants="items",

@@ -142,6 +142,7 @@ def _shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
 FINDING = Finding(
     id="V3",
     question="Is the vocabulary trained?",
+    explains="vocabulary",
     claims=(
         Claim(
             "told",

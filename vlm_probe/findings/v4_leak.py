@@ -224,6 +224,7 @@ def _answered(items: Sequence[Item]) -> list[Item]:
 FINDING = Finding(
     id="V4",
     question="Does probability leak to rows that nobody trained?",
+    explains="vocabulary",
     claims=_claims(),
     measure=leaked_probability,
     picks=_answered,

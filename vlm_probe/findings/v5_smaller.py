@@ -154,6 +154,7 @@ def _answered(items: Sequence[Item]) -> list[Item]:
 FINDING = Finding(
     id="V5",
     question="Would a smaller vocabulary do?",
+    explains="vocabulary",
     claims=_claims(),
     measure=smaller_vocabulary,
     picks=_answered,

@@ -136,6 +136,7 @@ _MEANS = {
 FINDING = Finding(
     id="V6",
     question="Does the size of the vocabulary itself cause it?",
+    explains="vocabulary",
     claims=tuple(
         Claim(
             split,

@@ -52,6 +52,7 @@ def size_by_pretraining(scores: pd.DataFrame | None = None) -> dict[str, Tables]
 FINDING = Finding(
     id="X1",
     question="Does a larger language model add less where the connector was pretrained?",
+    explains="size",
     claims=claims(_CROSSED),
     measure=size_by_pretraining,
     models=0,

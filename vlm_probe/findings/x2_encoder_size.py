@@ -75,6 +75,7 @@ def encoder_by_size(
 FINDING = Finding(
     id="X2",
     question="Does DINO in place of CLIP add less to a larger language model?",
+    explains="encoder",
     claims=claims(_CROSSED),
     measure=encoder_by_size,
     models=0,

@@ -76,6 +76,7 @@ def vocabulary_by_size(
 FINDING = Finding(
     id="X3",
     question="Does a larger vocabulary add more to a larger language model?",
+    explains="vocabulary",
     claims=claims((_SHIPPED, *_ROWS)),
     measure=vocabulary_by_size,
     models=0,

@@ -1,0 +1,121 @@
+"""A report as data, and what its PDF says: words stay words, whatever is in them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pypdfium2
+import pytest
+from matplotlib import pyplot as plt
+
+from vlm_probe import VlmProbeError
+from vlm_probe.figures import save
+from vlm_probe.findings import FINDINGS, run
+from vlm_probe.findings.questions import QUESTIONS
+from vlm_probe.report.document import Bullets, Code, Document, Paragraph, Picture, Section, Table, plain
+from vlm_probe.report.page import figure_uri, write_page
+from vlm_probe.report.pdf import write_pdf
+from vlm_probe.report.telling import Telling, chapters
+
+HOSTILE = (
+    '#image("/etc/passwd")',
+    "$x^2$ *bold* _it_ `raw` @ref",
+    "<script>alert(1)</script>",
+    "= no heading",
+    "\\n#let",
+)
+
+
+def words_of(pdf) -> str:
+    """All text of a PDF, without spaces: lines break anywhere."""
+    document = pypdfium2.PdfDocument(pdf)
+    return "".join("".join(page.get_textpage().get_text_range().split()) for page in document)
+
+
+@pytest.fixture
+def document(tmp_path):
+    figure, ax = plt.subplots(figsize=(3.3, 2))
+    ax.plot([1, 3, 2])
+    uri = figure_uri(figure, close=False)
+    save(figure, tmp_path / "figures", "a b")
+    table = pd.DataFrame({"<b>model</b>": [*HOSTILE[:2], "x" * 90], "value": [0.12345, np.nan, 7.0]})
+    blocks = (
+        *map(Paragraph, HOSTILE),
+        Bullets(HOSTILE),
+        Code(HOSTILE[2]),
+        Table.of(table),
+        Picture("a b", uri, HOSTILE[0], HOSTILE[1]),
+    )
+    inner = Section(HOSTILE[1], blocks, "inner", folded=True)
+    return Document(HOSTILE[0], HOSTILE[2], (Section(HOSTILE[3], (inner,), "outer"),))
+
+
+def test_words_stay_words_in_the_pdf(document, tmp_path):
+    before = sorted(p.name for p in tmp_path.iterdir())
+    path = write_pdf(document, tmp_path, {"a b": 3.3})
+    text = words_of(path)
+    for said in HOSTILE:
+        # In a paragraph, in a list, and at least once more.
+        assert text.count("".join(said.split())) >= 2, said
+    assert "0.123" in text
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*before, "report.pdf"])
+
+
+def test_words_stay_words_on_the_page(document, tmp_path):
+    write_page(tmp_path / "index.html", "report.html", **plain(document))
+    page = (tmp_path / "index.html").read_text()
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3
+    assert '<a href="#inner">' in page
+    assert "<details><summary>$x^2$" in page
+
+
+def test_a_pdf_that_cannot_be_written_leaves_nothing(document, tmp_path):
+    with pytest.raises(KeyError):
+        write_pdf(document, tmp_path, {})
+    (tmp_path / "figures" / "a b.svg").unlink()
+    with pytest.raises(VlmProbeError, match="cannot be set: .*not found"):
+        write_pdf(document, tmp_path, {"a b": 3.3})
+    assert [p.name for p in tmp_path.iterdir()] == ["figures"]
+
+
+def test_every_finding_is_about_one_of_the_papers_questions():
+    assert {finding.explains for finding in FINDINGS.values()} == set(QUESTIONS)
+
+
+def test_a_report_answers_the_papers_questions_in_turn(tmp_path):
+    found = run(["X2", "V6", "X1"], [])
+    told = chapters(found)
+    telling = Telling(found, told, tmp_path, version="1.2.3", command="vlm-probe report -f X2")
+    document = telling.document()
+    abstract, verdicts, size, vocabulary, encoder, appendix = document.sections
+    assert [one.id for one in document.sections[2:5]] == ["size", "vocabulary", "encoder"]
+    assert [one.heading for one in (size, vocabulary, encoder)] == [
+        QUESTIONS[one.id].asked for one in (size, vocabulary, encoder)
+    ]
+    for section, id in ((size, "X1"), (vocabulary, "V6"), (encoder, "X2")):
+        assert [block.id for block in section.blocks if isinstance(block, Section) and block.id] == [id]
+        assert f"vlm-probe report -f {id} -m Intel/llava-gemma-2b -m Intel/llava-gemma-7b" in str(section)
+    # Where the paper has numbers they are told; of the vocabulary it has none.
+    assert [("The paper's own numbers" in str(one)) for one in (size, vocabulary, encoder)] == [True, False, True]
+    tested = found.evidence.query("verdict != 'descriptive'")
+    (table,) = [block for block in verdicts.blocks if isinstance(block, Table)]
+    assert len(table.rows) == len(tested)
+    assert len(abstract.blocks) >= 3
+    assert "version = {1.2.3}" in str(appendix)
+    assert "Code(text='vlm-probe report -f X2')" in str(appendix)
+    assert set(telling.widths) == {p.stem for p in tmp_path.iterdir()}
+
+
+def test_the_abstract_counts_verdicts_and_names_what_is_decided(tmp_path):
+    found = run(["X1"], [])
+    (chapter,) = chapters(found)
+    evidence = chapter.evidence.copy()
+    tested = evidence.index[evidence["verdict"] != "descriptive"]
+    evidence.loc[tested, ["verdict", "reason"]] = ["undecided", "3 training seeds, 5 would do"]
+    evidence.loc[tested[0], ["verdict", "reason"]] = ["contradicted", ""]
+    said = str(Telling(found, [replace(chapter, evidence=evidence)], tmp_path, version="1").document().sections[0])
+    n = len(tested)
+    assert f"Of {n} claims 1 contradicted and {n - 1} undecided." in said
+    assert f"{n - 1} rest on too few: 3 training seeds, 5 would do." in said
+    assert f"{evidence.loc[tested[0], 'sentence']}: contradicted (X1)." in said

@@ -1,0 +1,101 @@
+"""What a report says, as data: blocks and sections, before anything is written as HTML or PDF."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+
+from vlm_probe.report.page import rows_of
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Plain words."""
+
+    text: str
+    soft: bool = False
+    """Whether it is an aside."""
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list of plain words."""
+
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    """A command, or an entry of a bibliography."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as they are read."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    whole: bool = False
+    """Whether a page shows all of a long one at once."""
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, *, whole: bool = False) -> Table:
+        """A table with its numbers in words."""
+        said = rows_of(table)
+        return cls(tuple(said["header"]), tuple(tuple(row) for row in said["rows"]), whole)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, which is among a report's files as PNG, SVG and PDF."""
+
+    file: str
+    """The files' name in the folder figures/, without a suffix."""
+    uri: str
+    """The PNG, as a data URI."""
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it."""
+
+    heading: str
+    blocks: tuple[Block, ...]
+    id: str = ""
+    """By which it is linked."""
+    folded: bool = False
+    """Whether a page shows its heading alone until it is asked for."""
+
+
+Block = Paragraph | Bullets | Code | Table | Picture | Section
+
+
+@dataclass(frozen=True)
+class Document:
+    """A report."""
+
+    title: str
+    subtitle: str
+    sections: tuple[Section, ...]
+
+
+def plain(document: Document) -> dict[str, Any]:
+    """A document as JSON has it: every block says in "kind" what it is."""
+
+    def block(one: Block) -> dict[str, Any]:
+        own = {"kind": type(one).__name__.lower()}
+        if isinstance(one, Section):
+            return own | {**vars(one), "blocks": [block(part) for part in one.blocks]}
+        return own | asdict(one)
+
+    return {
+        "title": document.title,
+        "subtitle": document.subtitle,
+        "sections": [block(section) for section in document.sections],
+    }

@@ -1,0 +1,265 @@
+"""From what was measured to what a report says: the paper's questions as chapters, findings in them, an abstract."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vlm_probe import figures
+from vlm_probe.evidence import Verdict
+from vlm_probe.figures.style import figure_of
+from vlm_probe.findings import Run, scope_of
+from vlm_probe.findings.finding import Cases, CasesOf, FigureOf, Finding, Shown, TableOf
+from vlm_probe.findings.listing import evidence_listing
+from vlm_probe.findings.questions import QUESTIONS, REAL, Question
+from vlm_probe.findings.skipped import left_out_lines
+from vlm_probe.report.document import Block, Bullets, Code, Document, Paragraph, Picture, Section, Table
+from vlm_probe.report.inspection import provenance_table
+from vlm_probe.report.page import figure_uri
+from vlm_probe.studies import FACTORS, published_effects
+
+TITLE = "What the evidence says"
+VERDICTS = (
+    "Intervals are 95 %; p is corrected (Holm) over a finding's claims. A claim is supported, or contradicted, where "
+    "both agree; equivalent where the whole interval lies inside the smallest difference that would matter; else "
+    "undecided. What an untrained copy of a model shows too is undecided. Each row says what is independent: images "
+    "say something about these checkpoints, training seeds about what they were made of."
+)
+CITED = """@article{hinck2024llavagemma,
+  title = {LLaVA-Gemma: Accelerating Multimodal Foundation Models with a Compact Language Model},
+  author = {Hinck, Musashi and Olson, Matthew L. and Cobbley, David and Tseng, Shao-Yen and Lal, Vasudev},
+  year = {2024}, journal = {arXiv:2404.01331}
+}
+@software{vlm_probe,
+  title = {vlm_probe: opening vision-language models up},
+  author = {{The vlm_probe authors}}, version = {%s}
+}"""
+_TOLD = 4
+"""Decided claims that the abstract has in full, of every question."""
+
+
+@dataclass
+class Chapter:
+    """One finding and what it has to say."""
+
+    finding: Finding
+    evidence: pd.DataFrame
+    shown: Shown
+
+    @property
+    def figures(self) -> list[FigureOf]:
+        """All figures over tables that there are, with a number to draw, in the order of the page."""
+        blocks = [block for section in self.finding.sections for block in section.blocks]
+        tables = self.shown.tables
+        return [one for one in blocks if isinstance(one, FigureOf) and at_hand(tables.get(one.table))]
+
+
+def at_hand(table: pd.DataFrame | None) -> bool:
+    """Whether a table holds any number: of others there is nothing to draw."""
+    return table is not None and bool(table.select_dtypes("number").notna().to_numpy().any())
+
+
+def chapters(found: Run) -> list[Chapter]:
+    """Every finding that was measured."""
+    evidence = found.evidence
+    rows = {finding.id: evidence.loc[evidence["finding"] == finding.id] for finding in found.findings}
+    return [Chapter(one, rows[one.id], found.shown(one)) for one in found.findings if len(rows[one.id])]
+
+
+def draw(chapter: Chapter) -> dict[str, Figure]:
+    """A chapter's figures over tables, by name."""
+    drawn: dict[str, Figure] = {}
+    for one in chapter.figures:
+        drawn[one.name] = figure_of(getattr(figures, one.plot)(chapter.shown.tables[one.table], **one.given))
+    return drawn
+
+
+def listed(block: TableOf, table: pd.DataFrame) -> pd.DataFrame:
+    """What a page shows of a table."""
+    rows = table.query(block.where) if block.where else table
+    if not block.columns:
+        return rows
+    return pd.DataFrame(rows[list(block.columns)]).set_axis(list(block.columns.values()), axis=1)
+
+
+def draw_cases(cases: Cases) -> Figure:
+    return figure_of(figures.case_panels(cases.panels, title=cases.title))
+
+
+class Telling:
+    """Tells a run as a document, and writes its pictures to a folder on the way.
+
+    version: of the package. command: that measured the run; "" where it was no command.
+    """
+
+    def __init__(self, found: Run, told: Sequence[Chapter], folder: Path, *, version: str, command: str = ""):
+        self.found, self.told, self.folder, self.version, self.command = found, told, folder, version, command
+        self.widths: dict[str, float] = {}
+        """Of the pictures, in inches, by file."""
+
+    def document(self) -> Document:
+        """The whole report."""
+        found = self.found
+        scope = scope_of(found.models)
+        on = f"{', '.join(found.models)} on {len(found.items)} items. " if found.models else "Tables of the package. "
+        by_question = {name: [c for c in self.told if c.finding.explains == name] for name in QUESTIONS}
+        answered = [self._question(name, own) for name, own in by_question.items() if own]
+        others = tuple(self._finding(c) for c in self.told if c.finding.explains not in QUESTIONS)
+        sections = [
+            Section("Abstract", self._abstract(by_question), "abstract"),
+            Section("All verdicts", self._verdicts(), "verdicts"),
+            *answered,
+            *([Section("Other findings", others, "others")] if others else []),
+            Section("Appendix", self._appendix(), "appendix"),
+        ]
+        return Document(TITLE, on + scope, tuple(sections))
+
+    def _abstract(self, by_question: dict[str, list[Chapter]]) -> tuple[Block, ...]:
+        said: list[Block] = []
+        for name, own in by_question.items():
+            if own:
+                rows = pd.concat([chapter.evidence for chapter in own], ignore_index=True)
+                said += [Paragraph(f"{QUESTIONS[name].asked} {_counted(rows)}"), *_decided(rows)]
+        if self.found.skipped:
+            said.append(Paragraph("What could not be measured:"))
+            said.append(Bullets(tuple(map(str, self.found.skipped))))
+        return tuple(said) or (Paragraph("Nothing was measured."),)
+
+    def _verdicts(self) -> tuple[Block, ...]:
+        evidence = pd.concat([c.evidence for c in self.told], ignore_index=True) if self.told else pd.DataFrame()
+        if evidence.empty:
+            return (Paragraph("None."),)
+        tested = evidence.loc[evidence["verdict"] != str(Verdict.DESCRIPTIVE)].reset_index(drop=True)
+        table = evidence_listing(tested).filter(["claim", "rests on", "difference", "p", "verdict"])
+        table.insert(0, "", tested["finding"])
+        return (Paragraph(VERDICTS), Table.of(table, whole=True))
+
+    def _question(self, name: str, own: list[Chapter]) -> Section:
+        question = QUESTIONS[name]
+        blocks: list[Block] = [*self._published(question), *map(self._finding, own)]
+        ids = " ".join(f"-f {c.finding.id}" for c in own)
+        models = " ".join(f"-m {model}" for model in REAL)
+        settle = Section(
+            "What would settle it",
+            (Paragraph(question.settled_by), Code(f"vlm-probe report {ids} {models}")),
+        )
+        return Section(question.asked, (*blocks, settle), name)
+
+    def _published(self, question: Question) -> tuple[Block, ...]:
+        """What the paper itself has on it."""
+        if not question.factor:
+            return ()
+        _, first, second = FACTORS[question.factor]
+        words = {"yes": "pretrained", "no": "not pretrained"}
+        first, second = words.get(first, first), words.get(second, second)
+        effects = published_effects().query("factor == @question.factor")
+        known = effects.query("missing == ''")
+        up = sum(value > 0 for value in known["difference"].tolist())
+        said = (
+            f"Hinck et al. (2024) published {len(known)} pairs of numbers that differ in this alone: from {first} to "
+            f"{second} {up} go up and {len(known) - up} go down or stay. Each is one run, so that they have no "
+            "intervals."
+        )
+        figure = figure_of(figures.published_effect(effects, title=f"{first} to {second}", first=first, second=second))
+        caption = "The paper's own numbers: what the change does to each benchmark, all else equal."
+        picture = self._picture(
+            figure, f"published_{question.factor}", caption, f"published effects, {first} to {second}"
+        )
+        return (Section("The paper's own numbers", (Paragraph(said), picture)),)
+
+    def _finding(self, chapter: Chapter) -> Section:
+        """A finding; its figures are written on the way."""
+        finding, own = chapter.finding, chapter.shown
+        drawn = draw(chapter)
+        cases = [(one, draw_cases(one)) for one in own.cases]
+        blocks: list[Block] = [Bullets(tuple(own.summary))] if own.summary else []
+        blocks.append(Table.of(evidence_listing(chapter.evidence), whole=True))
+        for section in finding.sections:
+            shown: list[Block] = []
+            for block in section.blocks:
+                if isinstance(block, FigureOf) and block.name in drawn:
+                    file = f"{finding.id}_{block.name}"
+                    shown.append(self._picture(drawn[block.name], file, block.caption, block.alt))
+                elif isinstance(block, FigureOf) and block.table in own.tables:
+                    shown.append(Paragraph("No figure: none of its numbers is at hand.", soft=True))
+                elif isinstance(block, TableOf) and block.table in own.tables:
+                    table = listed(block, own.tables[block.table])
+                    shown += [Table.of(table)] if len(table) else []
+            kinds = {block.name: block for block in section.blocks if isinstance(block, CasesOf)}
+            for number, model in enumerate(self.found.models if kinds else ()):
+                pictures = tuple(
+                    self._picture(
+                        figure, f"{finding.id}_cases_{number}_{one.name}", kinds[one.name].caption, kinds[one.name].alt
+                    )
+                    for one, figure in cases
+                    if one.model == model and one.name in kinds
+                )
+                shown += [Section(model, pictures)] if pictures else []
+            blocks += [Section(section.heading, tuple(shown))] if shown else []
+        if finding.caveats:
+            blocks.append(Section("What it does not say", (Bullets(finding.caveats),)))
+        methods = tuple(text.format(n=len(self.found.items), seed=self.found.seed) for text in finding.methods)
+        blocks.append(Section("Methods", (Bullets(methods),), folded=True))
+        return Section(f"{finding.id}. {finding.question}", tuple(blocks), finding.id)
+
+    def _appendix(self) -> tuple[Block, ...]:
+        found = self.found
+        made_of = [provenance_table(p).assign(model=name) for name, p in found.provenance.items()]
+        provenance = pd.concat([*made_of, pd.DataFrame(columns=["model", "what", "value"])], ignore_index=True)
+        provenance = provenance.reindex(columns=["model", "what", "value"]).query("what != 'model'")
+        left_out = left_out_lines(found.left_out, len(found.items))
+        files = "Values item by item: tables/; figures: figures/; the evidence: evidence.csv and results.json."
+        return (
+            *([Section("Items left out", (Paragraph(_LEFT_OUT), Bullets(tuple(left_out))))] if left_out else []),
+            *([Section("Models", (Table.of(provenance),))] if len(provenance) else []),
+            *([Section("How this was made", (Code(self.command),))] if self.command else []),
+            Section("To cite", (Code(CITED % self.version),)),
+            Paragraph(files, soft=True),
+        )
+
+    def _picture(self, figure: Figure, file: str, caption: str, alt: str) -> Picture:
+        self.widths[file] = float(figure.get_figwidth())
+        uri = figure_uri(figure, close=False)
+        figures.save(figure, self.folder, file)
+        return Picture(file, uri, caption, alt)
+
+
+_LEFT_OUT = (
+    "They cannot be asked, so that findings which need them were measured without them; results.json names each."
+)
+
+
+def _counted(evidence: pd.DataFrame) -> str:
+    """How many claims came to what, and why others did not."""
+    tested = evidence.loc[evidence["verdict"] != str(Verdict.DESCRIPTIVE)]
+    if tested.empty:
+        return "Nothing is tested here: these findings describe."
+    counts = Counter(tested["verdict"].tolist())
+    order = [str(one) for one in (Verdict.SUPPORTED, Verdict.CONTRADICTED, Verdict.EQUIVALENT, Verdict.UNDECIDED)]
+    parts = [f"{counts[name]} {name}" for name in order if counts[name]]
+    said = f"Of {len(tested)} claims {_joined(parts)}."
+    few = Counter(reason for reason in tested["reason"].tolist() if reason.endswith("would do"))
+    if few:
+        said += f" {sum(few.values())} rest on too few: {'; '.join(sorted(few))}."
+    return said
+
+
+def _joined(parts: Sequence[str]) -> str:
+    *most, last = parts
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _decided(evidence: pd.DataFrame) -> tuple[Block, ...]:
+    """The claims that are decided: on training runs before those on two models, and these before those on one."""
+    decided = ~evidence["verdict"].isin([str(Verdict.UNDECIDED), str(Verdict.DESCRIPTIVE)])
+    rows = evidence.loc[decided].to_dict("records")
+    rows.sort(key=lambda row: ("seeds" not in row["unit"], "," not in str(row["models"]), row["p_corrected"]))
+    told = tuple(f"{row['sentence']}: {row['verdict']} ({row['finding']})." for row in rows[:_TOLD])
+    more = len(rows) - len(told)
+    last = (f"{more} more are decided: see all verdicts.",) if more else ()
+    return (Bullets((*told, *last)),) if told else ()
