@@ -12,24 +12,66 @@ from jaxtyping import install_import_hook
 install_import_hook("vlm_probe", "beartype.beartype")
 
 import pytest  # noqa: E402
-import torch  # noqa: E402
-from tiny import LANGUAGES, REFERENCE, TOWERS, tiny_llava  # noqa: E402
 
-# Two workers share two cores.
-torch.set_num_threads(1)
+# Neither torch nor the package is imported here: what hands tests to workers would wait for it, and they for that.
+
+LONGEST = (
+    "test_scripts.py",
+    "test_replica.py",
+    "test_e1.py",
+    "test_study.py",
+    "test_c2.py",
+    "test_c1.py",
+    "test_report.py",
+    "test_notebooks.py",
+    "test_left_out.py",
+    "test_wheel.py",
+    "test_cli_report.py",
+    "test_cli_findings.py",
+)
+"""Files that take longest, which start first: a worker that comes to one last leaves the other one idle."""
+
+
+def pytest_configure(config):
+    # Else files of many tests would start first, and these have few.
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+def pytest_generate_tests(metafunc):
+    if "any_llava" in metafunc.fixturenames:
+        from tiny import LANGUAGES, TOWERS
+
+        metafunc.parametrize("any_llava", [f"{t}-{lm}" for t in TOWERS for lm in LANGUAGES], indirect=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Two workers share two cores."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def reference():
     """The folder of recorded reference checkpoints."""
+    from tiny import REFERENCE
+
     if not REFERENCE.is_dir():
         pytest.skip(f"no reference checkpoints at {REFERENCE}")
     return REFERENCE
 
 
-@pytest.fixture(params=[f"{t}-{lm}" for t in TOWERS for lm in LANGUAGES])
+@pytest.fixture
 def any_llava(request):
     """A tiny random LLaVA of every tower with every language model."""
+    from tiny import tiny_llava
+
     tower, language = request.param.split("-")
     return tiny_llava(tower, language)
 

@@ -75,9 +75,16 @@ def random_frame(width: int, rank: int, generator: torch.Generator) -> Float[Ten
 
     By QR of Gaussian numbers, the signs put right (Mezzadri 2007, arXiv:math-ph/0609050, section 5).
     """
-    drawn = torch.randn(width, rank, dtype=torch.float64, generator=generator)
-    q, r = torch.linalg.qr(drawn)
-    return (q * r.diagonal().sign()).T.float()
+    return _random_frames(1, width, rank, generator)[0]
+
+
+def _random_frames(
+    count: int, width: int, rank: int, generator: torch.Generator
+) -> Float[Tensor, "{count} {rank} {width}"]:
+    """As many `random_frame`s, the same as one by one."""
+    drawn = [torch.randn(width, rank, dtype=torch.float64, generator=generator) for _ in range(count)]
+    q, r = torch.linalg.qr(torch.stack(drawn))
+    return (q * r.diagonal(dim1=1, dim2=2).sign()[:, None]).mT.float()
 
 
 @torch.no_grad()
@@ -107,7 +114,7 @@ def cosines_when_turned(
     found = []
     for start in range(0, draws, together):
         count = min(together, draws - start)
-        frames = [random_frame(x.shape[1], around.shape[1], generator).double() for _ in range(count)]
+        frames = _random_frames(count, x.shape[1], around.shape[1], generator).double()
         turned = torch.cat([mean + around @ frame for frame in frames]).to(vectors.device)
         found.append(nearest_rows(turned, table, k=1, keep=keep).scores.view(count, -1).cpu())
     return torch.cat(found)

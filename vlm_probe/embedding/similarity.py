@@ -46,11 +46,19 @@ def _centered(x: Matrix) -> Matrix:
 
 def _hsic_unbiased(a: Float[Tensor, "item item"], b: Float[Tensor, "item item"]) -> Float[Tensor, ""]:
     """Unbiased HSIC of two Gram matrices (Song et al. 2012, equation 5); their diagonals are left out."""
-    n = len(a)
-    a, b = (m - torch.diag(m.diagonal()) for m in (a, b))
-    sums = a.sum() * b.sum() / ((n - 1) * (n - 2))
-    cross = 2 * (a.sum(0) @ b.sum(0)) / (n - 2)
-    return ((a * b).sum() + sums - cross) / (n * (n - 3))
+    return _with_themselves(a, b)[0]
+
+
+def _with_themselves(a: Float[Tensor, "item item"], b: Float[Tensor, "item item"]) -> Float[Tensor, "3"]:
+    """`_hsic_unbiased` of two Gram matrices, of the first with itself and of the second with itself."""
+    n, grams = len(a), [m - torch.diag(m.diagonal()) for m in (a, b)]
+    columns, totals = [m.sum(0) for m in grams], [m.sum() for m in grams]
+    found = []
+    for i, j in ((0, 1), (0, 0), (1, 1)):
+        sums = totals[i] * totals[j] / ((n - 1) * (n - 2))
+        cross = 2 * (columns[i] @ columns[j]) / (n - 2)
+        found.append(((grams[i] * grams[j]).sum() + sums - cross) / (n * (n - 3)))
+    return torch.stack(found)
 
 
 def cka(x: Tensor | np.ndarray, y: Tensor | np.ndarray, *, debiased: bool = True) -> float:
@@ -65,8 +73,7 @@ def cka(x: Tensor | np.ndarray, y: Tensor | np.ndarray, *, debiased: bool = True
     """
     first, second = _pair(x, y)
     if debiased:
-        grams = first @ first.T, second @ second.T
-        xy, xx, yy = _hsic_unbiased(*grams), _hsic_unbiased(grams[0], grams[0]), _hsic_unbiased(grams[1], grams[1])
+        xy, xx, yy = _with_themselves(first @ first.T, second @ second.T)
         return float(xy / (xx * yy).clamp(min=1e-300).sqrt())
     first, second = _centered(first), _centered(second)
     return float((first.T @ second).square().sum() / ((first.T @ first).norm() * (second.T @ second).norm()))
@@ -81,8 +88,7 @@ def minibatch_cka(batches: Iterable[tuple[Tensor | np.ndarray, Tensor | np.ndarr
     sums = torch.zeros(3, dtype=torch.float64)
     for x, y in batches:
         first, second = _pair(x, y)
-        a, b = first @ first.T, second @ second.T
-        sums += torch.stack([_hsic_unbiased(a, b), _hsic_unbiased(a, a), _hsic_unbiased(b, b)])
+        sums += _with_themselves(first @ first.T, second @ second.T)
     if not bool(sums.any()):
         raise VlmProbeError("there was no batch to compare")
     return float(sums[0] / (sums[1] * sums[2]).clamp(min=1e-300).sqrt())

@@ -131,15 +131,16 @@ def _resting(
 ) -> tuple[Verdict, str]:
     """The verdict, undecided where what the claim rests on is not supported: of a pair, or of both its models."""
 
+    if not one.claim.requires or verdict in (Verdict.UNDECIDED, Verdict.DESCRIPTIVE):
+        return verdict, reason
     # That two things are as large as makes no difference may rest on what makes none either, but not on the unknown.
     enough = {Verdict.SUPPORTED, verdict} if verdict == Verdict.EQUIVALENT else {Verdict.SUPPORTED}
-
-    def holds(name: str) -> bool:
+    lacking = []
+    for name in one.claim.requires:
         each = [(name, one.models)] if (name, one.models) in said else [(name, (model,)) for model in one.models]
-        return all(said.get(key) in enough for key in each)
-
-    lacking = [name for name in one.claim.requires if not holds(name)]
-    if verdict not in (Verdict.UNDECIDED, Verdict.DESCRIPTIVE) and lacking:
+        if not all(said.get(key) in enough for key in each):
+            lacking.append(name)
+    if lacking:
         return Verdict.UNDECIDED, f"it rests on {', '.join(lacking)}, which is not supported"
     return verdict, reason
 

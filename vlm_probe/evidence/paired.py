@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from scipy.stats import binomtest
 
@@ -41,13 +43,23 @@ def sign_flips(differences: np.ndarray, clusters: np.ndarray, *, seed: int = SEE
         return 1.0
     if np.ptp(np.abs(totals)) == 0:
         return float(binomtest(int((totals > 0).sum()), n, 0.5).pvalue)
-    if 2**n <= draws:
-        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-    else:
-        signs = np.random.default_rng(seed).choice([-1, 1], (draws, n))
-        signs[0] = 1
-    reached = np.abs(signs @ totals) >= abs(totals.sum()) * (1 - 1e-12)
+    signs = _kept_signs(n, seed, draws) if n <= _FEW else _signs(n, seed, draws)
+    reached = np.abs(signs.astype(float) @ totals) >= abs(totals.sum()) * (1 - 1e-12)
     return float(reached.mean())
+
+
+def _signs(n: int, seed: int, draws: int) -> np.ndarray:
+    """Signs of n differences, a row a draw: all that there are, or as many as `draws`, the observed ones first."""
+    if 2**n <= draws:
+        return (1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)).astype(np.int8)
+    signs = np.random.default_rng(seed).choice(np.asarray([-1, 1], dtype=np.int8), (draws, n))
+    signs[0] = 1
+    return signs
+
+
+_FEW = 64
+"""Differences whose signs are kept for the next test of as many: of all numbers of them together some 20 MB."""
+_kept_signs = lru_cache(maxsize=_FEW)(_signs)
 
 
 def holm(p: list[float]) -> list[float]:

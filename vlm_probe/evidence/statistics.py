@@ -34,15 +34,29 @@ def _rows(tables: Tables, name: str, where: str) -> pd.DataFrame:
     return tables[name].query(where) if where else tables[name]
 
 
-def _together(tables: Sequence[Tables], name: str, where: str, key: str) -> pd.DataFrame:
-    """One model's rows as they are; of two, the rows both have, with suffixes _a and _b."""
+def _each_once(tables: Sequence[Tables], name: str, where: str, key: str) -> list[pd.DataFrame]:
+    """Every model's rows; of two, each must have a key once."""
     parts = [_rows(one, name, where) for one in tables]
-    if len(parts) == 1:
-        return parts[0]
-    for part in parts:
+    for part in parts if len(parts) > 1 else []:
         if part[key].duplicated().any():
             raise VlmProbeError(f"table {name!r} has the {key} {part.loc[part[key].duplicated(), key].iloc[0]!r} twice")
-    return parts[0].merge(parts[1], on=key, suffixes=("_a", "_b"))
+    return parts
+
+
+def _together(tables: Sequence[Tables], name: str, where: str, key: str) -> pd.DataFrame:
+    """One model's rows as they are; of two, the rows both have, with suffixes _a and _b."""
+    first, *second = _each_once(tables, name, where, key)
+    return first.merge(second[0], on=key, suffixes=("_a", "_b")) if second else first
+
+
+def _matched(tables: Sequence[Tables], name: str, where: str, key: str) -> list[pd.DataFrame]:
+    """Every model's rows; of two, those that both have, in the first's order."""
+    parts = _each_once(tables, name, where, key)
+    keys = [pd.Index(part[key]) for part in parts]
+    if len(parts) == 1 or keys[0].equals(keys[1]):
+        return parts
+    at = keys[1].get_indexer(keys[0])
+    return [parts[0].iloc[np.flatnonzero(at >= 0)], parts[1].iloc[at[at >= 0]]]
 
 
 def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
@@ -70,23 +84,21 @@ class PairedMean:
     """Whether both are 0 or 1, so that an interval of few that differ must not close (see `paired`)."""
 
     def __call__(self, tables: Sequence[Tables]) -> Estimate:
-        rows = _together(tables, self.table, self.where, self.key)
+        parts = _matched(tables, self.table, self.where, self.key)
         # Of two models with a control each, values are differences themselves: up to two apart.
-        far = 2.0 if len(tables) == 2 and isinstance(self.control, str) else 1.0
-        binary = far if self.right_or_wrong else 0.0
-        if len(tables) == 1:
+        far = 2.0 if len(parts) == 2 and isinstance(self.control, str) else 1.0
+        if len(parts) == 2:
+            control, value = map(self._of, parts)
+        else:
             against = 0.0 if self.control is None else self.control
-            control = _numbers(rows, against) if isinstance(against, str) else against
-            return paired(_numbers(rows, self.value), control, rows[self.clusters].to_numpy(), right_or_wrong=binary)
-        first, second = (self._of(rows, side) for side in ("_a", "_b"))
-        clusters = self.clusters if self.clusters == self.key else f"{self.clusters}_a"
-        return paired(second, first, rows[clusters].to_numpy(), right_or_wrong=binary)
+            control = _numbers(parts[0], against) if isinstance(against, str) else against
+            value = _numbers(parts[0], self.value)
+        clusters = parts[0][self.clusters].to_numpy()
+        return paired(value, control, clusters, right_or_wrong=far if self.right_or_wrong else 0.0)
 
-    def _of(self, rows: pd.DataFrame, side: str) -> np.ndarray:
-        own = _numbers(rows, f"{self.value}{side}")
-        if isinstance(self.control, str):
-            return own - _numbers(rows, f"{self.control}{side}")
-        return own - (self.control or 0.0)
+    def _of(self, rows: pd.DataFrame) -> np.ndarray:
+        own = _numbers(rows, self.value)
+        return own - (_numbers(rows, self.control) if isinstance(self.control, str) else self.control or 0.0)
 
 
 @dataclass(frozen=True)
@@ -109,21 +121,29 @@ class AgainstNull:
         real = [_numbers(rows, "draw") == OBSERVED for rows in parts]
         if not all(own.any() for own in real):
             return described(np.zeros(0))
-
-        def measured(column: str) -> list[float]:
-            return [float(_numbers(rows, column)[own][0]) for rows, own in zip(parts, real, strict=True)]
-
-        *before, observed = measured(self.value)
-        *first, null = [_numbers(rows, self.value)[~own] for rows, own in zip(parts, real, strict=True)]
+        at = [int(own.argmax()) for own in real]
+        values = [_numbers(rows, self.value) for rows in parts]
+        *before, observed = [float(own[row]) for own, row in zip(values, at, strict=True)]
+        *first, null = [own[~measured] for own, measured in zip(values, real, strict=True)]
         if before:
             fewest = min(len(first[0]), len(null))
             observed, null = observed - before[0], null[:fewest] - np.roll(first[0][:fewest], 1)
-        found = against_null(observed, null, int(measured("n")[-1]))
-        return replace(found, clusters=int(min(measured(self.clusters)))) if self.clusters else found
+        found = against_null(observed, null, int(_numbers(parts[-1], "n")[at[-1]]))
+        if not self.clusters:
+            return found
+        clusters = [_numbers(rows, self.clusters)[row] for rows, row in zip(parts, at, strict=True)]
+        return replace(found, clusters=int(min(clusters)))
 
 
 Measure = Callable[[pd.DataFrame], float]
 """A number from some of the rows."""
+
+
+def _of_some(measure: Measure | float, rows: pd.DataFrame) -> Callable[[np.ndarray], float]:
+    """The measure as a function of the numbers of the rows that stay."""
+    if isinstance(measure, int | float):
+        return lambda kept: float(measure)
+    return lambda kept: measure(rows.iloc[kept])
 
 
 @dataclass(frozen=True)
@@ -143,15 +163,7 @@ class OfAllRows:
     def __call__(self, tables: Sequence[Tables]) -> Estimate:
         rows = _together(tables, self.table, self.where, self.key)
         named = self.clusters if len(tables) == 1 or self.clusters == self.key else f"{self.clusters}_a"
-        against = self.control
-
-        def value(kept: np.ndarray) -> float:
-            return self.value(rows.iloc[kept])
-
-        def control(kept: np.ndarray) -> float:
-            return float(against) if isinstance(against, int | float) else against(rows.iloc[kept])
-
-        return jackknifed(value, control, rows[named].to_numpy())
+        return jackknifed(_of_some(self.value, rows), _of_some(self.control, rows), rows[named].to_numpy())
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,7 @@ FINDING = Finding(
         "arXiv:2411.18620): scores of the cut edges are masked before the softmax, in windows of a quarter of the "
         f"layers ({WINDOWS} at most, spread evenly) and in all layers together. Changed: whether another first token "
         "is said than without a knockout. Question: its tokens and the template's behind it, without the last "
-        f"position. {n} items.",
+        "position. {n} items.",
         "Claims: the two routes from the image cut at the patches of the object asked about, beside those of as many "
         "other objects of the scene. Differences: Student's t and sign flips over images, Holm over the claims.",
         "Beside whole routes, without a test: for every item as many edges, drawn at random (seed {seed}) among those "
