@@ -7,6 +7,7 @@ import pandas as pd
 import pypdfium2
 import pytest
 from matplotlib import pyplot as plt
+from tiny import untyped
 
 from vlm_probe import VlmProbeError
 from vlm_probe.figures import save
@@ -110,7 +111,7 @@ def test_a_report_answers_the_papers_questions_in_turn(tmp_path):
 def test_the_abstract_counts_verdicts_and_names_what_is_decided(tmp_path):
     found = run(["X1"], [])
     (chapter,) = chapters(found)
-    evidence = chapter.evidence.copy()
+    evidence = untyped(chapter.evidence.copy())
     tested = evidence.index[evidence["verdict"] != "descriptive"]
     evidence.loc[tested, ["verdict", "reason"]] = ["undecided", "3 training seeds, 5 would do"]
     evidence.loc[tested[0], ["verdict", "reason"]] = ["contradicted", ""]
