@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +46,7 @@ def report(
     dtype: Dtype = None,
     embed_scale: EmbedScale = None,
 ) -> None:
-    """Measure hypotheses on scenes whose truth is known, or on items of your own, and write a page with verdicts.
+    """Measure hypotheses on scenes whose truth is known, or on items of your own, and write a page and a PDF.
 
     A run that was killed, or found the disk full, goes on where it stopped.
     """
@@ -69,7 +71,7 @@ def report(
             progress=advance,
         )
     with err.status("drawing"):
-        page = write_report(measured, out)
+        page = write_report(measured, out, command=shlex.join(["vlm-probe", *sys.argv[1:]]))
         shutil.rmtree(parts_of(out), ignore_errors=True)
     show_evidence(measured)
     say(page)

@@ -123,7 +123,9 @@ def _not_more_than_untrained(one: _Asked) -> str:
     found, bare = one.found, one.bare
     reach = np.hypot(found.high - found.low, bare.high - bare.low) / 2
     beyond = (found.difference - bare.difference) * np.sign(found.difference)
-    return "" if beyond > reach else "an untrained copy shows as much"
+    if beyond > reach:
+        return ""
+    return "an untrained copy shows as much" if beyond <= 0 else "not clearly more than an untrained copy shows"
 
 
 def _resting(
