@@ -1,6 +1,6 @@
 """Sweeps of interventions on a model of 100M parameters and 256 image tokens, against a loop of single runs.
 
-    python benchmarks/causal.py [--repeats 5] [--items 2] [--out causal]
+    python benchmarks/causal.py [--repeats 5] [--items 2] [--every 1] [--layers 10] [--out causal]
 
 The loop runs every knockout and every patch by itself through the whole model, as `causal.run` does; the sweeps compute
 once what edited runs have in common (`causal.Branches`). Both must agree. Edge attribution is counted in forward and
@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 from measure import interleaved, peak_bytes, ratio, record
-from shared_prefix import SIDE, build
+from shared_prefix import LAYERS, SIDE, build
 
 from vlm_probe import causal
 from vlm_probe.causal import Branches, Knockout, LogitDifference, Replace, edge_attribution, knockout_sweep
@@ -40,12 +40,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--items", type=int, default=2)
-    parser.add_argument("--every", type=int, default=3, help="so manieth window and layer")
+    parser.add_argument("--every", type=int, default=1, help="so manieth window and layer")
+    parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--out", default="causal")
     arguments = parser.parse_args()
-    model = build()
+    model = build(arguments.layers)
     items = list(scene_items(arguments.items, seed=4))
-    # Some of the windows and layers of a whole sweep: what an early one and a late one save differs.
+    # What an early window and a late one save differs: fewer than all of them say little.
     spans = windows(model.layers["language"])[:: arguments.every]
     cuts = [Knockout(*route, span) for route in ROUTES.values() for span in spans]
 

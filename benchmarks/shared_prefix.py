@@ -1,6 +1,6 @@
 """Six questions about an image of 256 tokens: sharing its work against six whole prompts.
 
-    python benchmarks/shared_prefix.py [--repeats 7] [--out shared_prefix]
+    python benchmarks/shared_prefix.py [--repeats 7] [--layers 10] [--out shared_prefix]
 
 Both ways answer greedily and score the right answer. "one by one" is six whole runs, "batched" one
 left-padded batch of six whole prompts. Answers and probabilities are checked to agree.
@@ -34,13 +34,16 @@ QUESTIONS = (
 NEW = 4
 
 
-def build() -> HookedVLM:
-    """About 100M parameters, 256 image tokens, random weights."""
+LAYERS = 10
+
+
+def build(layers: int = LAYERS) -> HookedVLM:
+    """About 100M parameters, 256 image tokens, random weights; fewer layers are for a trial."""
     tokenizer = build_tokenizer(VOCABULARY)
     vision = CLIPVisionConfig(
         hidden_size=512,
         intermediate_size=2048,
-        num_hidden_layers=8,
+        num_hidden_layers=max(2, layers - 2),
         num_attention_heads=8,
         image_size=SIDE,
         patch_size=PATCH,
@@ -49,7 +52,7 @@ def build() -> HookedVLM:
         vocab_size=VOCABULARY,
         hidden_size=768,
         intermediate_size=3072,
-        num_hidden_layers=10,
+        num_hidden_layers=layers,
         num_attention_heads=8,
         num_key_value_heads=1,
         head_dim=96,
@@ -68,9 +71,10 @@ def build() -> HookedVLM:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Sharing an image's work among questions")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--out", default="shared_prefix")
     arguments = parser.parse_args()
-    model = build()
+    model = build(arguments.layers)
     noise = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     asked = [Asked(0, question, answer) for question, answer in QUESTIONS]
