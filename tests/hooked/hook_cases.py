@@ -36,7 +36,7 @@ REASONS = {
         "HookedVLM.token_strings HookedVLM.picture embedding.patch_labels vocabulary.needed_ids"
     ),
     "tells or writes what the model is": (
-        "causal.describe HookedVLM.provenance HookedVLM.weights_digest HookedVLM.save_pretrained vocabulary.save"
+        "causal.Able.describe HookedVLM.provenance HookedVLM.weights_digest HookedVLM.save_pretrained vocabulary.save"
     ),
     "tells which points there are": (
         "HookedVLM.setup HookedVLM.hook_points HookedVLM.list_hooks HookedVLM.check_hooks_to_add "

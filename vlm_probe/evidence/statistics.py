@@ -52,8 +52,10 @@ def _together(tables: Sequence[Tables], name: str, where: str, key: str) -> pd.D
 def _matched(tables: Sequence[Tables], name: str, where: str, key: str) -> list[pd.DataFrame]:
     """Every model's rows; of two, those that both have, in the first's order."""
     parts = _each_once(tables, name, where, key)
+    if len(parts) == 1:  # whose rows need no key
+        return parts
     keys = [pd.Index(part[key]) for part in parts]
-    if len(parts) == 1 or keys[0].equals(keys[1]):
+    if keys[0].equals(keys[1]):
         return parts
     at = keys[1].get_indexer(keys[0])
     return [parts[0].iloc[np.flatnonzero(at >= 0)], parts[1].iloc[at[at >= 0]]]
