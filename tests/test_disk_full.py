@@ -24,12 +24,14 @@ FULL = "File too large; make room and run it again"
 @contextmanager
 def at_most(size: int) -> Iterator[None]:
     """No file can grow beyond so many bytes: what a full disk is to a process, told by another number."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before, bytecode = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # a module's would be cut off, and broken for whoever imports it next
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        sys.dont_write_bytecode = bytecode
 
 
 @pytest.fixture
@@ -286,7 +288,8 @@ def test_an_analysis(tmp_path):
 
     root = Path(__file__).parents[1]
     command = [sys.executable, "analyses/published_results.py", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, preexec_fn=limited)
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # see `at_most`
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, preexec_fn=limited, env=env)
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]
     assert line.startswith("error: cannot write")
