@@ -51,7 +51,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, which is among a report's files as PNG, SVG and PDF."""
+    """A figure, which is among a report's files as PNG and SVG."""
 
     file: str
     """The files' name in the folder figures/, without a suffix."""
