@@ -34,6 +34,7 @@ from vlm_probe.running.resuming import resumed, run_settings
 from vlm_probe.scenes import family_items, scene_items
 
 Model = str | HookedVLM
+Only = Callable[[Finding], Sequence[str]]
 
 
 def generated_items(n: int, *, seed: int = 0) -> list[Item]:
@@ -59,6 +60,8 @@ class Run:
     """Items without which findings were measured that a model could not be asked with them."""
     provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
+    took: dict[str, float] = field(default_factory=dict)
+    """Seconds by finding, of all models; of parts that were there already next to none."""
     suffix: str = ""
 
     def judged(self, finding: Finding) -> list[Evidence]:
@@ -110,16 +113,28 @@ def _name(model: Model) -> str:
     return model if isinstance(model, str) else str(model.name)
 
 
-def steps(ids: Sequence[str], models: Sequence[Model], items: Sequence[Item], *, untrained: bool | None = None) -> int:
+def steps(
+    ids: Sequence[str],
+    models: Sequence[Model],
+    items: Sequence[Item],
+    *,
+    untrained: bool | None = None,
+    only: Only | None = None,
+) -> int:
     """How often `run` will report progress in all."""
     count = 0
     for finding in find(ids):
         if not finding.models:
             continue
-        for model in models:
-            copies = 2 if finding.untrained and _wants_copy(_name(model), untrained) else 1
+        for name in asked_of(finding, [_name(model) for model in models], only):
+            copies = 2 if finding.untrained and _wants_copy(name, untrained) else 1
             count += copies * len(finding.picks(items))
     return count
+
+
+def asked_of(finding: Finding, names: Sequence[str], only: Only | None) -> list[str]:
+    """The models that a finding is measured on, in the order in which they are compared."""
+    return list(names if only is None else only(finding))
 
 
 def _wants_copy(name: str, untrained: bool | None) -> bool:
@@ -134,6 +149,7 @@ def run(
     seed: int = 0,
     suffix: str = "",
     untrained: bool | None = None,
+    only: Only | None = None,
     parts: Path | None = None,
     load: Callable[[str], HookedVLM] = open_model,
     progress: Callable[[int], None] | None = None,
@@ -147,6 +163,8 @@ def run(
     items: of scenes (`generated_items`) or any benchmark's reader; each finding takes those it can be measured on.
     suffix: appended to every question (see `items.suffix_of`).
     untrained: whether an untrained copy is measured beside every model; None: beside replicas, where it is cheap.
+    only: the names of the models that a finding is measured on, of those given and first the one that the others are
+        compared with; all without.
     parts: a folder for finished parts, from which a killed run goes on to the identical result.
     progress: called with how many of `steps` were just done.
 
@@ -162,36 +180,44 @@ def run(
         if names.count(name) > 1:
             raise VlmProbeError(f"{name} is given twice; models are told apart by their names")
     result = Run(chosen, names, given, seed, suffix=suffix)
-    able = []
-    for finding in chosen:
-        lacking = _lacking(finding, names, given)
-        if lacking:
-            result.skipped.append(Skipped(finding.id, "", lacking))
-        elif finding.models:
-            able.append(finding)
-        else:
+    able = able_among(result, only)
+    for finding in able:
+        if not finding.models:
             # Protocols tell functions apart by their names alone, so that isinstance would say yes to either kind.
             measure = cast(Callable[[], dict[str, Tables]], finding.measure)
             try:
                 result.measured[finding.id] = measure()
             except VlmProbeError as error:
                 result.skipped.append(Skipped(finding.id, "", str(error)))
+    able = [finding for finding in able if finding.models]
     for model in models if able else ():
         opened = load(model) if isinstance(model, str) else model  # one at a time: two real ones rarely fit together
-        name = _name(model)
-        result.provenance[name] = opened.provenance()
-        _measure_model(opened, name, able, result, result.measured, suffix, parts, progress)
-        bare = [finding for finding in able if finding.untrained and name in result.measured.get(finding.id, {})]
-        if bare and _wants_copy(name, untrained):
-            _measure_model(untrained_copy(opened), name, bare, result, result.untrained, suffix, parts, progress)
+        own = [finding for finding in able if _name(model) in asked_of(finding, names, only)]
+        result.provenance[_name(model)] = opened.provenance()
+        measure_model(opened, _name(model), own, result, untrained=untrained, parts=parts, progress=progress)
         del opened
         gc.collect()
         torch.cuda.empty_cache()
+    for finding in able:  # models were opened in one order, and a finding compares in its own
+        for of in (result.measured, result.untrained):
+            if tables := of.get(finding.id):
+                of[finding.id] = {name: tables[name] for name in asked_of(finding, names, only) if name in tables}
     if not any(result.measured.values()):
         why = "; ".join(map(str, result.skipped)) or "no finding is named"
         raise VlmProbeError(f"nothing could be measured; {why}")
     result.seconds = time.monotonic() - began
     return result
+
+
+def able_among(result: Run, only: Only | None) -> list[Finding]:
+    """The findings that lack nothing, whatever the models are; of the others the result says what they lack."""
+    able = []
+    for finding in result.findings:
+        if lacking := _lacking(finding, asked_of(finding, result.models, only), result.items):
+            result.skipped.append(Skipped(finding.id, "", lacking))
+        else:
+            able.append(finding)
+    return able
 
 
 def _lacking(finding: Finding, names: Sequence[str], items: Sequence[Item]) -> str:
@@ -205,22 +231,40 @@ def _lacking(finding: Finding, names: Sequence[str], items: Sequence[Item]) -> s
     return ""
 
 
+def measure_model(
+    model: HookedVLM,
+    name: str,
+    findings: Sequence[Finding],
+    result: Run,
+    *,
+    untrained: bool | None,
+    parts: Path | None,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Findings on one model and, where it is wanted, on an untrained copy of it, into the result."""
+    _measure_model(model, name, findings, result, result.measured, parts, progress)
+    bare = [finding for finding in findings if finding.untrained and name in result.measured.get(finding.id, {})]
+    if bare and _wants_copy(name, untrained):
+        _measure_model(untrained_copy(model), name, bare, result, result.untrained, parts, progress)
+
+
 def _measure_model(
     model: HookedVLM,
     name: str,
     findings: Sequence[Finding],
     result: Run,
     into: dict[str, dict[str, Tables]],
-    suffix: str,
     parts: Path | None,
     progress: Callable[[int], None] | None,
 ) -> None:
     """Every finding on one model; what one cannot do is noted, and the others go on."""
+    suffix = result.suffix
     settings = run_settings(model, result.items, seed=result.seed, suffix=suffix) if parts is not None else {}
     with nullcontext() if parts is None else resumed(parts, str(model.name), settings) as folder:
         shared = _shared(model, findings, result.items, suffix, folder)
         left: list[LeftOut] | None = None
         for finding in findings:
+            began = time.monotonic()
             measure = partial(_tables, finding, model, seed=result.seed)
             try:
                 found = measure(finding.picks(result.items), shared, folder, progress=progress)
@@ -241,6 +285,7 @@ def _measure_model(
                 if into is result.measured:  # the same are left out for an untrained copy
                     result.left_out += [one for one in left if one not in result.left_out]
             into.setdefault(finding.id, {})[name] = found
+            result.took[finding.id] = result.took.get(finding.id, 0.0) + time.monotonic() - began
 
 
 def _shared(

@@ -7,6 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pandas as pd
+
+from vlm_probe.findings.finding import Finding
+from vlm_probe.studies import published_effects
+
 REAL = ("Intel/llava-gemma-2b", "Intel/llava-gemma-7b")
 """The paper's checkpoints that are public."""
 
@@ -20,6 +25,8 @@ class Question:
     """Of `studies.FACTORS`, whose published numbers are the question; "" where the paper has none."""
     settled_by: str
     """What would answer it for the paper's own models."""
+    replicas: tuple[str, ...]
+    """Shipped miniatures that differ in this alone; the first is what the others are compared with."""
 
 
 QUESTIONS: dict[str, Question] = {
@@ -29,6 +36,7 @@ QUESTIONS: dict[str, Question] = {
         "The two public checkpoints differ in size and in nothing else that is known: the same findings on both, on "
         "the benchmarks' own questions, say how they differ. That size does it takes both trained again, from several "
         "seeds.",
+        ("replica/small-clip", "replica/large-clip"),
     ),
     "vocabulary": Question(
         "Why does a vocabulary of 256k tokens not help?",
@@ -36,18 +44,38 @@ QUESTIONS: dict[str, Question] = {
         "The paper trained no model with another vocabulary, so that none of its numbers is about this. What the rows "
         "of its checkpoints cost, which of them are trained and which leak into answers can be measured on one of "
         "them; what their number does takes models that differ in it alone.",
+        ("replica/small-clip-v320", "replica/small-clip-v20480"),
     ),
     "encoder": Question(
         "Why does DINOv2 help one model and hurt the other?",
         "encoder",
         "The public checkpoints have CLIP. The encoders can be compared without a language model; that an encoder "
         "helps one size and hurts the other takes the four models, from several seeds.",
+        ("replica/small-clip", "replica/small-dino"),
     ),
     "pretraining": Question(
         "Why does pretraining the connector help?",
         "connector",
         "Of each size one checkpoint is public, with a pretrained connector. What its rows are near to can be "
         "measured; what pretraining does takes a twin without it that saw as many scenes.",
+        ("replica/small-clip-nopre", "replica/small-clip"),
     ),
 }
 """By name, in the paper's order."""
+
+
+def effects_of(question: Question) -> pd.DataFrame:
+    """The paper's own numbers on a question: rows of `studies.published_effects`, none where it has none."""
+    effects = published_effects()
+    return effects.loc[effects["factor"] == question.factor].reset_index(drop=True)
+
+
+def replicas_for(finding: Finding) -> list[str]:
+    """The miniatures that a finding is measured on where nobody names models: those of its question, else all."""
+    about = QUESTIONS.get(finding.explains)
+    return list(about.replicas) if about else default_replicas()
+
+
+def default_replicas() -> list[str]:
+    """All miniatures that speak to any of the questions."""
+    return list(dict.fromkeys(name for question in QUESTIONS.values() for name in question.replicas))

@@ -1,0 +1,107 @@
+"""Several models measured at once, each in a process of its own, into the parts that a run then reads."""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.findings.engine import Only, Run, able_among, asked_of, find, measure_model
+from vlm_probe.hooked import HookedVLM
+from vlm_probe.items import Item
+from vlm_probe.items.item import with_others
+
+_HEARD = 0.5
+"""Seconds between two looks at how far the processes are."""
+
+
+def jobs_for(names: Sequence[str], device: str | None) -> int:
+    """How many processes are worth their memory: two, for shipped miniatures on a processor with two cores or more."""
+    small = len(names) > 1 and all(name.startswith("replica/") for name in names)
+    on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
+    return 2 if small and on_cpu and (os.cpu_count() or 1) > 1 else 1
+
+
+def measure_ahead(
+    ids: Sequence[str],
+    names: Sequence[str],
+    items: Sequence[Item],
+    *,
+    parts: Path,
+    load: Callable[[str], HookedVLM],
+    seed: int = 0,
+    suffix: str = "",
+    untrained: bool | None = None,
+    only: Only | None = None,
+    jobs: int = 2,
+    progress: Callable[[int], None] = lambda n: None,
+) -> dict[str, float]:
+    """Fill the parts from which `run`, given the same, goes on; a process a model, `jobs` of them at a time.
+
+    names, load: of models that are opened in those processes, so that `load` and `only` can be pickled: a function of a
+    module, or `functools.partial` of one. progress: called with how many of `steps` were just done.
+
+    Returns the seconds that each finding took, of all models. What goes wrong there is left to `run`, which meets it
+    again and says it.
+    """
+    context = get_context("spawn")  # torch does not survive a fork
+    with context.Manager() as manager:
+        heard = manager.Queue()
+        given = {"seed": seed, "suffix": suffix, "untrained": untrained, "only": only, "parts": parts, "load": load}
+        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+            at_work: set[Future[dict[str, float]]] = {
+                pool.submit(_measure_one, name, list(ids), list(names), list(items), heard, **given) for name in names
+            }
+            took = Counter[str]()
+            try:
+                while at_work:
+                    ended, at_work = wait(at_work, timeout=_HEARD)
+                    _tell(heard, progress)
+                    for one in ended:
+                        took.update({} if one.exception() else one.result())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        _tell(heard, progress)
+    return dict(took)
+
+
+def _tell(heard: Any, progress: Callable[[int], None]) -> None:
+    while True:
+        try:
+            progress(heard.get_nowait())
+        except (queue.Empty, BrokenProcessPool):
+            return
+
+
+def _measure_one(
+    name: str,
+    ids: list[str],
+    names: list[str],
+    items: list[Item],
+    heard: Any,
+    *,
+    seed: int,
+    suffix: str,
+    untrained: bool | None,
+    only: Only | None,
+    parts: Path,
+    load: Callable[[str], HookedVLM],
+) -> dict[str, float]:
+    """In a process of its own: all that is asked of one model."""
+    torch.set_num_threads(1)
+    result = Run(find(ids), names, with_others(items), seed, suffix=suffix)
+    own = [f for f in able_among(result, only) if f.models and name in asked_of(f, names, only)]
+    with suppress(VlmProbeError):
+        measure_model(load(name), name, own, result, untrained=untrained, parts=parts, progress=heard.put)
+    return result.took
