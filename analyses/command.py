@@ -92,8 +92,8 @@ def measure_and_draw(
 def draw_all(found: Run, out: Path, prefix: str = "") -> None:
     """Every finding's figures as files, their paths printed."""
     for chapter in chapters(found):
-        for name, figure in draw(chapter).items():
-            print(*save(figure, out, f"{prefix}{name}"), sep="\n")
+        for name, (figure, data) in draw(chapter).items():
+            print(*save(figure, out, f"{prefix}{name}", data=data), sep="\n")
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

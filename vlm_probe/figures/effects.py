@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from vlm_probe.figures.given import checked
 from vlm_probe.figures.primitives import forest
 from vlm_probe.figures.scores import scenes_of
-from vlm_probe.figures.style import CONTROL, PALETTE, axes, either_way, legend_below, styled, titled
+from vlm_probe.figures.style import CONTROL, PALETTE, axes, either_way, legend_below, rows_high, styled, titled
 from vlm_probe.figures.tables import counts, names, numbers, where
 
 MEAN = "#000000"
@@ -40,7 +40,7 @@ def effect_over_seeds(
     with styled():
         alone = ax is None
         rows = list(dict.fromkeys(_rows(effects, by)))
-        ax = axes(ax, (6.2, 1.5 + 0.34 * len(rows)))
+        ax = axes(ax, rows_high(rows, 2))
         one = differences.sort_values("seed", kind="stable")
         one = one.assign(row=_rows(one, by), series=[f"seed {seed}" for seed in one["seed"].tolist()])
         forest(
@@ -124,7 +124,7 @@ def published_effect(
             pair: pair if there[pair] == len(values) else f"{pair} ({there[pair]} of {len(values)} published)"
             for pair, values in relative.items()
         }
-        ax = axes(ax, (5.2, 1.6 + 0.32 * len(names(effects, "name"))))
+        ax = axes(ax, rows_high(names(effects, "name"), 1) + 0.2)
         forest(
             effects.assign(pair=[words[pair] for pair in effects["fixed"].tolist()]),
             ax,
@@ -153,7 +153,7 @@ def _empty_lines(table: pd.DataFrame, ax: Axes) -> None:
             place: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "ha": "center", "va": "center"}
             # The line at 0 may run through it.
             place["bbox"] = {"facecolor": "white", "linewidth": 0, "pad": 1.5}
-            ax.text(0.5, y, "not at hand", fontsize=8, color=CONTROL, **place)
+            ax.text(0.5, y, "not at hand", fontsize=7.5, color=CONTROL, **place)
 
 
 @checked
@@ -169,7 +169,7 @@ def interactions(
     """
     with styled():
         rows = names(table, "name")
-        ax = axes(ax, (6.6, 1.8 + 0.3 * len(rows) + 0.15 * sum("\n" in row for row in rows)))
+        ax = axes(ax, rows_high(rows, 2) + 0.2)
         one = where(table, "series", "paper", "seed")
         kinds = names(one, "what")
         # Seeds of one line are of one series, and lie over each other where they agree.

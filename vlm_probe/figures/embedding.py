@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from vlm_probe.figures.given import checked
 from vlm_probe.figures.points import along_points, short_point
 from vlm_probe.figures.primitives import by_layer, forest, heat, level
-from vlm_probe.figures.style import CONTROL, axes, colors_of, legend_below, models_of, styled, titled
+from vlm_probe.figures.style import COLUMN, CONTROL, axes, colors_of, legend_below, models_of, rows_high, styled, titled
 from vlm_probe.figures.tables import about, counted, counts, names, numbers, where
 
 _MEASURES = {"cka": "CKA (linear, debiased)", "svcca": "SVCCA", "procrustes": "Procrustes similarity"}
@@ -27,7 +27,7 @@ def similarity_heatmap(matrix: pd.DataFrame, ax: Axes | None = None, *, rows: st
     """
     with styled():
         high, wide = matrix.shape
-        ax = axes(ax, (1.9 + 0.42 * wide, 1.5 + 0.36 * high))
+        ax = axes(ax, 1.0 + 0.3 * high, max(COLUMN, 1.5 + 0.36 * wide))
         measure = str(matrix.attrs.get("units", "similarity"))
         words = _MEASURES.get(measure, measure.replace("_", " "))
         short = [[short_point(str(name)) for name in axis] for axis in (matrix.index, matrix.columns)]
@@ -46,7 +46,7 @@ def likeness(table: pd.DataFrame, ax: Axes | None = None, *, title: str = _MEASU
     """
     with styled():
         rows, columns = names(table, "row"), names(table, "column")
-        ax = axes(ax, (3.4 + 0.42 * len(columns), 2.6 + 0.3 * len(rows)))
+        ax = axes(ax, 1.3 + 0.3 * len(rows), max(COLUMN, 2.0 + 0.36 * len(columns)))
         heat(table.pivot(index="row", columns="column", values="cka").loc[rows, columns], ax, label=_MEASURES["cka"])
         titled(ax, title, f"n = {counts(table)} items")
     return ax
@@ -59,15 +59,20 @@ _CONTROLS: dict[str, tuple[str, str]] = {
 
 
 @checked
-def probes_with_controls(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def probes_with_controls(
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    title: str = "What does a linear probe find in what the connector reads?",
+) -> Axes:
     """Accuracy of a probe per label, one dot a model, beside what it has to beat.
 
     table: columns model, label, mean, low, high, random, pixels, common (shares right), n (items).
     """
     with styled():
         models = models_of(table)
-        ax = axes(ax, (5.6, 1.8 + len(names(table, "label")) * max(0.34, 0.15 * len(models))))
         rows = table.assign(row=counted(table, "label"))
+        ax = axes(ax, rows_high(names(rows, "row"), len(models)))
         forest(rows, ax, y="row", x="mean", hue="model", colors=models)
         # Beside its model's dot, and in its colour: every model has a random encoder of its own.
         bare = {f"{model}, random encoder": color for model, color in models.items()}
@@ -75,7 +80,7 @@ def probes_with_controls(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         given: dict[str, Any] = {"low": None, "high": None, "marker": "|", "size": 8, "controls": _CONTROLS}
         forest(rows, ax, y="row", x="random", hue="model", colors=bare, **given)
         ax.set(xlim=(-0.02, 1.02), xlabel="accuracy (share right)")
-        titled(ax, "What does a linear probe find in what the connector reads?", "kinds of object held out; 95 %")
+        titled(ax, title, "kinds of object held out; 95 %")
         legend_below(ax)
     return ax
 
@@ -90,7 +95,7 @@ def probe_along_encoder(table: pd.DataFrame, label: str, ax: Axes | None = None,
     """
     with styled():
         rows = along_points(where(table, "label", label))
-        ax = axes(ax, (max(5.8, 1.2 + 0.17 * len(names(rows, "at"))), 3.9))
+        ax = axes(ax, 2.6, max(COLUMN, 1.0 + 0.14 * len(names(rows, "at"))))
         models = models_of(table)
         by_layer(rows, ax, x="at", y="mean", colors=models)
         level(rows, ax, y="random", words="random encoder", colors=models)
@@ -102,14 +107,14 @@ def probe_along_encoder(table: pd.DataFrame, label: str, ax: Axes | None = None,
 
 
 @checked
-def twin_likeness(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def twin_likeness(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "How alike are twins?") -> Axes:
     """Every pair of twins: how alike a model's encoder finds it, over how alike a random encoder does.
 
     table: columns model, id (of the pair), percentile, percentile_random (shares of other pairs that are less alike),
         both_right (1 or 0: full or hollow). Both axes begin where the data do.
     """
     with styled():
-        ax = axes(ax, (4.6, 4.6))
+        ax = axes(ax, 3.4)
         for model, color in models_of(table).items():
             own = where(table, "model", model)
             right = numbers(own, "both_right") == 1
@@ -124,7 +129,7 @@ def twin_likeness(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set(xlim=shown, ylim=shown, xlabel="for a random encoder", ylabel="for the model's encoder")
         n = len(names(table, "id"))
         note = f"share of other pairs that are less alike (axes not from 0); n = {n} pairs of twins; full: both right"
-        titled(ax, "How alike are twins?", note)
+        titled(ax, title, note)
         legend_below(ax)
     return ax
 
@@ -139,7 +144,7 @@ def projection(table: pd.DataFrame, ax: Axes | None = None, *, color_by: str = "
     color_by: a column: "modality", or a label.
     """
     with styled():
-        ax = axes(ax, (4.8, 4.4))
+        ax = axes(ax, 3.2)
         named = table.assign(**{color_by: table[color_by].astype(str) if color_by in table else "rows"})
         colors = colors_of(names(named, color_by))
         for name, color in colors.items():

@@ -8,7 +8,7 @@ import pandas as pd
 
 from vlm_probe.figures.effects import change_in_words, effect_over_seeds
 from vlm_probe.figures.given import checked
-from vlm_probe.figures.style import styled
+from vlm_probe.figures.style import COLUMN, styled
 from vlm_probe.figures.tables import names, where
 
 
@@ -23,7 +23,13 @@ def effects_by_factor(differences: pd.DataFrame, effects: pd.DataFrame) -> np.nd
     with styled():
         high = 0.34 * sum(sizes) + 0.6 * len(there) + 0.6
         figure, panels = plt.subplots(
-            len(there), 1, figsize=(7.4, high), sharex=True, height_ratios=sizes, squeeze=False, layout="constrained"
+            len(there),
+            1,
+            figsize=(2 * COLUMN, high),
+            sharex=True,
+            height_ratios=sizes,
+            squeeze=False,
+            layout="constrained",
         )
         for name, ax in zip(there, panels[:, 0], strict=True):
             effect_over_seeds(where(differences, "factor", name), where(effects, "factor", name), ax, title=name)
@@ -33,5 +39,5 @@ def effects_by_factor(differences: pd.DataFrame, effects: pd.DataFrame) -> np.nd
         labelled = {
             label: handle for ax in panels[:, 0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=2, fontsize=8)
+        figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=2, fontsize=7.5)
     return panels[:, 0]

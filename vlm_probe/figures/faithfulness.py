@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import pandas as pd
 from matplotlib.axes import Axes
 
 from vlm_probe.figures.given import checked
 from vlm_probe.figures.primitives import forest
-from vlm_probe.figures.style import CONTROL, PALETTE, axes, legend_below, styled, titled
+from vlm_probe.figures.style import CONTROL, PALETTE, axes, legend_below, rows_high, styled, titled
 from vlm_probe.figures.tables import counts, in_shares, names, where
 
-_WIDE = 3.3
-"""Inches: a column of a paper."""
 _OF = {"this item": (PALETTE[0], "o", "its own map"), "another item": (CONTROL, "s", "the map of another picture")}
 _LOOKS = {True: (PALETTE[0], "o", "right map"), False: (PALETTE[1], "X", "wrong map")}
-
-
-def _lines(table: pd.DataFrame) -> list[str]:
-    """Names of maps in lines that leave room for what is drawn."""
-    return [textwrap.fill(str(name), 17) for name in table["map"].tolist()]
 
 
 @checked
@@ -38,9 +29,9 @@ def maps_beyond_random(
         high, n (items).
     """
     with styled():
-        ax = axes(ax, (_WIDE, 1.9 + 0.3 * len(names(table, "map"))))
+        ax = axes(ax, rows_high(names(table, "map"), 2))
         looks = {words: (color, mark) for color, mark, words in _OF.values()}
-        drawn = table.assign(row=_lines(table), what=[_OF[of][2] for of in table["of"].tolist()])
+        drawn = table.assign(row=table["map"].astype(str), what=[_OF[of][2] for of in table["of"].tolist()])
         forest(
             drawn,
             ax,
@@ -52,7 +43,6 @@ def maps_beyond_random(
             dodge=0.5,
             zero=True,
         )
-        ax.tick_params(axis="y", labelsize=8)
         ax.set_xlabel(label)
         about = f"n = {counts(table)} items; 95 % intervals over pictures"
         titled(ax, title, f"{note}; {about}" if note else about)
@@ -70,13 +60,13 @@ def right_map_right_answer(
     """
     with styled():
         rows = names(table, "map")
-        ax = axes(ax, (_WIDE, 1.9 + 0.42 * len(rows)))
         drawn = in_shares(table).assign(what=[_LOOKS[bool(right)][2] for right in table["right_map"].tolist()])
         n = {
             name: " + ".join(counts(where(where(drawn, "map", name), "what", words)) for _, _, words in _LOOKS.values())
             for name in rows
         }
-        lines = [f"{line}\n(n={n[str(name)]})" for line, name in zip(_lines(drawn), drawn["map"].tolist(), strict=True)]
+        lines = [f"{name}\n(n={n[str(name)]})" for name in drawn["map"].tolist()]
+        ax = axes(ax, rows_high(lines, 2))
         forest(
             drawn.assign(row=lines),
             ax,
@@ -87,7 +77,6 @@ def right_map_right_answer(
             marker={words: mark for _, mark, words in _LOOKS.values()},
             dodge=0.5,
         )
-        ax.tick_params(axis="y", labelsize=7.5)
         ax.set(xlim=(-0.02, 1.02), xlabel="share of answers that are right")
         titled(ax, title, note or "95 % Wilson intervals; n: items with a right map + with a wrong one")
         legend_below(ax)

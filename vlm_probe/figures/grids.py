@@ -18,7 +18,7 @@ from PIL import Image
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.figures.given import check_dimensions, check_pictures, checked
-from vlm_probe.figures.maps import from_zero, heat_over, highest, slim_bar
+from vlm_probe.figures.maps import colors_in, from_zero, heat_over, highest, slim_bar
 from vlm_probe.figures.primitives import height_of
 from vlm_probe.figures.style import figure_of, headline, styled
 from vlm_probe.figures.tables import known_of
@@ -78,7 +78,7 @@ def _wrapped(words: str, bar: Axes) -> str:
 
 def _own_scales(bar: Axes) -> None:
     """For panels that have a scale of their own each: from zero to the panel's highest patch."""
-    slim_bar(bar, Normalize(0, 1), "")
+    slim_bar(bar, Normalize(0, 1), "", colors_in("outline"))
     bar.set_yticks([0, 1], ["0", "its own\nhighest"])
 
 
@@ -171,9 +171,9 @@ def head_grid(
                 _reached(ax, map_)
                 if head == 0:
                     words = f"layer {int(maps.layer[int(layers[row])])}"
-                    ax.set_ylabel(words, fontsize=8, rotation=0, ha="right", va="center")
+                    ax.set_ylabel(words, fontsize=7.5, rotation=0, ha="right", va="center")
                 if row == 0:
-                    ax.set_title(f"head {head}", fontsize=8, pad=2)
+                    ax.set_title(f"head {head}", fontsize=7.5, pad=2)
         units = str(maps.attrs.get("units", ""))
         slim_bar(bar, norm, _wrapped(_joined(units, "square-root scale").replace("; ", ", "), bar))
     return grid
@@ -202,13 +202,13 @@ def case_panels(cases: Sequence[dict[str, Any]], *, title: str, columns: int = 4
         texts = ["\n".join(textwrap.fill(line, 34) for line in case["text"].split("\n")) for case in cases]
         across, lines = min(columns, len(cases)), max(text.count("\n") + 1 for text in texts)
         size = (2.3, 2.3 * height_of(*(case["image"] for case in cases)))
-        note = "every map on a colour scale of its own; number: its highest patch"
+        note = "every map on a colour scale of its own; number: its highest patch; lines: a quarter and a half of that"
         grid, bar = _panels(-(-len(cases) // across), across, size, title, note, below=0.15 * lines + 0.1, gap=0.1)
         panels = grid.ravel()
         for ax, case, text in zip(panels, cases, texts, strict=False):
-            heat_over(ax, case["image"], case["map"], from_zero(case["map"]), case["boxes"])
+            heat_over(ax, case["image"], case["map"], from_zero(case["map"]), case["boxes"], mode="outline")
             _reached(ax, case["map"])
-            ax.set_xlabel(text, fontsize=8, parse_math=False)
+            ax.set_xlabel(text, fontsize=7.5, parse_math=False)
         for ax in panels[len(cases) :]:
             ax.remove()
         _own_scales(bar)

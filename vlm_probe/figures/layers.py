@@ -14,14 +14,15 @@ from matplotlib.ticker import MaxNLocator
 from vlm_probe.figures.given import checked
 from vlm_probe.figures.points import along_points, points_in_words
 from vlm_probe.figures.primitives import Look, by_layer, level
-from vlm_probe.figures.style import CONTROL, axes, legend_below, models_of, styled, titled
+from vlm_probe.figures.style import COLUMN, CONTROL, axes, legend_below, models_of, styled, titled
 from vlm_probe.figures.tables import counts, names, numbers, where
 
-SIZE = (5.8, 3.9)
+HIGH = 2.1
+"""Inches."""
 
 
 def _layers(ax: Axes) -> None:
-    ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.set_xlabel("language-model layer")
 
 
@@ -31,20 +32,22 @@ def _points(table: pd.DataFrame) -> pd.DataFrame:
     return along_points(named)
 
 
-def _wide(table: pd.DataFrame) -> tuple[float, float]:
-    """Wider where many points want their names."""
-    return max(SIZE[0], 1.2 + 0.17 * len(names(table, "at"))), SIZE[1]
+def _wide(table: pd.DataFrame) -> float:
+    """Wider than a column where many points want their names."""
+    return max(COLUMN, 1.0 + 0.14 * len(names(table, "at")))
 
 
 @checked
-def box_share_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def box_share_by_layer(
+    table: pd.DataFrame, ax: Axes | None = None, *, title: str = "Does the answer position look into the right box?"
+) -> Axes:
     """Per layer: the share of the answer position's image attention inside the box, and its controls.
 
     table: columns model, layer, measure ("in_box", "in_other_box", "area"), mean, low, high (shares), n (items).
     """
     styles = {"in_box": ("-", "o", "on the object asked about"), "in_other_box": ("--", "s", "on another of its scene")}
     with styled():
-        ax = axes(ax, SIZE)
+        ax = axes(ax, HIGH)
         models = models_of(table)
         by_layer(table, ax, y="mean", style="measure", styles=styles, colors=models)
         level(where(table, "measure", "area"), ax, y="mean", words="the boxes' share of the area", colors=models)
@@ -52,26 +55,31 @@ def box_share_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set(ylabel="share of image attention", ylim=(0, None))
         n = counts(where(table, "measure", "in_box"))
         note = f"n = {n} items with a box; bands: 95 % bootstrap intervals"
-        titled(ax, "Does the answer position look into the right box?", note)
+        titled(ax, title, note)
         legend_below(ax)
     return ax
 
 
 @checked
-def image_mass_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def image_mass_by_layer(
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    title: str = "How much of the answer position's attention is on the image?",
+) -> Axes:
     """Per layer: how much of the answer position's attention goes to the image, and to sinks.
 
     table: columns model, layer, measure ("image_mass", "sink_mass"), mean, low, high (probabilities), n (items).
     """
     styles = {"image_mass": ("-", "o", "on the image"), "sink_mass": (":", "^", "on attention sinks")}
     with styled():
-        ax = axes(ax, SIZE)
+        ax = axes(ax, HIGH)
         by_layer(table, ax, y="mean", style="measure", styles=styles, colors=models_of(table))
         _layers(ax)
         ax.set(ylabel="attention probability", ylim=(0, 1))
         n = counts(where(table, "measure", *styles))
         note = f"n = {n} items; bands: 95 % bootstrap intervals"
-        titled(ax, "How much of the answer position's attention is on the image?", note)
+        titled(ax, title, note)
         legend_below(ax)
     return ax
 
@@ -86,7 +94,7 @@ def probe_by_layer(table: pd.DataFrame, label: str, ax: Axes | None = None) -> A
     styles = {"score": ("-", "o", "probe"), "control": ("--", "s", "probe of control labels")}
     with styled():
         rows = _points(where(table, "label", label))
-        ax = axes(ax, _wide(rows))
+        ax = axes(ax, HIGH, _wide(rows))
         models = models_of(rows)
         bare = {"low": float("nan"), "high": float("nan")}
         scores = rows.assign(measure="score", value=rows["score"])
@@ -109,7 +117,7 @@ _COSINES: dict[str, Look] = {
 
 
 @checked
-def gap_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def gap_by_layer(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "The modality gap") -> Axes:
     """Mean cosines between and within image and text rows, layer by layer.
 
     table: as `modality_gap` returns it: columns point, cosine_between, cosine_within_image, cosine_within_text (mean
@@ -117,12 +125,12 @@ def gap_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     with styled():
         rows = _points(table)
-        ax = axes(ax, _wide(rows))
+        ax = axes(ax, HIGH, _wide(rows))
         long = rows.melt(["model", "at"], list(_COSINES), var_name="measure", value_name="cosine")
         by_layer(long, ax, x="at", y="cosine", style="measure", styles=_COSINES, colors=models_of(rows))
         ax.axhline(0, color=CONTROL, lw=0.8, zorder=0)
         ax.set(ylabel="mean cosine", ylim=(min(-0.1, ax.get_ylim()[0]), 1.02), xlabel=points_in_words(rows))
-        titled(ax, "The modality gap", f"n = {counts(rows, 'n_image')} image rows, {counts(rows, 'n_text')} text rows")
+        titled(ax, title, f"n = {counts(rows, 'n_image')} image rows, {counts(rows, 'n_text')} text rows")
         legend_below(ax)
     return ax
 
@@ -136,7 +144,9 @@ _DIMENSIONS = {
 
 
 @checked
-def dimension_by_stage(table: pd.DataFrame, measure: str = "effective_rank", ax: Axes | None = None) -> Axes:
+def dimension_by_stage(
+    table: pd.DataFrame, measure: str = "effective_rank", ax: Axes | None = None, *, title: str = ""
+) -> Axes:
     """A measure of dimension at every point.
 
     table: columns model (where there are several), point, the measure, and where they are known low and high (the
@@ -144,7 +154,7 @@ def dimension_by_stage(table: pd.DataFrame, measure: str = "effective_rank", ax:
     """
     with styled():
         rows = _points(table)
-        ax = axes(ax, _wide(rows))
+        ax = axes(ax, HIGH, _wide(rows))
         by_layer(rows, ax, x="at", y=measure, colors=models_of(rows))
         words = measure.replace("_", " ")
         ax.set(
@@ -152,7 +162,7 @@ def dimension_by_stage(table: pd.DataFrame, measure: str = "effective_rank", ax:
             ylim=(min(0.0, ax.get_ylim()[0]), None),
             xlabel=points_in_words(rows),
         )
-        titled(ax, words.capitalize(), f"n = {counts(rows)} rows" if "n" in rows else "")
+        titled(ax, title or words.capitalize(), f"n = {counts(rows)} rows" if "n" in rows else "")
         legend_below(ax)
     return ax
 
@@ -185,7 +195,7 @@ def leakage_by_layer(table: pd.DataFrame, ax: Axes | None = None, *, title: str 
     }
     alone = len(measures) == 1
     with styled():
-        ax = axes(ax, SIZE)
+        ax = axes(ax, HIGH)
         # Models of different depth on one axis.
         depth = table["layer"] / table.groupby("model")["layer"].transform("max").clip(lower=1)
         by_layer(
@@ -202,7 +212,9 @@ def leakage_by_layer(table: pd.DataFrame, ax: Axes | None = None, *, title: str 
 
 
 @checked
-def effect_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def effect_by_layer(
+    table: pd.DataFrame, ax: Axes | None = None, *, title: str = "Where does the fact stand that the twins differ in?"
+) -> Axes:
     """Effect of patching one twin's residual stream into the other's run, along the depth of the language model.
 
     table: columns model, positions ("answer", "box", "(question | tail) & ~answer"), control (whether random positions
@@ -216,7 +228,7 @@ def effect_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ("box", True): ("-.", "", "random patches, as many as differ"),
     }
     with styled():
-        ax = axes(ax, SIZE)
+        ax = axes(ax, HIGH)
         keys = list(zip(table["positions"].tolist(), table["control"].tolist(), strict=True))
         drawn = table.assign(look=[f"{positions} {control}" for positions, control in keys])
         styles = {f"{positions} {control}": look for (positions, control), look in looks.items()}
@@ -224,6 +236,6 @@ def effect_by_layer(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.axhline(0.5, color=CONTROL, lw=0.8, ls=":", zorder=0)
         ax.set(xlabel="depth (share of the language model's layers)", ylabel="normalised effect of patching")
         note = f"n = {counts(table)} pairs of twins; bands: 95 % bootstrap intervals"
-        titled(ax, "Where does the fact stand that the twins differ in?", note)
+        titled(ax, title, note)
         legend_below(ax)
     return ax

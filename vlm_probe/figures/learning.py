@@ -22,7 +22,7 @@ def learning_curves(curves: pd.DataFrame, ax: Axes | None = None, *, title: str 
     """
     with styled():
         alone = ax is None
-        ax = axes(ax, (5.8, 4.2))
+        ax = axes(ax, 2.2)
         named = curves.assign(of=curves["size"] + ", " + curves["encoder"])
         colors = colors_of(sorted(named["of"].unique()))
         for arm in sorted(names(named, "arm")):

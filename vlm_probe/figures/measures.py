@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from vlm_probe.figures.given import checked
 from vlm_probe.figures.primitives import forest
-from vlm_probe.figures.style import axes, legend_below, models_of, styled, titled
+from vlm_probe.figures.style import axes, legend_below, models_of, rows_high, styled, titled
 from vlm_probe.figures.tables import counted, in_shares, names
 
 
@@ -29,12 +29,12 @@ def measures_by_model(
     """
     with styled():
         models = models_of(table)
-        lines = len(names(table, "measure"))
         drawn = in_shares(table) if shares else table
         if not drawn.equals(table):
             note = f"{note}; cut off at 0 and 1" if note else "intervals are cut off at 0 and 1"
-        ax = axes(ax, (5.8, 1.6 + lines * max(0.3, 0.13 * len(models))))
-        forest(drawn.assign(row=counted(table, "measure")), ax, y="row", x="mean", hue="model", colors=models)
+        drawn = drawn.assign(row=counted(table, "measure"))
+        ax = axes(ax, rows_high(names(drawn, "row"), len(models)))
+        forest(drawn, ax, y="row", x="mean", hue="model", colors=models)
         low, high = (-0.02, 1.02) if shares else ax.get_xlim()
         ax.set(xlim=(min(-0.02, low), max(1.02, high)), xlabel=label)
         titled(ax, title, note)

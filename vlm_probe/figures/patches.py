@@ -51,7 +51,7 @@ def words_on_image(
     with styled():
         # Room for a word's width in every column.
         across = max(4.0, 0.66 * wide)
-        ax = axes(ax, (across, across * height_of(image) + 0.6))
+        ax = axes(ax, across * height_of(image), across)
         on_image(image, ax, pale=0.35)
         scores = numbers(rows, "score")
         near = -scores if unit == "euclidean" else scores
@@ -93,7 +93,7 @@ def label_map(
         Labels that name a colour are drawn in it; `ground` is clear.
     """
     with styled():
-        ax = axes(ax, (4.4, 4.2 * height_of(image) + 0.8))
+        ax = axes(ax, 3.2 * height_of(image) + 0.4)
         names = [str(n) for n in np.unique(labels.values) if n != ground]
         colors = {name: to_rgba(_color(name, i), 0.6) for i, name in enumerate(names)}
         clear = (1.0, 1.0, 1.0, 0.0)

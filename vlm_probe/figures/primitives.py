@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.figures.style import CONTROL, INK, PALETTE, colors_of
+from vlm_probe.figures.style import CONTROL, INK, PALETTE, colors_of, figure_of, in_lines
 from vlm_probe.figures.tables import names, numbers, where
 from vlm_probe.layout import AnyBox, PixelBox, UnitBox
 from vlm_probe.layout.boxes import Number
@@ -113,7 +113,7 @@ def forest(
         ax.vlines(numbers(marks, column), place - 0.4, place + 0.4, **across)
     if zero:
         ax.axvline(0, color=CONTROL, lw=0.8, zorder=0)
-    ax.set_yticks(range(len(lines)), lines)
+    ax.set_yticks(range(len(lines)), [in_lines(line, figure_of(ax).get_figwidth()) for line in lines])
     ax.set(ylim=(len(lines) - 0.5, -0.5), ylabel="")
     ax.grid(axis="x", lw=0.4, alpha=0.5)
     ax.set_axisbelow(True)
@@ -156,7 +156,7 @@ def by_layer(
     if not pd.api.types.is_numeric_dtype(table[x]):
         at = {name: i for i, name in enumerate(names(table, x))}
         crowded = 0 if len(at) <= 8 else 60 if len(at) <= 24 else 90
-        ax.set_xticks(range(len(at)), list(at), rotation=crowded, fontsize=8)
+        ax.set_xticks(range(len(at)), list(at), rotation=crowded, fontsize=7.5)
     for series, color in colors.items():
         for measure, (line, mark, _) in looks.items():
             own = where(table, hue, series)
@@ -225,7 +225,7 @@ def heat(
         yticklabels=True,
         cbar_kws={"label": label, "shrink": 0.85, "pad": 0.02},
     )
-    ax.tick_params(length=0, labelsize=8)
+    ax.tick_params(length=0, labelsize=7.5)
     ax.tick_params(axis="x", rotation=60)
     ax.tick_params(axis="y", rotation=0)
     ax.set(xlabel="", ylabel="")

@@ -10,7 +10,17 @@ from matplotlib.axes import Axes
 
 from vlm_probe.figures.given import checked
 from vlm_probe.figures.primitives import forest
-from vlm_probe.figures.style import CONTROL, PALETTE, axes, either_way, legend_below, models_of, styled, titled
+from vlm_probe.figures.style import (
+    CONTROL,
+    PALETTE,
+    axes,
+    either_way,
+    legend_below,
+    models_of,
+    rows_high,
+    styled,
+    titled,
+)
 from vlm_probe.figures.tables import counted, counts, names, where
 
 
@@ -21,17 +31,17 @@ def scenes_of(table: pd.DataFrame) -> str:
 
 
 @checked
-def accuracy_by_type(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def accuracy_by_type(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "Accuracy by question type") -> Axes:
     """Accuracy per question type, one dot a model, with its interval, chance and the best blind guess.
 
     table: columns model, kind, accuracy, low, high, chance, blind (shares, 0 to 1), n (items).
     """
     with styled():
         models = models_of(table)
-        kinds = len(names(table, "kind"))
-        ax = axes(ax, (5.6, 1.5 + kinds * max(0.3, 0.13 * len(models))))
+        rows = table.assign(row=counted(table, "kind"))
+        ax = axes(ax, rows_high(names(rows, "row"), len(models)))
         forest(
-            table.assign(row=counted(table, "kind")),
+            rows,
             ax,
             y="row",
             x="accuracy",
@@ -40,7 +50,7 @@ def accuracy_by_type(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
             controls={"chance": (":", "chance"), "blind": ("-", "best guess, image unseen")},
         )
         ax.set(xlim=(-0.02, 1.02), xlabel="accuracy (share right)")
-        titled(ax, "Accuracy by question type", "held-out scenes; 95 % Wilson intervals")
+        titled(ax, title, "held-out scenes; 95 % Wilson intervals")
         legend_below(ax)
     return ax
 
@@ -53,7 +63,7 @@ def difference_by_family(comparison: pd.DataFrame, ax: Axes | None = None) -> Ax
         verdict, and the models' names in `attrs`.
     """
     with styled():
-        ax = axes(ax, (5.4, 1.7 + 0.3 * len(comparison)))
+        ax = axes(ax, rows_high(counted(comparison, "family")))
         first, second = comparison.attrs["first"], comparison.attrs["second"]
         looks = {
             "supported": (f"{second} scores more", PALETTE[0], ">"),
@@ -97,7 +107,7 @@ def scores_by_seed(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     with styled():
         rows = names(scores, "cell")
-        ax = axes(ax, (5.4, 1.4 + 0.32 * len(rows)))
+        ax = axes(ax, rows_high(rows, 3))
         by_seed = scores.sort_values("seed", kind="stable")
         seeds = [f"seed {seed}" for seed in by_seed["seed"].tolist()]
         forest(by_seed.assign(seed=seeds), ax, y="cell", x="accuracy", hue="seed", rows=rows)
@@ -112,20 +122,22 @@ _BOXES = {"points_asked": "an object asked about", "points_other": "another of i
 
 
 @checked
-def pointing_game(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def pointing_game(
+    table: pd.DataFrame, ax: Axes | None = None, *, title: str = "Pointing game: where is the most relevant patch?"
+) -> Axes:
     """How often relevancy peaks on an object asked about, beside the scene's other objects.
 
     table: columns model, measure ("points_asked", "points_other"), mean, low, high (shares of objects), n (items).
     """
     with styled():
         models = models_of(table)
-        ax = axes(ax, (5.6, 2.5 + 0.25 * len(models)))
         known = where(table, "measure", *_BOXES)
         known = known.assign(box=[_BOXES[measure] for measure in known["measure"].tolist()])
         known = known.assign(row=counted(known, "box", "\n"))
         rows = [name for box in _BOXES.values() for name in names(where(known, "box", box), "row")]
+        ax = axes(ax, rows_high(rows, len(models)))
         forest(known, ax, y="row", x="mean", hue="model", colors=models, rows=rows)
         ax.set(xlim=(-0.02, 1.02), xlabel="share of objects that the most relevant patch touches")
-        titled(ax, "Pointing game: where is the most relevant patch?", "95 % bootstrap intervals")
+        titled(ax, title, "95 % bootstrap intervals")
         legend_below(ax)
     return ax

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from vlm_probe.figures.given import checked
 from vlm_probe.files import make_folder, writing
+from vlm_probe.layout.boxes import Number
 
 
 def _heat() -> ListedColormap:
@@ -31,6 +33,8 @@ def _heat() -> ListedColormap:
 
 HEAT = _heat()
 """For maps over a pale image: even in lightness, so it survives colour blindness and grey printing."""
+OUTLINE = "#7A0019"
+"""Of patches that are outlined: as dark as the darkest of the heat."""
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito (2008): one colour a model or series."""
 CONTROL = "#777777"
@@ -38,21 +42,32 @@ CONTROL = "#777777"
 INK = "#333333"
 """In legends: what holds for every colour."""
 
+COLUMN = 3.3
+"""Inches: a column of a paper, which is how wide a figure is that needs no more."""
+_TITLE, _NOTE = 9.0, 7.0
+"""Sizes of titles and of what stands under them, in points."""
+_OWN = "vlm_probe"
+"""How a figure is marked that `axes` made, so that it may be made higher for its title."""
 _RC: dict[Any, Any] = {
-    "font.size": 9.0,
-    "axes.titlesize": 10.0,
-    "axes.labelsize": 9.0,
+    "font.size": 8.0,
+    "axes.titlesize": _TITLE,
+    "axes.labelsize": 8.0,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
     # Long enough for a dash on both sides of a marker.
-    "legend.handlelength": 3.2,
+    "legend.handlelength": 2.8,
     "figure.dpi": 110.0,
-    "savefig.dpi": 160.0,
+    "savefig.dpi": 180.0,
     "savefig.bbox": "tight",
     # One run gives one file: no random ids in SVG.
     "svg.hashsalt": "vlm_probe",
 }
+_DATES: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+"""By suffix: the date would make every run's file a new one."""
 _LETTER = 0.52
 """Mean width of a letter, in font sizes."""
 
@@ -64,9 +79,13 @@ def styled() -> Iterator[None]:
         yield
 
 
-def axes(ax: Axes | None, size: tuple[float, float] = (4.2, 3.4)) -> Axes:
-    """The given axes, or those of a new figure."""
-    return ax if ax is not None else plt.subplots(figsize=size, layout="constrained")[1]
+def axes(ax: Axes | None, high: Number = 2.6, wide: Number = COLUMN) -> Axes:
+    """The given axes, or those of a new figure: so high without its title, and as wide as a column (inches)."""
+    if ax is not None:
+        return ax
+    figure, new = plt.subplots(figsize=(wide, high), layout="constrained")
+    figure.set_gid(_OWN)
+    return new
 
 
 def figure_of(drawn: Figure | Axes | np.ndarray) -> Figure:
@@ -78,20 +97,25 @@ def figure_of(drawn: Figure | Axes | np.ndarray) -> Figure:
 
 
 @checked
-def save(drawn: Figure | Axes | np.ndarray, folder: Path, name: str) -> list[Path]:
-    """Write a figure, or the one that axes (or an array of them) are in, as PNG and SVG and close it.
+def save(drawn: Figure | Axes | np.ndarray, folder: Path, name: str, *, data: pd.DataFrame | None = None) -> list[Path]:
+    """Write a figure, or the one that axes (or an array of them) are in, as PNG, SVG and PDF and close it.
 
-    Returns both paths. Raises VlmProbeError where they cannot be written, and for what is no figure.
+    data: the table it shows, written beside it as CSV.
+
+    Returns the paths. Raises VlmProbeError where they cannot be written, and for what is no figure.
     """
     figure = figure_of(drawn)
     make_folder(folder)
-    paths = [folder / f"{name}.{suffix}" for suffix in ("png", "svg")]
+    paths = [folder / f"{name}.{suffix}" for suffix in _DATES]
     with styled():
-        for path in paths:
-            # The date would make every run's file a new one.
+        for path, undated in zip(paths, _DATES.values(), strict=True):
             with writing(path):
-                figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+                figure.savefig(path, metadata=undated)
     plt.close(figure)
+    if data is not None:
+        paths.append(folder / f"{name}.csv")
+        with writing(paths[-1]):
+            data.to_csv(paths[-1], index=False)
     return paths
 
 
@@ -105,27 +129,67 @@ def models_of(table: pd.DataFrame) -> dict[str, str]:
     return colors_of(table["model"].tolist())
 
 
-def _wrapped(ax: Axes, text: str, size: int) -> str:
-    """Lines that fit above the axes."""
-    wide = ax.get_position().width * _inches(ax)
-    return textwrap.fill(text, max(20, int(wide * 72 / (size * _LETTER))))
+def _fill(text: str, inches: Number, size: Number) -> str:
+    """Lines that are no longer."""
+    letters = max(20, int(inches * 72 / (size * _LETTER)))
+    return textwrap.fill(text, letters, break_on_hyphens=False)
 
 
 def _inches(ax: Axes) -> float:
     figure = ax.get_figure(root=True)
-    return float(figure.get_figwidth()) if figure is not None else 6.0
+    return float(figure.get_figwidth()) if figure is not None else 2 * COLUMN
+
+
+def in_lines(name: str, wide: Number = COLUMN) -> str:
+    """The name of a row, in lines that leave the axes most of the figure's width (inches)."""
+    return "\n".join(_fill(line, 0.36 * wide, 7.5) for line in name.split("\n"))
+
+
+def rows_high(rows: Iterable[str], series: int = 1) -> float:
+    """Height of axes with so many named rows, with room for their names and for a dot of every series (inches)."""
+    lines = [in_lines(row).count("\n") + 1 for row in dict.fromkeys(rows)]
+    return len(lines) * max(0.12 + 0.1 * series, 0.125 * max(lines, default=1) + 0.07) + 0.55
 
 
 def titled(ax: Axes, title: str, note: str = "") -> None:
     """A title on the left, and under it in small letters what the data are; long ones take further lines.
 
-    Names of models and questions are no mathematics, dollar signs or not.
+    A figure that `axes` made becomes higher by as much; on axes that were given they stand above these. Names of models
+    and questions are no mathematics, dollar signs or not.
     """
-    below = _wrapped(ax, note, 8)
+    figure = figure_of(ax)
+    if figure.get_gid() == _OWN:
+        wide, high = figure.get_size_inches()
+        # Longer labels would make the figure wider than it was asked to be.
+        below = "\n".join(_fill(line, 0.7 * wide, 8) for line in ax.get_xlabel().split("\n"))
+        ax.set_xlabel(below)
+        ax.set_ylabel(_fill(ax.get_ylabel(), 0.75 * high, 8))
+        _higher(figure, foot=0.14 * below.count("\n"))
+        if title + note:
+            headed(figure, title, note)
+        return
+    wide = ax.get_position().width * _inches(ax)
+    below = _fill(note, wide, _NOTE)
     lines = below.count("\n") + 1 if note else 0
-    ax.set_title(_wrapped(ax, title, 10) + "\n" * lines, loc="left", parse_math=False)
+    ax.set_title(_fill(title, wide, _TITLE) + "\n" * lines, loc="left", parse_math=False)
     if note:
-        ax.text(0.0, 1.02, below, transform=ax.transAxes, fontsize=8, color=CONTROL, va="bottom", parse_math=False)
+        look: dict[str, Any] = {"fontsize": _NOTE, "color": CONTROL, "va": "bottom", "transform": ax.transAxes}
+        ax.text(0.0, 1.02, below, parse_math=False, **look)
+
+
+def headed(figure: Figure, title: str, note: str) -> None:
+    """A headline on top of a figure that lays itself out, which is made higher by as much."""
+    _higher(figure, headline(figure, title, note))
+
+
+def _higher(figure: Figure, head: Number = 0.0, foot: Number = 0.0) -> None:
+    """Make a figure higher (inches): by what stands on its top, outside of its layout, and by what is laid out."""
+    wide, high = figure.get_size_inches()
+    figure.set_size_inches(wide, high + head + foot)
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        above = high * (1 - engine.get()["rect"][3]) + head
+        engine.set(rect=(0, 0, 1, 1 - above / (high + head + foot)))
 
 
 def headline(figure: Figure, title: str, note: str = "") -> float:
@@ -134,10 +198,10 @@ def headline(figure: Figure, title: str, note: str = "") -> float:
     Returns how high both are, in inches: they stay at the top of a figure that is made higher by as much.
     """
     wide, at, line = figure.get_figwidth(), 0.02, 1.25 / 72
-    for text, size, color in ((title, 10, "black"), (note, 8, CONTROL)):
+    for text, size, color in ((title, _TITLE, "black"), (note, _NOTE, CONTROL)):
         if text:
-            lines = textwrap.fill(text, max(20, int(wide * 72 / (size * _LETTER))))
-            place = figure.transFigure + ScaledTranslation(0, -at, figure.dpi_scale_trans)
+            lines = _fill(text, wide, size)
+            place = figure.transFigure + ScaledTranslation(0.02, -at, figure.dpi_scale_trans)
             look: dict[str, Any] = {"fontsize": size, "color": color, "va": "top", "transform": place}
             figure.text(0.0, 1.0, lines, parse_math=False, **look)
             at += line * size * (lines.count("\n") + 1) + 0.03
@@ -150,7 +214,7 @@ def either_way(left: str, right: str) -> str:
     >>> either_way("A scores more", "B scores more")
     '← A scores more | B scores more →'
     """
-    return f"← {left}{' | ' if len(left + right) <= 64 else chr(10)}{right} →"
+    return f"← {left}{' | ' if len(left + right) <= 40 else chr(10)}{right} →"
 
 
 LONGEST = 48
@@ -183,9 +247,11 @@ def legend_below(ax: Axes) -> None:
         return
     figure, labels = ax.figure, [short(name) for name in names]
     letters = max(len(line) for label in labels for line in label.split("\n"))
-    columns = max(1, min(len(labels), 4, int(_inches(ax) * 72 / (8 * _LETTER * letters + 40))))
-    if len(figure.axes) == 1 and isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
+    columns = max(1, min(len(labels), 4, int(_inches(ax) * 72 / (7.5 * _LETTER * letters + 32))))
+    if figure_of(ax).get_gid() == _OWN:
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=7.5)
+        lines = sum(label.count("\n") + 1 for label in labels) / columns
+        _higher(figure_of(ax), foot=0.16 * math.ceil(lines) + 0.05)
         return
     # Ticks and label keep their height in points whatever the layout does to the axes.
     root, outer = ax.get_figure(root=True), ax.get_tightbbox()
@@ -193,4 +259,4 @@ def legend_below(ax: Axes) -> None:
     assert outer is not None
     drop = ScaledTranslation(0, (outer.y0 - ax.bbox.y0) / root.dpi, root.dpi_scale_trans)
     hung: dict[str, Any] = {"bbox_to_anchor": (0.5, 0.0), "bbox_transform": ax.transAxes + drop}
-    ax.legend(handles, labels, loc="upper center", ncols=1, fontsize=8, **hung)
+    ax.legend(handles, labels, loc="upper center", ncols=1, fontsize=7.5, **hung)

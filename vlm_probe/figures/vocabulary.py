@@ -14,7 +14,7 @@ from vlm_probe.figures.effects import effect_over_seeds
 from vlm_probe.figures.given import checked
 from vlm_probe.figures.primitives import Look, by_layer
 from vlm_probe.figures.scores import scenes_of
-from vlm_probe.figures.style import CONTROL, PALETTE, axes, legend_below, models_of, short, styled, titled
+from vlm_probe.figures.style import COLUMN, CONTROL, PALETTE, axes, legend_below, models_of, short, styled, titled
 from vlm_probe.figures.tables import counts, in_shares, names, numbers, where
 
 _PARTS = {
@@ -42,7 +42,7 @@ _OF_WEIGHTS = ("parameters", "weight_bytes")
 
 
 @checked
-def budget_bars(table: pd.DataFrame, column: str = "parameters", ax: Axes | None = None) -> Axes:
+def budget_bars(table: pd.DataFrame, column: str = "parameters", ax: Axes | None = None, *, title: str = "") -> Axes:
     """What every part takes of a model's parameters (or another column of `budget`): one bar a model, of one length.
 
     table: rows of `budget` with a column model: columns model, part and the column. Parts that take nothing are not
@@ -52,7 +52,7 @@ def budget_bars(table: pd.DataFrame, column: str = "parameters", ax: Axes | None
         models = names(table, "model")
         shown = [short(model) for model in models]
         # Bars keep their room beside long names.
-        ax = axes(ax, (6.4 + 0.08 * max(0, max(map(len, shown)) - 24), 1.5 + 0.42 * len(models)))
+        ax = axes(ax, 0.6 + 0.3 * len(models), COLUMN + 0.06 * max(0, max(map(len, shown)) - 24))
         parts = {part: color for part, color in _PARTS.items() if numbers(where(table, "part", part), column).any()}
         words = _AMOUNTS.get(column, column.replace("_", " "))
         for y, name in enumerate(models):
@@ -62,18 +62,18 @@ def budget_bars(table: pd.DataFrame, column: str = "parameters", ax: Axes | None
             for part, color in parts.items():
                 share = amounts.get(part, 0.0) / whole if whole else 0.0
                 ax.barh(y, share, left=left, color=color, height=0.7, label=part if y == 0 else None)
-                if share > 0.07:
+                if share > 0.1:
                     ink = "white" if part in ("embedding", "attention", "encoder", "norm") else "black"
                     ax.text(left + share / 2, y, f"{share:.0%}", ha="center", va="center", fontsize=7.5, color=ink)
                 left += share
-            ax.text(1.01, y, _short(whole), va="center", fontsize=8)
+            ax.text(1.02, y, _short(whole), va="center", fontsize=7.5)
         ax.set_yticks(range(len(models)), shown)
         ax.set(xlim=(0, 1), ylim=(len(models) - 0.5, -0.5), xlabel=f"share of {words}")
         none = [part for part in names(table, "part") if part not in parts]
         notes = ["counted from the configuration"]
         notes += ["a tied matrix is the embedding's"] if column in _OF_WEIGHTS else []
         notes += [f"not drawn, as none is counted: {', '.join(none)}"] if none else []
-        titled(ax, f"What does the vocabulary cost in {words}?", "; ".join(notes))
+        titled(ax, title or f"What does the vocabulary cost in {words}?", "; ".join(notes))
         legend_below(ax)
     return ax
 
@@ -86,18 +86,20 @@ def _short(number: float) -> str:
 
 
 @checked
-def vocabulary_growth(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def vocabulary_growth(
+    table: pd.DataFrame, ax: Axes | None = None, *, title: str = "How much of the vocabulary does the text use?"
+) -> Axes:
     """Different tokens along the text, in logarithms.
 
     table: columns model, tokens (read so far), used (different ones among them). Models of one and the same line, as
         those of one tokenizer, share it; of others that meet, the first is the widest and lies below.
     """
     with styled():
-        ax = axes(ax, (5.2, 3.8))
+        ax = axes(ax, 2.1)
         lines = _together(table)
         by_layer(lines, ax, x="tokens", y="used", marker="", colors=models_of(lines), nested=True)
         ax.set(xscale="log", yscale="log", xlabel="tokens read", ylabel="different tokens")
-        titled(ax, "How much of the vocabulary does the text use?", "the same text for all")
+        titled(ax, title, "the same text for all")
         legend_below(ax)
     return ax
 
@@ -118,7 +120,7 @@ _SHRUNK: dict[str, Look] = {
 
 
 @checked
-def shrinking(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def shrinking(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "Would a smaller vocabulary do?") -> Axes:
     """Accuracy against the rows that are left; one line a model.
 
     Sizes are on a logarithmic axis of their own; the whole vocabulary stands beyond a gap that is not to scale, since a
@@ -129,7 +131,7 @@ def shrinking(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         attrs items (their number).
     """
     with styled():
-        ax = axes(ax, (5.6, 3.8))
+        ax = axes(ax, 2.1)
         placed, whole = _beyond_a_gap(table)
         bare = {"low": float("nan"), "high": float("nan")}
         right = placed.assign(measure="accuracy", share=placed["accuracy"])
@@ -143,7 +145,7 @@ def shrinking(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         about = f"n = {n} items; " if n else ""
         titled(
             ax,
-            "Would a smaller vocabulary do?",
+            title,
             f"{about}rows kept by frequency in other text; bands: 95 % over images, cut off at 0 and 1",
         )
         legend_below(ax)
@@ -190,29 +192,30 @@ _ROWS: dict[str, Look] = {
 
 
 @checked
-def indicator_curves(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def indicator_curves(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "Which rows look untrained?") -> Axes:
     """Share of rows whose indicator of being untrained is at most so large; a line a model and kind of rows.
 
     table: columns model, rows ("known to be untrained", "used by the items' text", "all others"), indicator (cosine
         distance), share (of those rows), n (rows).
     """
     with styled():
-        ax = axes(ax, (5.6, 3.8))
+        ax = axes(ax, 2.1)
         by_layer(table, ax, x="indicator", y="share", style="rows", styles=_ROWS, colors=models_of(table))
         ax.set(ylim=(-0.02, 1.04), ylabel="share of rows", xlabel="indicator (cosine distance to untrained rows)")
-        titled(ax, "Which rows look untrained?", f"n = {counts(table)} rows; to the left: more suspicious")
+        titled(ax, title, f"n = {counts(table)} rows; to the left: more suspicious")
         legend_below(ax)
     return ax
 
 
 @checked
-def change_over_seeds(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def change_over_seeds(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "") -> Axes:
     """What a larger vocabulary changes: a dot a training seed, and their mean with its interval.
 
     table: rows of `studies.grid_differences` (a seed each) and of `studies.grid_effects` (their mean; seed NaN), of one
-        split, which the title names.
+        split.
+    title: without, the question, which names the split.
     """
     alone = pd.isna(table["seed"]).to_numpy()
     seeds = table.loc[~alone].astype({"seed": int})
-    title = f"Does the size of the vocabulary itself matter on {scenes_of(table)}?"
+    title = title or f"Does the size of the vocabulary itself matter on {scenes_of(table)}?"
     return effect_over_seeds(seeds, table.loc[alone], ax, title=title)
