@@ -260,6 +260,8 @@ FINDING = Finding(
                         "label": "cosine to the nearest vocabulary row",
                         "shares": False,
                     },
+                    says="Image rows are nearer to words than rows turned at random",
+                    claims=("nearer",),
                 ),
                 FigureOf(
                     "gap",
@@ -268,6 +270,8 @@ FINDING = Finding(
                     "Mean cosines between and within image rows and rows of the question, where block 0 receives them "
                     "and behind every layer. Rows of the same few words are alike whatever images do.",
                     "mean cosines by layer",
+                    says="Image rows are harder to tell from words than words are",
+                    claims=("blend_in",),
                 ),
             ),
         ),
@@ -282,6 +286,8 @@ FINDING = Finding(
                     "vocabulary: its nearest, the nearest of a vocabulary turned at random, random ones.",
                     "share right by how image rows are rebuilt",
                     {"title": "What do words keep of an image?", "note": "95 % by Student's t over images"},
+                    says="Image rows can be rebuilt from the nearest words",
+                    claims=("words_turned",),
                 ),
                 TableOf(
                     "answers",
@@ -308,6 +314,8 @@ FINDING = Finding(
                     "the language layers (in context), vocabulary rows of the very same tokens, and all rows.",
                     "share of patches that name their object, or another",
                     {"title": "Do patches name their object?", "label": "share of patches", "note": "95 % over images"},
+                    says="Patches name their own object",
+                    claims=("in_context",),
                 ),
                 FigureOf(
                     "named_by_layer",

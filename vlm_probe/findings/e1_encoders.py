@@ -334,6 +334,8 @@ FINDING = Finding(
                     "its kind of object is held out. Upright, in the model's color: the same probe of a random "
                     "encoder. Grey: of six numbers of the pixels, and the most frequent label.",
                     "accuracy of linear probes by label",
+                    says="A linear probe finds more than in a random encoder",
+                    claims=("*_random",),
                 ),
                 TableOf(
                     "probes",
@@ -358,6 +360,8 @@ FINDING = Finding(
                         f"{ONE_STRENGTH[0]:g} throughout). Dotted: a random encoder, where the connector reads it.",
                         f"accuracy of probes of the {label} along the encoder",
                         given={"label": label, "title": f"Does a linear probe find {SENSE[label]}?"},
+                        says=f"A linear probe finds {SENSE[label]} better than in a random encoder",
+                        claims=(f"{label}_random",),
                     )
                     for label in LABELS
                 ),
@@ -373,6 +377,8 @@ FINDING = Finding(
                     "CKA of what connectors read, between encoders, other seeds of their recipes and random encoders.",
                     "CKA between encoders",
                     {"title": "How alike are the encoders? CKA (linear, debiased)"},
+                    says="Two recipes give less like encoders than two seeds of one",
+                    claims=("recipes",),
                 ),
                 FigureOf(
                     "cka_layers",

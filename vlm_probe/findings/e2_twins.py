@@ -197,6 +197,8 @@ FINDING = Finding(
                     "Every pair of twins: how alike a model's encoder finds it, as a percentile of other pairs, and "
                     "how alike a random encoder does (the axes begin where the data do). Full: it has both right.",
                     "how alike encoders find twins",
+                    says="Twins are less alike than for a random encoder",
+                    claims=("apart",),
                 ),
                 TableOf("twins", SHARES),
             ),

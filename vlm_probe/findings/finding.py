@@ -26,6 +26,10 @@ class FigureOf:
     alt: str
     given: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the plot."""
+    says: str = ""
+    """What it shows where `claims` hold; its title says so, and what came of them. Without, the plot's own title."""
+    claims: tuple[str, ...] = ()
+    """Of the finding, by their ids ("points"), or patterns of those ("*, heldout")."""
 
 
 @dataclass(frozen=True)

@@ -309,11 +309,8 @@ def _said_of_the_grid(crossed: Crossed, effects: pd.DataFrame) -> Iterator[str]:
 def sections(id: str, crossed: Crossed) -> tuple[Section, ...]:
     """The forest and what it is made of."""
     words, published = crossed.words, crossed.published
-    given = {
-        "title": f"What {words.adds} adds {words.at_end}, minus what it adds {words.at_start}",
-        "adds": words.adds,
-        "at": words.at_end,
-    }
+    title = f"What {words.adds} adds {words.at_end}, minus what it adds {words.at_start}"
+    given = {"title": title, "adds": words.adds, "at": words.at_end}
     of_the_paper = (
         "One dot a published difference of differences, in percent of the number of the model that neither change was "
         "made to; below, the same of the replicas: a"
@@ -329,6 +326,8 @@ def sections(id: str, crossed: Crossed) -> tuple[Section, ...]:
         caption,
         "differences of differences by benchmark",
         given=given,
+        says=f"{words.adds} adds {'more' if crossed.more else 'less'} {words.at_end} than {words.at_start}",
+        claims=tuple(f"*, {split}" for split in SPLITS),
     )
     columns = {
         "first": "neither changed",

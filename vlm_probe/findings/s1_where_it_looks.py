@@ -336,6 +336,8 @@ FINDING = Finding(
                     "falls inside the box of the object asked about, and of another object of the scene. A map that is "
                     "even over the image would give the box's share of the area.",
                     "share of image attention inside the box by layer",
+                    says="Attention lies on the object asked about",
+                    claims=("attention",),
                 ),
                 FigureOf(
                     "image_mass",
@@ -357,6 +359,8 @@ FINDING = Finding(
                     "Share of objects that the most relevant patch touches: of those asked about, and of the others "
                     "in the same scene.",
                     "pointing game",
+                    says="The most relevant patch is on the object asked about",
+                    claims=("points",),
                 ),
                 TableOf("pointing"),
             ),

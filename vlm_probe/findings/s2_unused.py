@@ -231,6 +231,8 @@ FINDING = Finding(
                         "title": "Is the answer there, and is it said?",
                         "note": "95 % by Student's t over kinds of object",
                     },
+                    says="The connector holds shapes that the answer does not",
+                    claims=("connector_unused",),
                 ),
                 TableOf("found", SHARES),
             ),

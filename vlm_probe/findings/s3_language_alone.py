@@ -219,6 +219,8 @@ FINDING = Finding(
                     "items. An answer from language alone changes with none of them.",
                     "answers that change with the picture",
                     {"title": "Does it answer from language alone?", "label": "share of items"},
+                    says="Answers change with the object asked about",
+                    claims=("object",),
                 ),
                 TableOf("changed", SHARES),
             ),

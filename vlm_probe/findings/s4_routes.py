@@ -216,6 +216,8 @@ FINDING = Finding(
                     "at one object's patches, whole, and as many random edges; 95 % bootstrap intervals over items.",
                     "answers that change when routes are cut",
                     {"title": "Which attention does the answer rest on?", "label": "share of answers that change"},
+                    says="Attention from the object's patches carries the answer",
+                    claims=("image_to_both",),
                 ),
                 FigureOf(
                     "windows",

@@ -255,6 +255,8 @@ FINDING = Finding(
                     "Effect of patching one twin's residual stream into the other's run: 1 gives the other's answer "
                     "whole. 95 % bootstrap intervals over pairs.",
                     "patching effect by layer",
+                    says="The fact is needed from its patches behind the first layers",
+                    claims=("image",),
                 ),
                 FigureOf(
                     "depths",
@@ -263,6 +265,8 @@ FINDING = Finding(
                     "Depths at which the effect crosses a half; 95 % bootstrap intervals over pairs.",
                     "depths at which the answer is decided",
                     {"title": "Where is the answer decided?", "label": "depth (share of the layers)"},
+                    says="The answer stands before the last layer",
+                    claims=("before_last",),
                 ),
                 TableOf("depths", {**SHARES, "mean": "depth"}),
             ),

@@ -187,6 +187,8 @@ FINDING = Finding(
                     "Share of rows whose indicator is at most so large. Where the indicator tells, rows known to be "
                     "untrained lie to the left of used ones; the rest lies where its rows do.",
                     "share of rows by indicator",
+                    says="Rows in use look better trained than untrained ones",
+                    claims=("told",),
                 ),
                 TableOf(
                     "shares",

@@ -242,6 +242,8 @@ FINDING = Finding(
                     "untrained, of as many random rows that the items' text uses, and of as many others.",
                     "probability at image positions by layer",
                     {"title": "At image positions: how probable are untrained rows?"},
+                    says="Untrained rows are more probable than other rows at image positions",
+                    claims=("image_other",),
                 ),
                 FigureOf(
                     "leakage_answer",
@@ -250,6 +252,8 @@ FINDING = Finding(
                     "Joint probability where the answer is predicted, read through the logit lens, of the same rows.",
                     "probability where the answer is predicted, by layer",
                     {"title": "At the answer: how probable are untrained rows?"},
+                    says="Untrained rows are more probable than other rows at the answer",
+                    claims=("answer_other",),
                 ),
             ),
         ),

@@ -167,6 +167,8 @@ FINDING = Finding(
                         f"Change in the share right of questions about {words}, from one vocabulary to another: a "
                         "dot a training seed, and their mean.",
                         f"change in share right by size of vocabulary, {words}",
+                        says=f"The vocabulary's size changes what is answered right on {words}",
+                        claims=(split,),
                     ),
                     TableOf(split, _MEANS, where="seed.isna()"),
                 )

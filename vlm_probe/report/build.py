@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -12,9 +13,11 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import make_folder, writing
 from vlm_probe.findings import Run, write_run
 from vlm_probe.report.document import plain
-from vlm_probe.report.page import write_page
+from vlm_probe.report.drawing import chapters
+from vlm_probe.report.machine import made_with
+from vlm_probe.report.page import pictures_in, write_page
 from vlm_probe.report.pdf import write_pdf
-from vlm_probe.report.telling import Telling, chapters
+from vlm_probe.report.telling import Telling
 
 _MARK = ".vlm_probe_report"
 """In every report's folder, and lists its files: only such a folder is replaced, where it holds nothing else."""
@@ -48,9 +51,12 @@ def _files_in(folder: Path) -> list[str]:
 
 
 def write_report(found: Run, out: Path, *, command: str = "") -> Path:
-    """Write index.html, report.pdf, figures/, tables/, evidence.csv and results.json to a folder, all or nothing.
+    """Write a run as index.html and report.pdf, with figures/, tables/, evidence.csv, results.json and run.json.
 
-    command: that measured the run, to be told in the appendix.
+    results.json has all numbers of both, and is the same for the same run (`findings.writing.results_of`); run.json
+    says how it was made: command, hardware, durations. All or nothing is written.
+
+    command: that measured the run.
 
     An earlier report there is replaced once the new one is complete. Raises as `check_out` does, and where it cannot be
     written.
@@ -71,10 +77,14 @@ def _write_report(found: Run, out: Path, partial: Path, command: str) -> None:
         for chapter in told:
             for name, table in chapter.shown.tables.items():
                 table.to_csv(partial / "tables" / f"{chapter.finding.id}_{name}.csv", index=False)
-        telling = Telling(found, told, partial / "figures", version=__version__, command=command)
+        made = made_with(found, command)
+        (partial / "run.json").write_text(json.dumps(made, indent=1) + "\n")
+        telling = Telling(found, told, partial / "figures", version=__version__, made=made)
         document = telling.document()
-        write_page(partial / "index.html", "report.html", **plain(document))
-        write_pdf(document, partial, telling.widths)
+        write_page(
+            partial / "index.html", "report.html", **plain(document), picture_uri=pictures_in(partial / "figures")
+        )
+        write_pdf(document, partial)
         (partial / _MARK).write_text("".join(f"{name}\n" for name in _files_in(partial)))
         partial.chmod(0o755)
         if out.exists():

@@ -51,12 +51,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, which is among a report's files as PNG and SVG."""
+    """A figure, which is among a report's files as PNG, SVG and PDF, and its data as CSV."""
 
     file: str
     """The files' name in the folder figures/, without a suffix."""
-    uri: str
-    """The PNG, as a data URI."""
+    width: float
+    """In inches."""
     caption: str
     alt: str
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ def figure_uri(drawn: Figure | Axes | np.ndarray, *, close: bool = True) -> str:
     if close:
         plt.close(figure)
     return _data_uri(buffer.getvalue())
+
+
+def pictures_in(folder: Path) -> Callable[[str], str]:
+    """From a figure's name to its PNG in a folder, as a data URI."""
+    return lambda name: _data_uri((folder / f"{name}.png").read_bytes())
 
 
 def image_uri(image: Image.Image, *, longest: int = 480) -> str:

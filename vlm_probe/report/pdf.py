@@ -13,20 +13,20 @@ from vlm_probe.report.document import Document, plain
 
 TEMPLATE = "report.typ"
 _WIDEST = 6.6
-"""Inches: a figure that is as wide fills a page's width."""
+"""Inches: a page's width between its margins."""
+_NARROW = 3.9
+"""Inches: beside such a figure its caption has room."""
 
 
-def write_pdf(document: Document, folder: Path, widths: dict[str, float]) -> Path:
+def write_pdf(document: Document, folder: Path) -> Path:
     """Write report.pdf to a folder that has the document's pictures in figures/, as SVG.
-
-    widths: of the pictures, in inches, by file.
 
     Raises VlmProbeError where it cannot be written, and where a picture is missing.
     """
     import typst
 
     data = plain(document)
-    _measured(data["sections"], widths)
+    _measured(data["sections"])
     made = {
         "document.json": json.dumps(data),
         TEMPLATE: (files("vlm_probe.report") / "templates" / TEMPLATE).read_text(),
@@ -46,17 +46,17 @@ def write_pdf(document: Document, folder: Path, widths: dict[str, float]) -> Pat
     return folder / "report.pdf"
 
 
-def _measured(blocks: list[dict[str, Any]], widths: dict[str, float]) -> None:
-    """Say how wide columns and pictures are; data URIs are left out."""
+def _measured(blocks: list[dict[str, Any]]) -> None:
+    """Say how wide columns and pictures are, and beside which pictures there is room for their captions."""
     for one in blocks:
         if one["kind"] == "table":
             columns = zip(one["header"], *one["rows"], strict=True)
             one["weights"] = [_weight(column) for column in columns]
         elif one["kind"] == "picture":
-            del one["uri"]
-            one["width"] = round(min(100.0, 100 * widths[one["file"]] / _WIDEST))
+            one["width"] = min(one["width"], _WIDEST)
+            one["narrow"] = one["width"] <= _NARROW
         elif one["kind"] == "section":
-            _measured(one["blocks"], widths)
+            _measured(one["blocks"])
 
 
 def _weight(cells: tuple[str, ...]) -> float:

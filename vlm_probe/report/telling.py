@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -14,14 +14,14 @@ from vlm_probe import figures
 from vlm_probe.evidence import Verdict
 from vlm_probe.figures.style import figure_of
 from vlm_probe.findings import Run, scope_of
-from vlm_probe.findings.finding import Cases, CasesOf, FigureOf, Finding, Shown, TableOf
+from vlm_probe.findings.finding import CasesOf, FigureOf, TableOf
 from vlm_probe.findings.listing import evidence_listing
-from vlm_probe.findings.questions import QUESTIONS, REAL, Question
+from vlm_probe.findings.questions import QUESTIONS, REAL, Question, effects_of
 from vlm_probe.findings.skipped import left_out_lines
 from vlm_probe.report.document import Block, Bullets, Code, Document, Paragraph, Picture, Section, Table
+from vlm_probe.report.drawing import Chapter, draw, draw_cases
 from vlm_probe.report.inspection import provenance_table
-from vlm_probe.report.page import figure_uri
-from vlm_probe.studies import FACTORS, published_effects
+from vlm_probe.studies import FACTORS
 
 TITLE = "What the evidence says"
 VERDICTS = (
@@ -40,43 +40,7 @@ CITED = """@article{hinck2024llavagemma,
   author = {{The vlm_probe authors}}, version = {%s}
 }"""
 _TOLD = 4
-"""Decided claims that the abstract has in full, of every question."""
-
-
-@dataclass
-class Chapter:
-    """One finding and what it has to say."""
-
-    finding: Finding
-    evidence: pd.DataFrame
-    shown: Shown
-
-    @property
-    def figures(self) -> list[FigureOf]:
-        """All figures over tables that there are, with a number to draw, in the order of the page."""
-        blocks = [block for section in self.finding.sections for block in section.blocks]
-        tables = self.shown.tables
-        return [one for one in blocks if isinstance(one, FigureOf) and at_hand(tables.get(one.table))]
-
-
-def at_hand(table: pd.DataFrame | None) -> bool:
-    """Whether a table holds any number: of others there is nothing to draw."""
-    return table is not None and bool(table.select_dtypes("number").notna().to_numpy().any())
-
-
-def chapters(found: Run) -> list[Chapter]:
-    """Every finding that was measured."""
-    evidence = found.evidence
-    rows = {finding.id: evidence.loc[evidence["finding"] == finding.id] for finding in found.findings}
-    return [Chapter(one, rows[one.id], found.shown(one)) for one in found.findings if len(rows[one.id])]
-
-
-def draw(chapter: Chapter) -> dict[str, Figure]:
-    """A chapter's figures over tables, by name."""
-    drawn: dict[str, Figure] = {}
-    for one in chapter.figures:
-        drawn[one.name] = figure_of(getattr(figures, one.plot)(chapter.shown.tables[one.table], **one.given))
-    return drawn
+"""Decided claims that the abstract has in full, of every question and unit."""
 
 
 def listed(block: TableOf, table: pd.DataFrame) -> pd.DataFrame:
@@ -87,20 +51,14 @@ def listed(block: TableOf, table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows[list(block.columns)]).set_axis(list(block.columns.values()), axis=1)
 
 
-def draw_cases(cases: Cases) -> Figure:
-    return figure_of(figures.case_panels(cases.panels, title=cases.title))
-
-
 class Telling:
     """Tells a run as a document, and writes its pictures to a folder on the way.
 
-    version: of the package. command: that measured the run; "" where it was no command.
+    version: of the package. made: how the run was made (`machine.made_with`).
     """
 
-    def __init__(self, found: Run, told: Sequence[Chapter], folder: Path, *, version: str, command: str = ""):
-        self.found, self.told, self.folder, self.version, self.command = found, told, folder, version, command
-        self.widths: dict[str, float] = {}
-        """Of the pictures, in inches, by file."""
+    def __init__(self, found: Run, told: Sequence[Chapter], folder: Path, *, version: str, made: Mapping[str, Any]):
+        self.found, self.told, self.folder, self.version, self.made = found, told, folder, version, made
 
     def document(self) -> Document:
         """The whole report."""
@@ -124,10 +82,9 @@ class Telling:
         for name, own in by_question.items():
             if own:
                 rows = pd.concat([chapter.evidence for chapter in own], ignore_index=True)
-                said += [Paragraph(f"{QUESTIONS[name].asked} {_counted(rows)}"), *_decided(rows)]
+                said.append(Section(QUESTIONS[name].asked, tuple(_in_short(rows))))
         if self.found.skipped:
-            said.append(Paragraph("What could not be measured:"))
-            said.append(Bullets(tuple(map(str, self.found.skipped))))
+            said.append(Section("What could not be measured", (Bullets(tuple(map(str, self.found.skipped))),)))
         return tuple(said) or (Paragraph("Nothing was measured."),)
 
     def _verdicts(self) -> tuple[Block, ...]:
@@ -157,7 +114,7 @@ class Telling:
         _, first, second = FACTORS[question.factor]
         words = {"yes": "pretrained", "no": "not pretrained"}
         first, second = words.get(first, first), words.get(second, second)
-        effects = published_effects().query("factor == @question.factor")
+        effects = effects_of(question)
         known = effects.query("missing == ''")
         up = sum(value > 0 for value in known["difference"].tolist())
         said = (
@@ -165,11 +122,11 @@ class Telling:
             f"{second} {up} go up and {len(known) - up} go down or stay. Each is one run, so that they have no "
             "intervals."
         )
-        figure = figure_of(figures.published_effect(effects, title=f"{first} to {second}", first=first, second=second))
+        title = f"From {first} to {second} {up} of the paper's numbers go up, {len(known) - up} do not"
+        figure = figure_of(figures.published_effect(effects, title=title, first=first, second=second))
         caption = "The paper's own numbers: what the change does to each benchmark, all else equal."
-        picture = self._picture(
-            figure, f"published_{question.factor}", caption, f"published effects, {first} to {second}"
-        )
+        alt = f"published effects, {first} to {second}"
+        picture = self._picture((figure, effects), f"published_{question.factor}", caption, alt)
         return (Section("The paper's own numbers", (Paragraph(said), picture)),)
 
     def _finding(self, chapter: Chapter) -> Section:
@@ -194,9 +151,12 @@ class Telling:
             for number, model in enumerate(self.found.models if kinds else ()):
                 pictures = tuple(
                     self._picture(
-                        figure, f"{finding.id}_cases_{number}_{one.name}", kinds[one.name].caption, kinds[one.name].alt
+                        drawn_cases,
+                        f"{finding.id}_cases_{number}_{one.name}",
+                        kinds[one.name].caption,
+                        kinds[one.name].alt,
                     )
-                    for one, figure in cases
+                    for one, drawn_cases in cases
                     if one.model == model and one.name in kinds
                 )
                 shown += [Section(model, pictures)] if pictures else []
@@ -213,20 +173,31 @@ class Telling:
         provenance = pd.concat([*made_of, pd.DataFrame(columns=["model", "what", "value"])], ignore_index=True)
         provenance = provenance.reindex(columns=["model", "what", "value"]).query("what != 'model'")
         left_out = left_out_lines(found.left_out, len(found.items))
-        files = "Values item by item: tables/; figures: figures/; the evidence: evidence.csv and results.json."
+        files = (
+            "All numbers to the last digit: results.json, the evidence also in evidence.csv; item by item: tables/; "
+            "figures, and the data of each: figures/; how the run was made: run.json."
+        )
         return (
             *([Section("Items left out", (Paragraph(_LEFT_OUT), Bullets(tuple(left_out))))] if left_out else []),
             *([Section("Models", (Table.of(provenance),))] if len(provenance) else []),
-            *([Section("How this was made", (Code(self.command),))] if self.command else []),
+            self._made(),
             Section("To cite", (Code(CITED % self.version),)),
             Paragraph(files, soft=True),
         )
 
-    def _picture(self, figure: Figure, file: str, caption: str, alt: str) -> Picture:
-        self.widths[file] = float(figure.get_figwidth())
-        uri = figure_uri(figure, close=False)
-        figures.save(figure, self.folder, file)
-        return Picture(file, uri, caption, alt)
+    def _made(self) -> Section:
+        """The command, what it ran on, and for how long."""
+        made = dict(self.made)
+        command, took = made.pop("command"), made.pop("seconds by finding")
+        rows = [*made.items(), *((f"seconds, {finding}", seconds) for finding, seconds in took.items())]
+        table = Table(("what", "value"), tuple((str(what), str(value)) for what, value in rows))
+        return Section("How this was made", (*([Code(command)] if command else []), table))
+
+    def _picture(self, drawn: tuple[Figure, pd.DataFrame], file: str, caption: str, alt: str) -> Picture:
+        figure, data = drawn
+        wide = float(figure.get_figwidth())
+        figures.save(figure, self.folder, file, data=data)
+        return Picture(file, wide, caption, alt)
 
 
 _LEFT_OUT = (
@@ -234,19 +205,35 @@ _LEFT_OUT = (
 )
 
 
-def _counted(evidence: pd.DataFrame) -> str:
-    """How many claims came to what, and why others did not."""
+def _in_short(evidence: pd.DataFrame) -> Iterator[Block]:
+    """What the evidence on a question comes to: over training runs, about single checkpoints, and what is open."""
     tested = evidence.loc[evidence["verdict"] != str(Verdict.DESCRIPTIVE)]
     if tested.empty:
-        return "Nothing is tested here: these findings describe."
+        yield Paragraph("Nothing is tested here: these findings describe.")
+        return
+    over_runs = tested["unit"].str.contains("seeds")
+    for of, rows in (
+        ("Over training runs, which say what a design does", tested.loc[over_runs]),
+        ("About the checkpoints named, which say nothing of what made them so", tested.loc[~over_runs]),
+    ):
+        if len(rows):
+            yield Paragraph(f"{of}: {_counted(rows)}")
+            yield from _decided(rows)
+    few = Counter(reason for reason in tested["reason"].tolist() if reason.endswith("would do"))
+    if few:
+        claims = "1 claim rests" if sum(few.values()) == 1 else f"{sum(few.values())} claims rest"
+        yield Paragraph(f"What cannot be said yet: {claims} on too little ({'; '.join(sorted(few))}).")
+
+
+def _counted(tested: pd.DataFrame) -> str:
+    """How many claims came to what."""
     counts = Counter(tested["verdict"].tolist())
     order = [str(one) for one in (Verdict.SUPPORTED, Verdict.CONTRADICTED, Verdict.EQUIVALENT, Verdict.UNDECIDED)]
     parts = [f"{counts[name]} {name}" for name in order if counts[name]]
-    said = f"Of {len(tested)} claims {_joined(parts)}."
-    few = Counter(reason for reason in tested["reason"].tolist() if reason.endswith("would do"))
-    if few:
-        said += f" {sum(few.values())} rest on too few: {'; '.join(sorted(few))}."
-    return said
+    if len(parts) == 1:
+        only = next(iter(counts))
+        return f"all {len(tested)} claims are {only}." if len(tested) > 1 else f"1 claim, {only}."
+    return f"of {len(tested)} claims {_joined(parts)}."
 
 
 def _joined(parts: Sequence[str]) -> str:
@@ -254,12 +241,11 @@ def _joined(parts: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _decided(evidence: pd.DataFrame) -> tuple[Block, ...]:
-    """The claims that are decided: on training runs before those on two models, and these before those on one."""
-    decided = ~evidence["verdict"].isin([str(Verdict.UNDECIDED), str(Verdict.DESCRIPTIVE)])
-    rows = evidence.loc[decided].to_dict("records")
-    rows.sort(key=lambda row: ("seeds" not in row["unit"], "," not in str(row["models"]), row["p_corrected"]))
-    told = tuple(f"{row['sentence']}: {row['verdict']} ({row['finding']})." for row in rows[:_TOLD])
+def _decided(tested: pd.DataFrame) -> tuple[Block, ...]:
+    """The claims that are decided: on two models before those on one, the surest first."""
+    rows = tested.loc[tested["verdict"] != str(Verdict.UNDECIDED)].to_dict("records")
+    rows.sort(key=lambda row: ("," not in str(row["models"]), row["p_corrected"]))
+    told = tuple(f"{str(row['verdict']).capitalize()} ({row['finding']}): {row['sentence']}." for row in rows[:_TOLD])
     more = len(rows) - len(told)
     last = (f"{more} more are decided: see all verdicts.",) if more else ()
     return (Bullets((*told, *last)),) if told else ()
