@@ -12,9 +12,11 @@ from vlm_probe import __version__
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import make_folder, writing
 from vlm_probe.findings import Run, write_run
-from vlm_probe.report.document import plain
+from vlm_probe.report.document import pictures, plain
 from vlm_probe.report.drawing import chapters
 from vlm_probe.report.machine import made_with
+from vlm_probe.report.manifest import NAME as MANIFEST
+from vlm_probe.report.manifest import manifest_of
 from vlm_probe.report.page import pictures_in, write_page
 from vlm_probe.report.pdf import write_pdf
 from vlm_probe.report.telling import Telling
@@ -81,6 +83,9 @@ def _write_report(found: Run, out: Path, partial: Path, command: str) -> None:
         (partial / "run.json").write_text(json.dumps(made, indent=1) + "\n")
         telling = Telling(found, told, partial / "figures", version=__version__, made=made)
         document = telling.document()
+        (partial / "figures").mkdir(exist_ok=True)
+        drawn = manifest_of(pictures(document.sections), partial / "figures", command)
+        (partial / "figures" / MANIFEST).write_text(json.dumps(drawn, indent=1) + "\n")
         write_page(
             partial / "index.html", "report.html", **plain(document), picture_uri=pictures_in(partial / "figures")
         )

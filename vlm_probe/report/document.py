@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -57,6 +58,8 @@ class Picture:
     """The files' name in the folder figures/, without a suffix."""
     width: float
     """In inches."""
+    title: str
+    """What it shows, and what came of it."""
     caption: str
     alt: str
 
@@ -83,6 +86,15 @@ class Document:
     title: str
     subtitle: str
     sections: tuple[Section, ...]
+
+
+def pictures(blocks: Iterable[Block]) -> Iterator[Picture]:
+    """All pictures, in the order of the page."""
+    for one in blocks:
+        if isinstance(one, Picture):
+            yield one
+        elif isinstance(one, Section):
+            yield from pictures(one.blocks)
 
 
 def plain(document: Document) -> dict[str, Any]:

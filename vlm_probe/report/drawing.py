@@ -79,6 +79,11 @@ def claimed(one: FigureOf, evidence: pd.DataFrame) -> str:
     return f"{one.says[:1].upper()}{one.says[1:]}: {what}"
 
 
+def title_of(figure: Figure) -> str:
+    """What stands on top of a figure, in one line."""
+    return " ".join(figure.texts[0].get_text().split()) if figure.texts else ""
+
+
 def draw_cases(cases: Cases) -> tuple[Figure, pd.DataFrame]:
     """Single items as pictures, and their maps patch by patch: columns case, text, row, col, value."""
     figure = figure_of(figures.case_panels(cases.panels, title=cases.title))

@@ -16,6 +16,8 @@ _WIDEST = 6.6
 """Inches: a page's width between its margins."""
 _NARROW = 3.9
 """Inches: beside such a figure its caption has room."""
+_FEW = 6
+"""So many columns leave room for one that is wide."""
 
 
 def write_pdf(document: Document, folder: Path) -> Path:
@@ -51,7 +53,8 @@ def _measured(blocks: list[dict[str, Any]]) -> None:
     for one in blocks:
         if one["kind"] == "table":
             columns = zip(one["header"], *one["rows"], strict=True)
-            one["weights"] = [_weight(column) for column in columns]
+            most = 90 if len(one["header"]) <= _FEW else 40
+            one["weights"] = [_weight(column, most) for column in columns]
         elif one["kind"] == "picture":
             one["width"] = min(one["width"], _WIDEST)
             one["narrow"] = one["width"] <= _NARROW
@@ -59,7 +62,7 @@ def _measured(blocks: list[dict[str, Any]]) -> None:
             _measured(one["blocks"])
 
 
-def _weight(cells: tuple[str, ...]) -> float:
+def _weight(cells: tuple[str, ...], most: int) -> float:
     """Of a column: wide where its cells are long, and no narrower than its longest word."""
     longest_word = max(len(word) for cell in cells for word in (cell.split() or [""]))
-    return float(max(4, min(longest_word, 18), min(sum(map(len, cells)) / len(cells), 40)))
+    return float(max(4, min(longest_word, 18), min(sum(map(len, cells)) / len(cells), most)))

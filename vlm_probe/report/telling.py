@@ -19,7 +19,7 @@ from vlm_probe.findings.listing import evidence_listing
 from vlm_probe.findings.questions import QUESTIONS, REAL, Question, effects_of
 from vlm_probe.findings.skipped import left_out_lines
 from vlm_probe.report.document import Block, Bullets, Code, Document, Paragraph, Picture, Section, Table
-from vlm_probe.report.drawing import Chapter, draw, draw_cases
+from vlm_probe.report.drawing import Chapter, draw, draw_cases, title_of
 from vlm_probe.report.inspection import provenance_table
 from vlm_probe.studies import FACTORS
 
@@ -39,7 +39,7 @@ CITED = """@article{hinck2024llavagemma,
   title = {vlm_probe: opening vision-language models up},
   author = {{The vlm_probe authors}}, version = {%s}
 }"""
-_TOLD = 4
+_TOLD = 3
 """Decided claims that the abstract has in full, of every question and unit."""
 
 
@@ -70,7 +70,7 @@ class Telling:
         others = tuple(self._finding(c) for c in self.told if c.finding.explains not in QUESTIONS)
         sections = [
             Section("Abstract", self._abstract(by_question), "abstract"),
-            Section("All verdicts", self._verdicts(), "verdicts"),
+            Section("Verdicts", self._verdicts(), "verdicts"),
             *answered,
             *([Section("Other findings", others, "others")] if others else []),
             Section("Appendix", self._appendix(), "appendix"),
@@ -88,13 +88,23 @@ class Telling:
         return tuple(said) or (Paragraph("Nothing was measured."),)
 
     def _verdicts(self) -> tuple[Block, ...]:
+        """Of comparisons, which are what the questions are about; of single models where there are no others."""
+        tested, compared = self._tested()
+        if tested.empty:
+            return (Paragraph("None."),)
+        alone = tested.loc[~compared]
+        if compared.any() and len(alone):
+            more = f"{VERDICTS} Claims about single models stand in the appendix: {_counted(alone)}"
+            return (Paragraph(more), _verdict_table(tested.loc[compared]))
+        return (Paragraph(VERDICTS), _verdict_table(tested))
+
+    def _tested(self) -> tuple[pd.DataFrame, pd.Series]:
+        """All claims that were tested, and whether each compares models or trainings."""
         evidence = pd.concat([c.evidence for c in self.told], ignore_index=True) if self.told else pd.DataFrame()
         if evidence.empty:
-            return (Paragraph("None."),)
+            return evidence, pd.Series(dtype=bool)
         tested = evidence.loc[evidence["verdict"] != str(Verdict.DESCRIPTIVE)].reset_index(drop=True)
-        table = evidence_listing(tested).filter(["claim", "rests on", "difference", "p", "verdict"])
-        table.insert(0, "", tested["finding"])
-        return (Paragraph(VERDICTS), Table.of(table, whole=True))
+        return tested, tested["models"].str.contains(", ") | _over_runs(tested)
 
     def _question(self, name: str, own: list[Chapter]) -> Section:
         question = QUESTIONS[name]
@@ -177,7 +187,10 @@ class Telling:
             "All numbers to the last digit: results.json, the evidence also in evidence.csv; item by item: tables/; "
             "figures, and the data of each: figures/; how the run was made: run.json."
         )
+        tested, compared = self._tested()
+        alone = tested.loc[~compared] if compared.any() else tested.iloc[:0]
         return (
+            *([Section("Verdicts about single models", (_verdict_table(alone),))] if len(alone) else []),
             *([Section("Items left out", (Paragraph(_LEFT_OUT), Bullets(tuple(left_out))))] if left_out else []),
             *([Section("Models", (Table.of(provenance),))] if len(provenance) else []),
             self._made(),
@@ -195,9 +208,9 @@ class Telling:
 
     def _picture(self, drawn: tuple[Figure, pd.DataFrame], file: str, caption: str, alt: str) -> Picture:
         figure, data = drawn
-        wide = float(figure.get_figwidth())
+        wide, title = float(figure.get_figwidth()), title_of(figure)
         figures.save(figure, self.folder, file, data=data)
-        return Picture(file, wide, caption, alt)
+        return Picture(file, wide, title, caption, alt)
 
 
 _LEFT_OUT = (
@@ -211,7 +224,7 @@ def _in_short(evidence: pd.DataFrame) -> Iterator[Block]:
     if tested.empty:
         yield Paragraph("Nothing is tested here: these findings describe.")
         return
-    over_runs = tested["unit"].str.contains("seeds")
+    over_runs = _over_runs(tested)
     for of, rows in (
         ("Over training runs, which say what a design does", tested.loc[over_runs]),
         ("About the checkpoints named, which say nothing of what made them so", tested.loc[~over_runs]),
@@ -223,6 +236,17 @@ def _in_short(evidence: pd.DataFrame) -> Iterator[Block]:
     if few:
         claims = "1 claim rests" if sum(few.values()) == 1 else f"{sum(few.values())} claims rest"
         yield Paragraph(f"What cannot be said yet: {claims} on too little ({'; '.join(sorted(few))}).")
+
+
+def _over_runs(evidence: pd.DataFrame) -> pd.Series:
+    """Which rows rest on training again."""
+    return evidence["unit"].str.contains("seeds")
+
+
+def _verdict_table(tested: pd.DataFrame) -> Table:
+    table = evidence_listing(tested).filter(["claim", "rests on", "difference", "p", "verdict"])
+    table.insert(0, "", tested["finding"].tolist())
+    return Table.of(table, whole=True)
 
 
 def _counted(tested: pd.DataFrame) -> str:
@@ -247,5 +271,5 @@ def _decided(tested: pd.DataFrame) -> tuple[Block, ...]:
     rows.sort(key=lambda row: ("," not in str(row["models"]), row["p_corrected"]))
     told = tuple(f"{str(row['verdict']).capitalize()} ({row['finding']}): {row['sentence']}." for row in rows[:_TOLD])
     more = len(rows) - len(told)
-    last = (f"{more} more are decided: see all verdicts.",) if more else ()
+    last = (f"{more} more are decided: see the verdicts.",) if more else ()
     return (Bullets((*told, *last)),) if told else ()
