@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vlm_probe import __version__
-from vlm_probe.cli import evaluate, fetch, findings, inspect, items, models, report, scenes, ship, study, train
+from vlm_probe.cli import evaluate, example, fetch, findings, inspect, items, models, report, scenes, ship, study, train
 from vlm_probe.cli.models import HUB_MODELS
 from vlm_probe.cli.terminal import app, console, err, one_line_warnings, plain
 from vlm_probe.errors import VlmProbeError
@@ -18,6 +18,7 @@ __all__ = ["HUB_MODELS", "app", "main"]
 
 # In the order of `--help`, where groups come last.
 for command in (
+    example.example,
     inspect.inspect,
     report.report,
     findings.findings,

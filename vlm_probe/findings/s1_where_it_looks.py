@@ -332,9 +332,8 @@ FINDING = Finding(
                     "box_share",
                     "box_share_by_layer",
                     "layers",
-                    "Attention of the last prompt position, mean over heads: of what goes to the image, the share that "
-                    "falls inside the box of the object asked about, and of another object of the scene. A map that is "
-                    "even over the image would give the box's share of the area.",
+                    "Attention of the last prompt position, mean over heads: of what goes to the image, the share in "
+                    "the box of the object asked about, and of another one. An even map has the box's share of area.",
                     "share of image attention inside the box by layer",
                     says="Attention lies on the object asked about",
                     claims=("attention",),
@@ -343,8 +342,7 @@ FINDING = Finding(
                     "image_mass",
                     "image_mass_by_layer",
                     "layers",
-                    "How much attention goes to the image at all, and how much to attention sinks: positions "
-                    "that collect it whatever is asked about whatever image, named per layer.",
+                    "Attention on the image at all, and on sinks: positions that collect it whatever is asked.",
                     "attention on the image by layer",
                 ),
             ),
@@ -356,8 +354,7 @@ FINDING = Finding(
                     "pointing",
                     "pointing_game",
                     "pointing",
-                    "Share of objects that the most relevant patch touches: of those asked about, and of the others "
-                    "in the same scene.",
+                    "Share of objects, asked about or not, that the most relevant patch touches.",
                     "pointing game",
                     says="The most relevant patch is on the object asked about",
                     claims=("points",),

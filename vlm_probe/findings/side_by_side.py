@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import queue
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any
+from queue import Empty
+from threading import Thread
 
 import torch
 
@@ -55,33 +55,53 @@ def measure_ahead(
     again and says it.
     """
     context = get_context("spawn")  # torch does not survive a fork
-    with context.Manager() as manager:
-        heard = manager.Queue()
-        given = {"seed": seed, "suffix": suffix, "untrained": untrained, "only": only, "parts": parts, "load": load}
-        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-            at_work: set[Future[dict[str, float]]] = {
-                pool.submit(_measure_one, name, list(ids), list(names), list(items), heard, **given) for name in names
-            }
-            took = Counter[str]()
-            try:
-                while at_work:
-                    ended, at_work = wait(at_work, timeout=_HEARD)
-                    _tell(heard, progress)
-                    for one in ended:
-                        took.update({} if one.exception() else one.result())
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        _tell(heard, progress)
+    heard = context.Queue()
+    given = {"seed": seed, "suffix": suffix, "untrained": untrained, "only": only, "parts": parts, "load": load}
+    took = defaultdict[str, float](float)
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(heard,)) as pool:
+        at_work: set[Future[dict[str, float]]] = {
+            pool.submit(_measure_one, name, list(ids), list(names), list(items), **given) for name in names
+        }
+        try:
+            while at_work:
+                ended, at_work = wait(at_work, timeout=_HEARD)
+                _tell(heard, progress)
+                for one in ended:
+                    for finding, seconds in ({} if one.exception() else one.result()).items():
+                        took[finding] += seconds
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    _tell(heard, progress)
     return dict(took)
 
 
-def _tell(heard: Any, progress: Callable[[int], None]) -> None:
+def _tell(heard: Queue[int], progress: Callable[[int], None]) -> None:
     while True:
         try:
             progress(heard.get_nowait())
-        except (queue.Empty, BrokenProcessPool):
+        except Empty:
             return
+
+
+_heard: Queue[int] | None = None
+"""In a process that measures: where it says how far it is."""
+
+
+def _begin(heard: Queue[int]) -> None:
+    """In a process that measures, before anything else."""
+    global _heard
+    _heard = heard
+    torch.set_num_threads(1)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Whoever kills the command is rid of all of it; else this would go on for minutes, and hold its model's parts."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _measure_one(
@@ -89,7 +109,6 @@ def _measure_one(
     ids: list[str],
     names: list[str],
     items: list[Item],
-    heard: Any,
     *,
     seed: int,
     suffix: str,
@@ -99,9 +118,9 @@ def _measure_one(
     load: Callable[[str], HookedVLM],
 ) -> dict[str, float]:
     """In a process of its own: all that is asked of one model."""
-    torch.set_num_threads(1)
+    progress = None if _heard is None else _heard.put
     result = Run(find(ids), names, with_others(items), seed, suffix=suffix)
     own = [f for f in able_among(result, only) if f.models and name in asked_of(f, names, only)]
     with suppress(VlmProbeError):
-        measure_model(load(name), name, own, result, untrained=untrained, parts=parts, progress=heard.put)
+        measure_model(load(name), name, own, result, untrained=untrained, parts=parts, progress=progress)
     return result.took
