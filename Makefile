@@ -4,16 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+DOCS_STAMP := $(VENV)/.installed-docs
 # The oldest transformers that TransformerLens allows, with the versions of its own that it asks for.
 OLDEST := .venv-oldest
 OLDEST_STAMP := $(OLDEST)/.installed
 OLDEST_PINS := transformers==5.9.0 huggingface-hub==1.33.0 tokenizers==0.22.2
 
-.PHONY: report test check test-oldest format install clean
+.PHONY: report figures test check test-oldest docs format install clean
 
 report: $(STAMP)
 	$(BIN)/vlm-probe report --out report
 	@echo "open file://$(CURDIR)/report/index.html"
+
+# What README and the site show: the report's figures, with the data of each and a manifest. Never edit one.
+figures: $(STAMP)
+	$(BIN)/vlm-probe report --out report
+	rm -rf figures
+	cp -R report/figures figures
 
 # Bytecode is kept even where the machine says not to: the package is imported in some forty processes.
 test: check
@@ -27,6 +34,12 @@ check: $(DEV_STAMP)
 # What hooks rest on, with the oldest transformers that is promised (pyproject.toml).
 test-oldest: $(OLDEST_STAMP)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile tests/hooked tests/checkpoints
+
+# The site, offline: a warning is an error, and so is an asset that lies elsewhere (docs/_ext/outside_assets.py).
+docs: $(DOCS_STAMP)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b html \
+		-d build/docs/doctrees docs build/docs/html
+	@echo "open file://$(CURDIR)/build/docs/html/index.html"
 
 format: $(DEV_STAMP)
 	$(BIN)/ruff check --fix .
@@ -45,6 +58,10 @@ $(STAMP): $(BIN)/python pyproject.toml constraints.txt
 
 $(DEV_STAMP): $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	@touch $@
 
 $(OLDEST_STAMP): pyproject.toml constraints.txt

@@ -1,5 +1,8 @@
-"""README's tables of scores are the committed scores."""
+"""What the guide says of the miniatures is what the committed scores say; README's examples run as they stand."""
 
+import re
+import shlex
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -7,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from vlm_probe import evaluate, load
+from vlm_probe import cli, evaluate, load
 from vlm_probe.scenes import scene_items
 from vlm_probe.scenes.items import asks_novel
 from vlm_probe.studies import grid_differences, grid_effects
@@ -15,7 +18,9 @@ from vlm_probe.studies.grid import grid_scores
 from vlm_probe.training.card import ITEMS_SEED
 from vlm_probe.zoo.replicas import shipped
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+SAID = (ROOT / "docs" / "guide" / "replicas.md").read_text()
 
 
 def percent(share: float) -> str:
@@ -34,7 +39,7 @@ def row_of(cell: str, scores: pd.DataFrame) -> str:
 
 @pytest.mark.parametrize("cell", shipped())
 def test_the_replicas_scores_are_those_committed(cell):
-    lines = [line for line in README.splitlines() if line.startswith(f"| `{cell}` |")]
+    lines = [line for line in SAID.splitlines() if line.startswith(f"| `{cell}` |")]
     assert lines == [row_of(cell, grid_scores())]
 
 
@@ -74,7 +79,7 @@ def test_what_it_says_of_the_grid_is_what_the_scores_say():
         f"(mean of three seeds; 95 % interval {points(whole['low'])} to {points(whole['high'])}), from one to the next "
         f"by {first}, {second} and {third}: all undecided."
     )
-    text = " ".join(README.split()).replace("`", "")
+    text = " ".join(SAID.split()).replace("`", "")
     for sentence in said:
         assert sentence in text, sentence
 
@@ -86,7 +91,7 @@ def test_what_it_says_of_novel_kinds_is_so():
     right = {cell: evaluate(load(f"replica/{cell}", device="cpu"), shapes)["correct"].mean() for cell in NOVEL_SHAPES}
     first, second, third = (f"`{cell}`" for cell in NOVEL_SHAPES)
     a, b, c = (f"{100 * share:.0f} %" for share in right.values())
-    text = " ".join(README.split())
+    text = " ".join(SAID.split())
     assert (
         f"({len(asked)} of those questions ask about the novel kind itself; of the {len(shapes)} that ask for its "
         f"shape {first} has {a} right, {second} {b}, {third} {c}, where one in five is chance)"
@@ -94,3 +99,37 @@ def test_what_it_says_of_novel_kinds_is_so():
 
 
 NOVEL_SHAPES = ("small-clip", "small-dino", "large-clip")
+
+
+def blocks(language: str) -> list[str]:
+    """README's code blocks of a language; "" for those of commands."""
+    return [part.partition("\n")[2] for part in TEXT.split("```")[1::2] if part.partition("\n")[0] == language]
+
+
+def test_readme_runs_as_it_stands_from_a_folder_with_nothing_in_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (commands,) = [block for block in blocks("") if "vlm-probe example" in block]
+    said = []
+    for line in commands.splitlines():
+        program, *argv = shlex.split(line, comments=True)
+        assert program == ".venv/bin/vlm-probe"
+        monkeypatch.setattr(sys, "argv", ["vlm-probe", *argv])
+        with pytest.raises(SystemExit, match="0"):
+            cli.main()
+        said.append(capsys.readouterr().out)
+    example, inspected, found = said
+    answer = example.rpartition("# it is ")[2].strip()
+    assert inspected.splitlines()[0] == answer
+    assert (tmp_path / "inspect" / "inspect.html").exists()
+    assert "supported" in found
+    (python,) = blocks("python")
+    namespace: dict[str, Any] = {}
+    exec(compile(python, "README.md", "exec"), namespace)
+    assert namespace["maps"].dims == ("layer", "head", "row", "col")
+
+
+def test_what_readme_links_to_is_there():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT)
+    assert len(links) > 10
+    for link in links:
+        assert (ROOT / link).exists(), link
