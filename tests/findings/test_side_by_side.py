@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from vlm_probe import VlmProbeError
-from vlm_probe.findings import FINDINGS, engine, generated_items, run, steps
+from vlm_probe.findings import FINDINGS, engine, generated_items, run, steps, write_run
 from vlm_probe.findings.questions import QUESTIONS, default_replicas, replicas_for
 from vlm_probe.findings.side_by_side import jobs_for, measure_ahead
 from vlm_probe.opening import load
@@ -58,15 +58,18 @@ def test_a_model_that_cannot_be_opened_is_left_to_the_run(tmp_path):
         run(["V1"], names, generated_items(3), parts=tmp_path / "parts")
 
 
-def test_a_killed_command_leaves_no_process(tmp_path):
-    command = [sys.executable, "-m", "vlm_probe", "report", "-f", "S1", "--items", "400", "--out", "report"]
+def test_a_killed_report_leaves_no_process_and_goes_on_to_the_same_results(tmp_path):
+    ids, models = ("V1", "V4"), [part for name in NAMES for part in ("-m", name)]
+    argv = ["report", *models, *(part for id in ids for part in ("-f", id)), "--items", "12", "--out", "report"]
+    command = [sys.executable, "-m", "vlm_probe", *argv]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     begun = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    children: list[psutil.Process] = []
     try:
         until = time.monotonic() + 120
         parts = tmp_path / ".report.parts"
-        while time.monotonic() < until and not list(parts.glob("*/lock")):
-            time.sleep(0.2)
+        while time.monotonic() < until and not list(parts.glob("*/V1/*")):
+            time.sleep(0.1)
         children = psutil.Process(begun.pid).children(recursive=True)
         assert len(children) >= 2
     finally:
@@ -76,6 +79,12 @@ def test_a_killed_command_leaves_no_process(tmp_path):
     for one in alive:
         one.kill()
     assert not alive
+    assert not (tmp_path / "report").exists()
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert not parts.exists()
+    whole = write_run(run(ids, NAMES, generated_items(12)), tmp_path / "whole")
+    for name in ("results.json", "evidence.csv"):
+        assert (tmp_path / "report" / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_each_question_has_miniatures_that_differ_in_it_alone():

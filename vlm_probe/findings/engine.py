@@ -90,7 +90,8 @@ class Run:
                     own.insert(0, "untrained", bare)
                     own.insert(0, "model", model)
                     parts.setdefault(name, []).append(own)
-        return {name: pd.concat(found, ignore_index=True) for name, found in parts.items()}
+        # By name: tables that were read from parts come in another order.
+        return {name: pd.concat(parts[name], ignore_index=True) for name in sorted(parts)}
 
     def shown(self, finding: Finding) -> Shown:
         """What the finding shows: summaries for its figures, sentences, single cases."""
