@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vlm_probe.errors import VlmProbeError, VlmProbeWarning
 
 if TYPE_CHECKING:
+    from vlm_probe.explorer import explore
     from vlm_probe.hooked import HookedVLM
     from vlm_probe.inputs.preparing import ModelInputs
     from vlm_probe.layout import ImageTransform, PixelBox, TokenLayout, UnitBox
@@ -28,6 +29,7 @@ _HOMES = {
     "Trace": "vlm_probe.trace",
     "UnitBox": "vlm_probe.layout",
     "evaluate": "vlm_probe.running.evaluation",
+    "explore": "vlm_probe.explorer",
     "load": "vlm_probe.opening",
 }
 
@@ -37,6 +39,7 @@ _PARTS = (
     "checkpoints",
     "embedding",
     "evidence",
+    "explorer",
     "figures",
     "findings",
     "hooked",
@@ -65,6 +68,7 @@ __all__ = [
     "VlmProbeError",
     "VlmProbeWarning",
     "evaluate",
+    "explore",
     "load",
 ]
 

@@ -1,5 +1,7 @@
 """`vlm-probe inspect`: the answer, its first tokens and the page; what cannot be inspected is said before loading."""
 
+import json
+import re
 import struct
 import zlib
 
@@ -98,6 +100,40 @@ def test_several_models_and_pictures_are_compared(command, picture, tmp_path):
     assert page.count("<details") == 4
     assert page.count("relevancy by model") == 2
     assert "Not to be trusted" not in page
+
+
+def explored(page):
+    """What the explorer of a page is given."""
+    found = re.search(r'<script type="application/json">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])["looks"]
+
+
+def test_the_explorer_shows_all_that_a_small_model_can_tell(command, picture, tmp_path):
+    hostile = picture.rename(tmp_path / "<!--<script>alert(1)<:script>.png")
+    assert command("inspect", hostile, QUESTION, "--out", tmp_path, "--max-new-tokens", 1).code == 0
+    (look,) = explored(tmp_path / "inspect.html")
+    assert look["missing"] == {}
+    assert (look["name"], look["question"]) == (hostile.name, QUESTION)
+    assert list(look["maps"])[-1] == "integrated gradients"
+    assert (look["knockout"]["draws"], len(look["tokens"])) == (3, 1)
+    text = (tmp_path / "inspect.html").read_text()
+    assert "<!--<script>" not in text
+    assert "<script>alert" not in text
+
+
+def test_what_takes_long_is_left_out_of_the_explorer_and_named(command, picture, tmp_path, monkeypatch):
+    monkeypatch.setattr("vlm_probe.report.inspection.SMALL", 0)
+    monkeypatch.setattr("vlm_probe.report.inspection.OPERATIONS", 0)
+    shown = ("--out", tmp_path, "--max-new-tokens", 1, "--device", "cpu")
+    assert command("inspect", picture, QUESTION, *shown).code == 0
+    (look,) = explored(tmp_path / "inspect.html")
+    makes = "for this model here: vlm_probe.explore(inputs, model) in Python makes it"
+    assert (look["missing"]["lens"], look["missing"]["knockout"]) == (
+        f"it takes minutes {makes}",
+        f"it takes hundreds of runs {makes}",
+    )
+    assert list(look["maps"]) == ["relevancy", "relevancy through the encoder", "gradient x input"]
 
 
 def test_the_attention_of_a_word_and_one_that_is_none(command, refused, picture, tmp_path):

@@ -23,6 +23,7 @@ from vlm_probe.causal.pictures import blanked
 from vlm_probe.causal.planning import plan
 from vlm_probe.causal.positions import Places
 from vlm_probe.embedding import scene_labels
+from vlm_probe.explorer.packing import Words
 from vlm_probe.findings.probed import POOL_OF, properties
 from vlm_probe.hooked import HookedVLM, ModelInputs
 from vlm_probe.items import Item, twins_among
@@ -33,7 +34,7 @@ from vlm_probe.scenes import family_items
 REASONS = {
     "makes inputs": (
         "causal.prepared causal.check_item HookedVLM.prepare HookedVLM.prepare_tensors "
-        "HookedVLM.token_strings HookedVLM.picture embedding.patch_labels vocabulary.needed_ids"
+        "HookedVLM.token_strings HookedVLM.picture embedding.patch_labels explorer.inputs_of vocabulary.needed_ids"
     ),
     "tells or writes what the model is": (
         "causal.Able.describe HookedVLM.provenance HookedVLM.weights_digest HookedVLM.save_pretrained vocabulary.save"
@@ -63,7 +64,8 @@ REASONS = {
         "attention.Without.__init__ causal.Split.__init__ findings.Finding.__init__ findings.Shared.__init__"
     ),
     "reads what a run has left": (
-        "causal.tokens_of causal.qk_scores embedding.nearest_tokens hooked.target_token report.top_tokens"
+        "causal.tokens_of causal.qk_scores embedding.nearest_tokens explorer.nearest_words hooked.target_token "
+        "report.top_tokens"
     ),
     "counts the bytes of a run before it": "running.check_fits",
     "looks at what a run gave, or at what it will be asked": "running.check_numbers findings.unaskable",
@@ -259,6 +261,13 @@ CASES: dict[str, Case] = {
     "findings.found_but_unused": lambda f, m: f(m, of_properties()),
     "findings.run": lambda f, m: f(["S1"], [m], asked(1)),
     "attention.blanking": lambda f, m: f(m, look(m), relevancy(m, look(m)), target=5, draws=2),
+    "explorer.look": lambda f, m: f(m, look(m), tokens=[5, 6], bank=build_bank(m, ["a red star"]), words=1),
+    "explorer.explore": lambda f, m: f(look(m), m, maps=["relevancy"], words=0, windows=()),
+    "explorer.lens_words": lambda f, m: f(m, look(m), look(m).layout.image(), Words(), 2),
+    "explorer.contexts": lambda f, m: f(
+        m, m.trace(look(m), capture=["*"]), build_bank(m, ["a red star"]), 0, Words(), 2
+    ),
+    "explorer.knockout": lambda f, m: f(m, PICTURE, QUESTION),
     "report.inspect": lambda f, m: f(m, "picture.png", QUESTION, out=Path("page"), max_new_tokens=1),
     "training.check_scores": lambda f, m: f(m, 1),
 }

@@ -57,7 +57,7 @@ def inspect(
         from vlm_probe.report import inspection
 
         question += suffix_of(None, suffix)
-    steps = min(max_new_tokens, inspection.MAX_TOKENS_SHOWN) + 2
+    steps = min(max_new_tokens, inspection.MAX_TOKENS_SHOWN) + 3
     with bar("looking inside", steps * len(image) * len(names)) as advance:
         found = inspection.inspect(
             (load_quietly(name, device, dtype, embed_scale, prompt) for name in names),

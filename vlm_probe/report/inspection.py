@@ -12,10 +12,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import xarray as xr
+from markupsafe import Markup
 from PIL import Image
 
 from vlm_probe.attention import blanking, encoder_attention, head_summary, image_attention, per_token, sinks
+from vlm_probe.causal.knockout import default_window
 from vlm_probe.errors import VlmProbeError, VlmProbeWarning
+from vlm_probe.explorer import SHOWN, embedded, look
+from vlm_probe.explorer.looking import CAPTURED
 from vlm_probe.figures import head_grid, layer_strip, overlay
 from vlm_probe.figures.style import styled
 from vlm_probe.figures.tables import visible
@@ -23,12 +27,25 @@ from vlm_probe.figures.tokens import token_strip
 from vlm_probe.hooked import HookedVLM, ModelInputs
 from vlm_probe.inputs.images import ImageLike, open_image
 from vlm_probe.layout.groups import Where
+from vlm_probe.lens.contextual_lens import Bank, build_bank
 from vlm_probe.report.page import figure_uri, image_uri, rows_of, write_page
+from vlm_probe.scenes import sample_scene
 from vlm_probe.scenes.familiarity import unfamiliar
+from vlm_probe.trace import Trace
 from vlm_probe.zoo.catalog import FUSIONS
 
 MAX_TOKENS_SHOWN = 8
 """Relevancy is drawn for so many answer tokens; a long answer says how many were left out."""
+SMALL = 5e8
+"""Parameters times positions times answer tokens, up to which the explorer shows what takes many runs, too: that is
+some seconds on one core."""
+CAPTIONS = 200
+"""Of generated scenes, whose words are a replica's bank of texts."""
+DRAWS = 3
+"""Of random edges, the control of what is knocked out."""
+OPERATIONS = 2e12
+"""Of the logit lens, at most, without a GPU: about a minute on two cores."""
+_SPARED = "it takes {} for this model here: vlm_probe.explore(inputs, model) in Python makes it"
 
 
 @dataclass
@@ -86,13 +103,15 @@ class _Tokens:
     """All of them side by side; None for an answer of one token."""
     first: xr.DataArray | None
     """The first token's map over what the language model received; None for an empty answer."""
+    maps: dict[str, xr.DataArray]
+    """By name, as `explorer.look` takes them: of every token, over (row, col)."""
 
 
 def _tokens(model: HookedVLM, inputs: ModelInputs, answer_ids: list[int], progress: Callable[[int], None]) -> _Tokens:
     """Relevancy of every answer token, over what the language model received and through the encoder."""
     shown = answer_ids[:MAX_TOKENS_SHOWN]
     if not shown:
-        return _Tokens([], None, None)
+        return _Tokens([], None, None, {})
     image = inputs.images[0][0]
     received = per_token(model, inputs, tokens=shown)
     through = per_token(model, inputs, map="relevancy through the encoder", tokens=shown, progress=progress)
@@ -107,7 +126,8 @@ def _tokens(model: HookedVLM, inputs: ModelInputs, answer_ids: list[int], progre
         sure = f"{float(received.probability[i]):.3f}"
         pictures.append({"token": visible(text), "probability": sure, "uri": figure_uri(figure)})
     strip = figure_uri(token_strip(image, received)) if len(shown) > 1 else None
-    return _Tokens(pictures, strip, received.isel(token=0, drop=True))
+    maps = {"relevancy": received, "relevancy through the encoder": through}
+    return _Tokens(pictures, strip, received.isel(token=0, drop=True), maps)
 
 
 def said_of_blanking(table: pd.DataFrame) -> str:
@@ -145,7 +165,7 @@ def inspect(
     model: one, or several that are compared; an iterable may load one after the other, so that one at a time is held.
     image: one picture, or several; see `inputs.images.open_image`.
     query: whose attention is drawn: "answer", a word of the question ("star"), or another group of `layout.groups`.
-    progress: called with 1 for every answer token's relevancy and twice more for every picture and model.
+    progress: called with 1 for every answer token's relevancy and three times more for every picture and model.
 
     Raises VlmProbeError as `HookedVLM.prepare` does, before anything is written.
     """
@@ -156,12 +176,17 @@ def inspect(
     pictures = [open_image(one) for one in given]
     looked: list[Looked] = []
     sections: list[dict[str, Any]] = []
+    looks: list[dict[str, Any]] = []
     maps: list[list[tuple[str, xr.DataArray | None]]] = [[] for _ in pictures]
     for each in [model] if isinstance(model, HookedVLM) else model:
+        texts = _bank(each)
         for number, (name, picture) in enumerate(zip(names, pictures, strict=True)):
-            found, section, first = _look(each, picture, name, question, query, max_new_tokens, progress)
+            found, section, first, explored = _look(
+                each, picture, name, question, query, max_new_tokens, texts, progress
+            )
             looked.append(found)
             sections.append(section)
+            looks.append(explored)
             maps[number].append((found.model, first))
     page = out / "inspect.html"
     write_page(
@@ -170,6 +195,7 @@ def inspect(
         title=question,
         question=question,
         several=len(looked) > 1,
+        explorer=Markup(embedded(looks)),
         compared=rows_of(comparison(looked)),
         pictures=[
             {"name": name, "uri": _side_by_side(picture, own)}
@@ -230,16 +256,18 @@ def _look(
     question: str,
     query: Where,
     max_new_tokens: int,
+    texts: Bank | None,
     progress: Callable[[int], None],
-) -> tuple[Looked, dict[str, Any], xr.DataArray | None]:
-    """One model about one picture: what it says, its section of the page, and the map of its first token."""
+) -> tuple[Looked, dict[str, Any], xr.DataArray | None, dict[str, Any]]:
+    """One model about one picture: what it says, its section of the page, the map of its first token, and what the
+    explorer shows."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", VlmProbeWarning)
         inputs = model.prepare(picture, question)
     notes = [str(one.message) for one in caught if issubclass(one.category, VlmProbeWarning)]
     if _trained_on_scenes(str(model.name)):
         notes += unfamiliar(picture, question)
-    trace = model.trace(inputs)
+    trace = model.trace(inputs, capture=["*.hook_pattern", *CAPTURED])
     answer_ids = model.answer_tokens(inputs, max_new_tokens=max_new_tokens)[0]
     answer = model.tokenizer.decode(answer_ids, skip_special_tokens=True).strip()
     empty = "(only spaces or special tokens)" if answer_ids else "(an empty answer)"
@@ -274,7 +302,66 @@ def _look(
         "sinks": rows_of(found.drop(columns=["index", "held"])),
         "provenance": rows_of(provenance_table(trace.provenance)),
     }
-    return looked, section, tokens.first
+    explored = _explored(model, inputs, trace, looked, tokens.maps, found, texts)
+    progress(1)
+    return looked, section, tokens.first, explored
+
+
+def _small(model: HookedVLM, positions: int, tokens: int) -> bool:
+    return sum(p.numel() for p in model.parameters()) * positions * max(tokens, 1) <= SMALL
+
+
+def _bank(model: HookedVLM) -> Bank | None:
+    """Texts for the contextual lens, of a model that was trained on scenes, whose words we have at hand."""
+    if not (_trained_on_scenes(str(model.name)) and _small(model, 50, 1)):  # a caption has fewer tokens
+        return None
+    return build_bank(model, (sample_scene(seed).caption for seed in range(CAPTIONS)))
+
+
+def _explored(
+    model: HookedVLM,
+    inputs: ModelInputs,
+    trace: Trace,
+    looked: Looked,
+    maps: dict[str, xr.DataArray],
+    found: pd.DataFrame,
+    bank: Bank | None,
+) -> dict[str, Any]:
+    """What the explorer shows; of a large model without what takes many runs.
+
+    maps, found: the maps and sinks that are there already.
+    """
+    small = _small(model, inputs.layout.length, len(looked.answer_ids[:MAX_TOKENS_SHOWN]))
+    words = 3 if _lens_is_quick(model, inputs) else 0
+    names = [*SHOWN, "integrated gradients"] if small else SHOWN
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VlmProbeWarning)  # they stand among the notes
+        made = look(
+            model,
+            inputs,
+            trace=trace,
+            name=looked.image,
+            tokens=looked.answer_ids,
+            maps={each: maps.get(each, each) for each in names},
+            words=words,
+            bank=bank,
+            windows=(1, default_window(model.layers["language"])) if small else (),
+            draws=DRAWS,
+            sinks=found,
+            notes=looked.notes,
+        )
+    if not small:
+        made["missing"]["knockout"] = _SPARED.format("hundreds of runs")
+    if not words:
+        made["missing"]["lens"] = _SPARED.format("minutes")
+    return made
+
+
+def _lens_is_quick(model: HookedVLM, inputs: ModelInputs) -> bool:
+    """Whether every patch, behind every layer, is soon multiplied with the whole vocabulary."""
+    text, patches = model.text_config, len(inputs.layout.image_positions)
+    operations = 2 * model.layers["language"] * patches * text.vocab_size * text.hidden_size
+    return model.device.type != "cpu" or operations <= OPERATIONS
 
 
 def provenance_table(provenance: dict[str, Any]) -> pd.DataFrame:
