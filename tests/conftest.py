@@ -13,6 +13,8 @@ install_import_hook("vlm_probe", "beartype.beartype")
 
 import pytest  # noqa: E402
 
+pytest_plugins = ["browsing"]
+
 # Neither torch nor the package is imported here: what hands tests to workers would wait for it, and they for that.
 
 LONGEST = (

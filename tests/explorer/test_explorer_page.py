@@ -1,69 +1,18 @@
 """The explorer in a browser: Chromium drives the page as a reader would, with the mouse and with keys alone."""
 
 import base64
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 from explorer_looks import HOSTILE, random_look
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-from vlm_probe.explorer import explore, module, style, unpacked
+from vlm_probe.explorer import embedded, explore, module, style, unpacked
 from vlm_probe.scenes import sample_scene, scene_image
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium here to drive the page with (apt install chromium)"
-)
 
 PICTURE = ".vpx-picture"
 WIDTHS = (360, 1400)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as driver:
-        # Its sandbox needs rights that containers do not give.
-        launched = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
-@dataclass
-class Opened:
-    """A page, what it said on the console, and what it asked for."""
-
-    page: Page
-    said: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-
-
-@pytest.fixture
-def visit(browser) -> Iterator[Callable[..., Page]]:
-    """Opens an address; in the end nothing was said on any console, and nothing asked for but the file itself."""
-    opened: list[Opened] = []
-
-    def go(path: Any, at: str = "", *, width: int = 1400, scheme: Any = "light") -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        own = Opened(context.new_page())
-        opened.append(own)
-        own.page.on("console", lambda message: own.said.append(message.text))
-        own.page.on("pageerror", lambda error: own.said.append(str(error)))
-        own.page.on("dialog", lambda dialog: own.said.append(dialog.message))
-        own.page.on("request", lambda request: own.asked.append(request.url))
-        own.page.set_default_timeout(5_000)
-        own.page.goto(f"{path.as_uri()}{'#' if at else ''}{at}")
-        return own.page
-
-    yield go
-    for one in opened:
-        one.page.wait_for_timeout(20)
-        assert one.said == []
-        assert len([url for url in one.asked if not url.startswith("data:")]) == 1, one.asked
-        one.page.context.close()
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +31,24 @@ def pages(tmp_path_factory, twins) -> dict[str, Any]:
             folder / "#%3f&<i>.html", title=HOSTILE
         ),
     }
+
+
+def test_two_on_one_page_leave_its_own_places_alone(visit, twins, tmp_path):
+    path = tmp_path / "page.html"
+    both = "".join(embedded([look], key=key) for look, key in zip(twins[:2], ("a", "b"), strict=True))
+    path.write_text(f"<!doctype html><title>two</title><a href='#far'>far</a>{both}<h2 id='far'>far</h2>")
+    page = visit(path, "far")
+    expect(page.locator(PICTURE)).to_have_count(2)
+    assert page.evaluate("location.hash") == "#far"
+    page.locator(PICTURE).nth(1).focus()
+    page.keyboard.press("ArrowRight")
+    picked = address(page)
+    assert picked
+    assert all(name.startswith("b.") for name in picked)
+    page.locator("a").click()
+    assert page.evaluate("location.hash") == "#far"
+    # The first explorer knows nothing of it, and neither is put back.
+    assert page.locator(PICTURE).nth(1).evaluate("svg => svg.isConnected")
 
 
 def address(page: Page) -> dict[str, str]:

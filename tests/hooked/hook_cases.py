@@ -69,6 +69,9 @@ REASONS = {
     ),
     "counts the bytes of a run before it": "running.check_fits",
     "looks at what a run gave, or at what it will be asked": "running.check_numbers findings.unaskable",
+    "hands a model, or what opens it, to measures and looks that have cases of their own": (
+        "findings.measure_model findings.measure_ahead report.to_explore report.write_report"
+    ),
     "trains a Hugging Face model that nobody has hooked": "training.answer_loss",
 }
 """Why no case is needed -> the functions that neither run a model nor hook it."""

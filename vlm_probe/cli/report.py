@@ -81,7 +81,7 @@ def report(
         measured = run(wanted, names, asked, progress=None if jobs > 1 else advance, **given)
         measured.seconds, measured.took = time.monotonic() - began, {**measured.took, **took}
     with err.status("drawing"):
-        page = write_report(measured, out, command=shlex.join(["vlm-probe", *sys.argv[1:]]))
+        page = write_report(measured, out, command=shlex.join(["vlm-probe", *sys.argv[1:]]), load=load)
         shutil.rmtree(parts_of(out), ignore_errors=True)
     show_evidence(measured)
     say(page)

@@ -918,15 +918,23 @@ function failed(root, error) {
 
 // Every explorer of a page; its state stands behind # in the address, under names that begin with its key.
 export function boot(page) {
-  for (const root of page.querySelectorAll(".vpx-here")) {
+  // #verdicts is a place on the page around, and no state of ours.
+  const said = () => (location.hash.includes("=") ? location.hash.slice(1) : "");
+  // A page with several has this module several times.
+  for (const root of page.querySelectorAll(".vpx-here:not([data-booted])")) {
+    root.dataset.booted = "";
     const data = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
     const prefix = root.dataset.key ? `${root.dataset.key}.` : "";
     const own = (text) => [...new URLSearchParams(text)].filter(([name]) => (prefix ? name.startsWith(prefix) : !name.includes(".")));
+    let first = null;
     const store = {
-      read: () => new URLSearchParams(own(location.hash.slice(1)).map(([name, value]) => [name.slice(prefix.length), value])).toString(),
+      read: () => new URLSearchParams(own(said()).map(([name, value]) => [name.slice(prefix.length), value])).toString(),
       write: (text) => {
-        const mine = new Set(own(location.hash.slice(1)).map(([name]) => name));
-        const rest = [...new URLSearchParams(location.hash.slice(1))].filter(([name]) => !mine.has(name));
+        const mine = new Set(own(said()).map(([name]) => name));
+        first ??= text;
+        // Until something is picked the address is as it was opened.
+        if (text === first && !mine.size) return;
+        const rest = [...new URLSearchParams(said())].filter(([name]) => !mine.has(name));
         const all = [...[...new URLSearchParams(text)].map(([name, value]) => [prefix + name, value]), ...rest];
         // Replaced, not pushed: to go back leaves the page, not one of a hundred patches.
         history.replaceState(null, "", `#${new URLSearchParams(all)}`);
@@ -934,7 +942,7 @@ export function boot(page) {
     };
     try {
       const app = new App(root, data, store);
-      addEventListener("hashchange", () => app.follow());
+      addEventListener("hashchange", () => (location.hash && !said() ? null : app.follow()));
     } catch (error) {
       failed(root, error);
     }

@@ -11,7 +11,19 @@ from matplotlib.axes import Axes
 from vlm_probe.figures.given import checked
 from vlm_probe.figures.points import along_points, short_point
 from vlm_probe.figures.primitives import by_layer, forest, heat, level
-from vlm_probe.figures.style import COLUMN, CONTROL, axes, colors_of, legend_below, models_of, rows_high, styled, titled
+from vlm_probe.figures.style import (
+    COLUMN,
+    CONTROL,
+    axes,
+    colors_of,
+    legend_below,
+    length_of,
+    models_of,
+    rows_high,
+    short,
+    styled,
+    titled,
+)
 from vlm_probe.figures.tables import about, counted, counts, names, numbers, where
 
 _MEASURES = {"cka": "CKA (linear, debiased)", "svcca": "SVCCA", "procrustes": "Procrustes similarity"}
@@ -30,8 +42,8 @@ def similarity_heatmap(matrix: pd.DataFrame, ax: Axes | None = None, *, rows: st
         ax = axes(ax, 1.0 + 0.3 * high, max(COLUMN, 1.5 + 0.36 * wide))
         measure = str(matrix.attrs.get("units", "similarity"))
         words = _MEASURES.get(measure, measure.replace("_", " "))
-        short = [[short_point(str(name)) for name in axis] for axis in (matrix.index, matrix.columns)]
-        heat(matrix.set_axis(short[0], axis=0).set_axis(short[1], axis=1), ax, label=words)
+        points = [[short_point(str(name)) for name in axis] for axis in (matrix.index, matrix.columns)]
+        heat(matrix.set_axis(points[0], axis=0).set_axis(points[1], axis=1), ax, label=words)
         ax.set_xlabel(columns, parse_math=False)
         ax.set_ylabel(rows, parse_math=False)
         titled(ax, words, f"n = {matrix.attrs.get('items', '?')} items")
@@ -46,8 +58,13 @@ def likeness(table: pd.DataFrame, ax: Axes | None = None, *, title: str = _MEASU
     """
     with styled():
         rows, columns = names(table, "row"), names(table, "column")
-        ax = axes(ax, 1.3 + 0.3 * len(rows), max(COLUMN, 2.0 + 0.36 * len(columns)))
-        heat(table.pivot(index="row", columns="column", values="cka").loc[rows, columns], ax, label=_MEASURES["cka"])
+        shown = [[short(name, 40) for name in of] for of in (rows, columns)]
+        # Names stand beside the cells, and aslant below them.
+        beside, below = (max(length_of(name, 7.5) for name in of) for of in shown)
+        high, wide = 0.4 + 0.3 * len(rows) + 0.9 * below, 1.0 + 0.36 * len(columns) + beside
+        ax = axes(ax, high, max(COLUMN, wide))
+        matrix = table.pivot(index="row", columns="column", values="cka").loc[rows, columns]
+        heat(matrix.set_axis(shown[0], axis=0).set_axis(shown[1], axis=1), ax, label=_MEASURES["cka"])
         titled(ax, title, f"n = {counts(table)} items")
     return ax
 

@@ -32,9 +32,10 @@ def _points(table: pd.DataFrame) -> pd.DataFrame:
     return along_points(named)
 
 
-def _wide(table: pd.DataFrame) -> float:
-    """Wider than a column where many points want their names."""
-    return max(COLUMN, 1.0 + 0.14 * len(names(table, "at")))
+def _size(table: pd.DataFrame) -> tuple[float, float]:
+    """Height and width: more where many points want their names, which then stand aslant."""
+    points = len(names(table, "at"))
+    return HIGH + (0.35 if points > 8 else 0.0), max(COLUMN, 1.0 + 0.14 * points)
 
 
 @checked
@@ -94,7 +95,7 @@ def probe_by_layer(table: pd.DataFrame, label: str, ax: Axes | None = None) -> A
     styles = {"score": ("-", "o", "probe"), "control": ("--", "s", "probe of control labels")}
     with styled():
         rows = _points(where(table, "label", label))
-        ax = axes(ax, HIGH, _wide(rows))
+        ax = axes(ax, *_size(rows))
         models = models_of(rows)
         bare = {"low": float("nan"), "high": float("nan")}
         scores = rows.assign(measure="score", value=rows["score"])
@@ -125,7 +126,7 @@ def gap_by_layer(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "T
     """
     with styled():
         rows = _points(table)
-        ax = axes(ax, HIGH, _wide(rows))
+        ax = axes(ax, *_size(rows))
         long = rows.melt(["model", "at"], list(_COSINES), var_name="measure", value_name="cosine")
         by_layer(long, ax, x="at", y="cosine", style="measure", styles=_COSINES, colors=models_of(rows))
         ax.axhline(0, color=CONTROL, lw=0.8, zorder=0)
@@ -154,7 +155,7 @@ def dimension_by_stage(
     """
     with styled():
         rows = _points(table)
-        ax = axes(ax, HIGH, _wide(rows))
+        ax = axes(ax, *_size(rows))
         by_layer(rows, ax, x="at", y=measure, colors=models_of(rows))
         words = measure.replace("_", " ")
         ax.set(

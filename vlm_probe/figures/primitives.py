@@ -157,6 +157,8 @@ def by_layer(
         at = {name: i for i, name in enumerate(names(table, x))}
         crowded = 0 if len(at) <= 8 else 60 if len(at) <= 24 else 90
         ax.set_xticks(range(len(at)), list(at), rotation=crowded, fontsize=7.5)
+        if crowded == 60:
+            _end_at_ticks(ax)
     for series, color in colors.items():
         for measure, (line, mark, _) in looks.items():
             own = where(table, hue, series)
@@ -228,8 +230,15 @@ def heat(
     ax.tick_params(length=0, labelsize=7.5)
     ax.tick_params(axis="x", rotation=60)
     ax.tick_params(axis="y", rotation=0)
+    _end_at_ticks(ax)
     ax.set(xlabel="", ylabel="")
     return ax
+
+
+def _end_at_ticks(ax: Axes) -> None:
+    """Names aslant end where they belong to; centered, long ones would end at one of their neighbours."""
+    for name in ax.get_xticklabels():
+        name.set(ha="right", va="center", rotation_mode="anchor")
 
 
 def on_image(

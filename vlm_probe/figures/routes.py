@@ -8,7 +8,7 @@ import pandas as pd
 
 from vlm_probe.figures.given import checked
 from vlm_probe.figures.primitives import by_layer
-from vlm_probe.figures.style import COLUMN, CONTROL, headed, models_of, short, styled
+from vlm_probe.figures.style import COLUMN, CONTROL, headed, legend_under, models_of, styled
 from vlm_probe.figures.tables import counts, names, where
 
 
@@ -28,7 +28,7 @@ def changes_by_window(
         routes = names(table, "route")
         wide = max(COLUMN, min(1.9 * len(routes) + 0.5, 2 * COLUMN))
         figure, drawn = plt.subplots(
-            1, len(routes), figsize=(wide, 2.4), sharey=True, squeeze=False, layout="constrained"
+            1, len(routes), figsize=(wide, 2.0), sharey=True, squeeze=False, layout="constrained"
         )
         rows = table.assign(look=table["control"].astype(str))
         for ax, route in zip(drawn[0], routes, strict=True):
@@ -38,6 +38,5 @@ def changes_by_window(
             ax.set(title=route, xlabel="window around layer")
         drawn[0, 0].set_ylabel("share of answers that change")
         headed(figure, title, f"n = {counts(table)} items; bands: 95 % bootstrap")
-        handles, labels = drawn[0, 0].get_legend_handles_labels()
-        figure.legend(handles, map(short, labels), loc="outside lower center", ncols=len(styles) + 2, fontsize=7.5)
+        legend_under(figure, *drawn[0, 0].get_legend_handles_labels())
     return drawn[0]

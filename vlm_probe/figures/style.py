@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.textpath import text_to_path
 from matplotlib.transforms import ScaledTranslation
 
 from vlm_probe.figures.given import checked
@@ -68,8 +70,10 @@ _RC: dict[Any, Any] = {
 }
 _DATES: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """By suffix: the date would make every run's file a new one."""
-_LETTER = 0.52
-"""Mean width of a letter, in font sizes."""
+_HINTED = 1.06
+"""How much wider small letters are in pixels than by their outlines."""
+_SHORTEST = 10
+"""Of a line, in font sizes: a narrower one would break words."""
 
 
 @contextmanager
@@ -129,10 +133,27 @@ def models_of(table: pd.DataFrame) -> dict[str, str]:
     return colors_of(table["model"].tolist())
 
 
+def length_of(text: str, size: Number) -> float:
+    """Of the longest line of a text in letters of so many points, in inches."""
+    font = FontProperties(size=size)
+    points = max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in text.split("\n"))
+    return _HINTED * points / 72
+
+
 def _fill(text: str, inches: Number, size: Number) -> str:
-    """Lines that are no longer."""
-    letters = max(20, int(inches * 72 / (size * _LETTER)))
-    return textwrap.fill(text, letters, break_on_hyphens=False)
+    """Lines that are no longer; a word that is, as a path may be, breaks at a slash or dash."""
+    room = max(float(inches), _SHORTEST * size / 72)
+    # No letter is wider than the font's size, so that every part has room in a line.
+    part_of = re.compile(rf"[/-]?[^/-]{{1,{int(room * 72 / size) - 3}}}[/-]?|[/-]")
+    lines = [""]
+    for word in re.split(r"\s+(?!→)", text.strip()):
+        for number, part in enumerate([word] if length_of(word, size) <= room else part_of.findall(word)):
+            longer = f"{lines[-1]}{' ' if lines[-1] and not number else ''}{part}"
+            if not lines[-1] or length_of(longer, size) <= room:
+                lines[-1] = longer
+            else:
+                lines.append(part)
+    return "\n".join(lines)
 
 
 def _inches(ax: Axes) -> float:
@@ -200,7 +221,7 @@ def headline(figure: Figure, title: str, note: str = "") -> float:
     wide, at, line = figure.get_figwidth(), 0.02, 1.25 / 72
     for text, size, color in ((title, _TITLE, "black"), (note, _NOTE, CONTROL)):
         if text:
-            lines = _fill(text, wide, size)
+            lines = _fill(text, wide - 0.06, size)
             place = figure.transFigure + ScaledTranslation(0.02, -at, figure.dpi_scale_trans)
             look: dict[str, Any] = {"fontsize": size, "color": color, "va": "top", "transform": place}
             figure.text(0.0, 1.0, lines, parse_math=False, **look)
@@ -214,14 +235,14 @@ def either_way(left: str, right: str) -> str:
     >>> either_way("A scores more", "B scores more")
     '← A scores more | B scores more →'
     """
-    return f"← {left}{' | ' if len(left + right) <= 40 else chr(10)}{right} →"
+    return f"← {left}{' | ' if len(left + right) <= 30 else chr(10)}{right} →"
 
 
 LONGEST = 48
 """Characters of a model's name that are drawn: a folder's path would leave no room for the figure."""
 
 
-def short(name: str) -> str:
+def short(name: str, longest: int = LONGEST) -> str:
     """A name as it is drawn: of a long path its end, line by line.
 
     >>> short("/home/somebody/checkpoints/2026-11-26/llava-gemma-2b-again")
@@ -230,10 +251,10 @@ def short(name: str) -> str:
     lines = []
     for line in name.split("\n"):
         parts = line.split("/")
-        while len("/".join(parts)) > LONGEST - 4 and len(parts) > 1:
+        while len("/".join(parts)) > longest - 4 and len(parts) > 1:
             parts = parts[1:]
         kept = "/".join(parts)
-        lines.append(line if len(line) <= LONGEST else f".../{kept}" if kept != line else line)
+        lines.append(line if len(line) <= longest else f".../{kept}" if kept != line else line)
     return "\n".join(lines)
 
 
@@ -245,14 +266,10 @@ def legend_below(ax: Axes) -> None:
     handles, names = ax.get_legend_handles_labels()
     if not handles:
         return
-    figure, labels = ax.figure, [short(name) for name in names]
-    letters = max(len(line) for label in labels for line in label.split("\n"))
-    columns = max(1, min(len(labels), 4, int(_inches(ax) * 72 / (7.5 * _LETTER * letters + 32))))
     if figure_of(ax).get_gid() == _OWN:
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=7.5)
-        lines = sum(label.count("\n") + 1 for label in labels) / columns
-        _higher(figure_of(ax), foot=0.16 * math.ceil(lines) + 0.05)
+        legend_under(figure_of(ax), handles, names)
         return
+    labels = [short(name) for name in names]
     # Ticks and label keep their height in points whatever the layout does to the axes.
     root, outer = ax.get_figure(root=True), ax.get_tightbbox()
     assert root is not None
@@ -260,3 +277,14 @@ def legend_below(ax: Axes) -> None:
     drop = ScaledTranslation(0, (outer.y0 - ax.bbox.y0) / root.dpi, root.dpi_scale_trans)
     hung: dict[str, Any] = {"bbox_to_anchor": (0.5, 0.0), "bbox_transform": ax.transAxes + drop}
     ax.legend(handles, labels, loc="upper center", ncols=1, fontsize=7.5, **hung)
+
+
+def legend_under(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """A legend at the foot of a figure that lays itself out, in as many columns as have room; it is made higher."""
+    labels = [short(name) for name in names]
+    # A handle, and what is left free beside it and its name.
+    each = max(length_of(label, 7.5) for label in labels) + 0.58
+    columns = max(1, min(len(labels), 4, int(figure.get_figwidth() / each)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=7.5)
+    lines = sum(label.count("\n") + 1 for label in labels) / columns
+    _higher(figure, foot=0.16 * math.ceil(lines) + 0.05)

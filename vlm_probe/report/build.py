@@ -6,14 +6,20 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+from markupsafe import Markup
 
 from vlm_probe import __version__
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.explorer import embedded
 from vlm_probe.files import make_folder, writing
 from vlm_probe.findings import Run, write_run
+from vlm_probe.hooked import HookedVLM
 from vlm_probe.report.document import pictures, plain
 from vlm_probe.report.drawing import chapters
+from vlm_probe.report.exploring import to_explore
 from vlm_probe.report.machine import made_with
 from vlm_probe.report.manifest import NAME as MANIFEST
 from vlm_probe.report.manifest import manifest_of
@@ -52,13 +58,13 @@ def _files_in(folder: Path) -> list[str]:
     return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()]
 
 
-def write_report(found: Run, out: Path, *, command: str = "") -> Path:
+def write_report(found: Run, out: Path, *, command: str = "", load: Callable[[str], HookedVLM] | None = None) -> Path:
     """Write a run as index.html and report.pdf, with figures/, tables/, evidence.csv, results.json and run.json.
 
     results.json has all numbers of both, and is the same for the same run (`findings.writing.results_of`); run.json
     says how it was made: command, hardware, durations. All or nothing is written.
 
-    command: that measured the run.
+    command: that measured the run. load: opens miniatures by name, for the page's explorers; without, it has none.
 
     An earlier report there is replaced once the new one is complete. Raises as `check_out` does, and where it cannot be
     written.
@@ -66,11 +72,11 @@ def write_report(found: Run, out: Path, *, command: str = "") -> Path:
     check_out(out)
     make_folder(out.parent)
     with writing(out):
-        _write_report(found, out, Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent)), command)
+        _write_report(found, out, Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent)), command, load)
     return out / "index.html"
 
 
-def _write_report(found: Run, out: Path, partial: Path, command: str) -> None:
+def _write_report(found: Run, out: Path, partial: Path, command: str, load: Callable[[str], HookedVLM] | None) -> None:
     """Write a report into a folder beside its own, and put that in its place; `partial` is gone in any case."""
     old = partial.with_name(f"{partial.name}-old")
     try:
@@ -82,12 +88,16 @@ def _write_report(found: Run, out: Path, partial: Path, command: str) -> None:
         made = made_with(found, command)
         (partial / "run.json").write_text(json.dumps(made, indent=1) + "\n")
         telling = Telling(found, told, partial / "figures", version=__version__, made=made)
-        document = telling.document()
+        document = telling.document(explore=None if load is None else to_explore(found, load))
         (partial / "figures").mkdir(exist_ok=True)
         drawn = manifest_of(pictures(document.sections), partial / "figures", command)
         (partial / "figures" / MANIFEST).write_text(json.dumps(drawn, indent=1) + "\n")
         write_page(
-            partial / "index.html", "report.html", **plain(document), picture_uri=pictures_in(partial / "figures")
+            partial / "index.html",
+            "report.html",
+            **plain(document),
+            picture_uri=pictures_in(partial / "figures"),
+            explorer=lambda looks, key: Markup(embedded(looks, key=key)),
         )
         write_pdf(document, partial)
         (partial / _MARK).write_text("".join(f"{name}\n" for name in _files_in(partial)))

@@ -65,6 +65,15 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Explorer:
+    """Looks to explore by hand (`explorer.look`), on a page; a paper has none."""
+
+    looks: tuple[dict[str, Any], ...]
+    key: str
+    """Of this one among several, in the page's address."""
+
+
+@dataclass(frozen=True)
 class Section:
     """A heading and what stands below it."""
 
@@ -76,7 +85,7 @@ class Section:
     """Whether a page shows its heading alone until it is asked for."""
 
 
-Block = Paragraph | Bullets | Code | Table | Picture | Section
+Block = Paragraph | Bullets | Code | Table | Picture | Explorer | Section
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ def plain(document: Document) -> dict[str, Any]:
         own = {"kind": type(one).__name__.lower()}
         if isinstance(one, Section):
             return own | {**vars(one), "blocks": [block(part) for part in one.blocks]}
-        return own | asdict(one)
+        return own | (vars(one) if isinstance(one, Explorer) else asdict(one))
 
     return {
         "title": document.title,

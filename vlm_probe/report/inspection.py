@@ -144,7 +144,7 @@ def said_of_blanking(table: pd.DataFrame) -> str:
     )
 
 
-def _trained_on_scenes(name: str) -> bool:
+def trained_on_scenes(name: str) -> bool:
     return name.startswith("replica") or name in FUSIONS
 
 
@@ -265,7 +265,7 @@ def _look(
         warnings.simplefilter("always", VlmProbeWarning)
         inputs = model.prepare(picture, question)
     notes = [str(one.message) for one in caught if issubclass(one.category, VlmProbeWarning)]
-    if _trained_on_scenes(str(model.name)):
+    if trained_on_scenes(str(model.name)):
         notes += unfamiliar(picture, question)
     trace = model.trace(inputs, capture=["*.hook_pattern", *CAPTURED])
     answer_ids = model.answer_tokens(inputs, max_new_tokens=max_new_tokens)[0]
@@ -313,7 +313,7 @@ def _small(model: HookedVLM, positions: int, tokens: int) -> bool:
 
 def _bank(model: HookedVLM) -> Bank | None:
     """Texts for the contextual lens, of a model that was trained on scenes, whose words we have at hand."""
-    if not (_trained_on_scenes(str(model.name)) and _small(model, 50, 1)):  # a caption has fewer tokens
+    if not (trained_on_scenes(str(model.name)) and _small(model, 50, 1)):  # a caption has fewer tokens
         return None
     return build_bank(model, (sample_scene(seed).caption for seed in range(CAPTIONS)))
 

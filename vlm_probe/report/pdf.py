@@ -55,6 +55,8 @@ def _measured(blocks: list[dict[str, Any]]) -> None:
             columns = zip(one["header"], *one["rows"], strict=True)
             most = 90 if len(one["header"]) <= _FEW else 40
             one["weights"] = [_weight(column, most) for column in columns]
+        elif one["kind"] == "explorer":
+            del one["looks"]
         elif one["kind"] == "picture":
             one["width"] = min(one["width"], _WIDEST)
             one["narrow"] = one["width"] <= _NARROW

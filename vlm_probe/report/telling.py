@@ -60,8 +60,8 @@ class Telling:
     def __init__(self, found: Run, told: Sequence[Chapter], folder: Path, *, version: str, made: Mapping[str, Any]):
         self.found, self.told, self.folder, self.version, self.made = found, told, folder, version, made
 
-    def document(self) -> Document:
-        """The whole report."""
+    def document(self, *, explore: Section | None = None) -> Document:
+        """The whole report. explore: a section that a reader of the page can play with."""
         found = self.found
         scope = scope_of(found.models)
         on = f"{', '.join(found.models)} on {len(found.items)} items. " if found.models else "Tables of the package. "
@@ -73,6 +73,7 @@ class Telling:
             Section("Verdicts", self._verdicts(), "verdicts"),
             *answered,
             *([Section("Other findings", others, "others")] if others else []),
+            *([explore] if explore else []),
             Section("Appendix", self._appendix(), "appendix"),
         ]
         return Document(TITLE, on + scope, tuple(sections))
