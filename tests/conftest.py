@@ -19,6 +19,7 @@ pytest_plugins = ["browsing"]
 
 LONGEST = (
     "test_scripts.py",
+    "test_docs.py",
     "test_replica.py",
     "test_e1.py",
     "test_study.py",
