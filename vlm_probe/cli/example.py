@@ -30,13 +30,14 @@ def example(
     if Image.EXTENSION.get(out.suffix.lower()) not in Image.SAVE:
         raise VlmProbeError(f"no picture can be written as {out.suffix or out.name!r}; name it scene.png, for one")
     with err.status("drawing"):
+        from vlm_probe.inputs.images import open_image
         from vlm_probe.scenes import scene_items
 
         items = scene_items(_LOOKED_THROUGH, seed=seed)
         item = next(one for one in items if one.question == QUESTION)
         make_folder(out.absolute().parent)
         with writing(out):
-            item.picture(SIZE).save(out)
+            open_image(item.picture(SIZE)).save(out)
     say(out)
     line = f'vlm-probe inspect {shlex.quote(str(out))} "{QUESTION}"    # it is {item.answer}'
     console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import pandas as pd
 
 from vlm_probe.errors import VlmProbeWarning
 from vlm_probe.explorer import look
@@ -55,9 +54,9 @@ def _worst(found: Run, model: str, asked: Sequence[Item]) -> Item:
     if measured is None:
         return asked[0]
     table = measured["items"]
-    shares = pd.Series(table["relevancy_asked"].to_numpy(dtype=float), index=table["id"].tolist()).dropna()
-    known = [item for item in asked if item.id in shares.index]
-    return min(known, key=lambda item: float(shares[item.id]), default=asked[0])
+    shares = dict(zip(table["id"].tolist(), table["relevancy_asked"].to_numpy(dtype=float).tolist(), strict=True))
+    known = [item for item in asked if not math.isnan(shares.get(item.id, math.nan))]
+    return min(known, key=lambda item: shares[item.id], default=asked[0])
 
 
 def _twins(items: Sequence[Item]) -> list[Item]:
