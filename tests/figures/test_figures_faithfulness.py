@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from headed import note_of, one_line
 from matplotlib.collections import PathCollection
 from PIL import Image
 
@@ -39,11 +40,13 @@ def test_a_map_stands_beside_that_of_another_picture():
         }
     )
     ax = maps_beyond_random(table, note="a model")
-    assert [one.get_text() for one in ax.get_yticklabels()] == ["relevancy through\nthe encoder", "centre"]
+    rows = [one.get_text() for one in ax.get_yticklabels()]
+    assert [one_line(row) for row in rows] == ["relevancy through the encoder", "centre"]
+    assert [row.count("\n") for row in rows] == [1, 0], "long names take two lines"
     assert {x for x, _ in dots(ax)} == {0.3, 0.05, -0.1}
     ends = [tuple(line[:, 0].round(6)) for one in ax.collections for line in getattr(one, "get_segments", list)()]
     assert set(ends) == {(0.2, 0.4), (-0.05, 0.15), (-0.2, 0.0)}
-    assert any("a model; n = 40 items" in one.get_text().replace("\n", " ") for one in ax.texts)
+    assert note_of(ax) == "a model; n = 40 items; 95 % intervals over pictures"
 
 
 def test_right_maps_and_wrong_ones_are_two_dots_a_line():

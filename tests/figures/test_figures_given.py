@@ -117,7 +117,7 @@ def test_too_few_arguments_are_still_pythons_own_error():
 def test_saving_takes_figures_axes_and_arrays_of_axes(tmp_path):
     figure, panels = plt.subplots(2, 2)
     for drawn in (figure, panels[0, 0], panels):
-        assert [path.name for path in figures.save(drawn, tmp_path, "x")] == ["x.png", "x.svg"]
+        assert [path.name for path in figures.save(drawn, tmp_path, "x")] == ["x.png", "x.svg", "x.pdf"]
     wrong: Any = "x.png"
     with pytest.raises(VlmProbeError) as error:
         figures.save(wrong, tmp_path, "x")

@@ -160,7 +160,10 @@ def test_case_panels_take_every_case_where_it_is_and_say_that_scales_differ():
     np.testing.assert_allclose(colors_of(second), colors_of(first))
     assert [ax.texts[0].get_text() for ax in panels] == ["1.00", "0.14"]
     assert first.get_xlabel() == "what costs $5?\nred $x$"
-    assert said(panels) == ["most inside", "every map on a colour scale of its own; number: its highest patch"]
+    assert said(panels) == [
+        "most inside",
+        "every map on a colour scale of its own; number: its highest patch; lines: a quarter and a half of that",
+    ]
     assert [text.get_text() for text in bar(panels).get_yticklabels()] == ["0", "its own\nhighest"]
     figure_of(panels).canvas.draw()  # what looks like mathematics is none
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from headed import note_of, one_line, title_of
 
 from vlm_probe import figures
 from vlm_probe.studies import learning_curves
@@ -34,9 +35,8 @@ def test_a_line_an_arm_in_the_order_of_scenes():
     assert (first.get_linestyle(), second.get_linestyle()) == ("-", "--")
     assert first.get_color() == second.get_color()
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["64", "256", "640"]
-    assert [text.get_text().replace("\n", " ") for text in ax.texts] == [
-        "70 questions about scenes with novel kinds; seeds: 1 to 3; bands: 95 %"
-    ]
+    assert title_of(ax) == "Kinds never seen"
+    assert note_of(ax) == "70 questions about scenes with novel kinds; seeds: 1 to 3; bands: 95 %"
 
 
 def test_every_factor_has_its_panel_on_one_axis():
@@ -69,9 +69,9 @@ def test_every_factor_has_its_panel_on_one_axis():
     assert [ax.get_title(loc="left") for ax in panels] == ["size", "encoder"]
     assert len({ax.get_xlim() for ax in panels}) == 1
     # Of all factors, and not of the last one's only pair.
-    assert [ax.get_xlabel().partition("\n")[2] for ax in panels] == [
+    assert [one_line(ax.get_xlabel().partition("\n")[2]) for ax in panels] == [
         "",
-        "← the first of a pair is right more often | the second is →",
+        "← the first of a pair is right more often the second is →",
     ]
     (shared,) = panels[0].figure.legends
     assert [text.get_text() for text in shared.get_texts()][:2] == ["seed 0", "seed 1"]

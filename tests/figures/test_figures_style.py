@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from vlm_probe import figures
-from vlm_probe.figures.style import legend_below, styled, titled
+from vlm_probe.figures.style import axes, figure_of, legend_below, styled, titled
 from vlm_probe.figures.tables import counts
 
 TABLE = pd.DataFrame(
@@ -33,19 +33,29 @@ def _closed():
     plt.close("all")
 
 
-def test_one_drawing_gives_one_and_the_same_file(tmp_path):
+def test_one_drawing_gives_one_and_the_same_files(tmp_path):
+    kinds = ["mass.png", "mass.svg", "mass.pdf", "mass.csv"]
     for folder in ("first", "second"):
-        figures.save(figures.image_mass_by_layer(TABLE), tmp_path / folder, "mass")
-    first, second = ((tmp_path / folder / "mass.svg").read_bytes() for folder in ("first", "second"))
-    assert first == second
+        paths = figures.save(figures.image_mass_by_layer(TABLE), tmp_path / folder, "mass", data=TABLE)
+        assert paths == [tmp_path / folder / name for name in kinds]
+    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == sorted(kinds)
+    for name in kinds:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
 
 
 def test_one_figure_saved_twice_gives_one_and_the_same_file(tmp_path):
     ax = figures.image_mass_by_layer(TABLE)
     paths = [figures.save(ax, tmp_path / folder, "mass") for folder in ("first", "second")]
-    assert [p.name for p in paths[0]] == ["mass.png", "mass.svg"]
+    assert [p.name for p in paths[0]] == ["mass.png", "mass.svg", "mass.pdf"]
     for first, second in zip(*paths, strict=True):
         assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_data_of_a_figure_are_the_table_it_shows(tmp_path):
+    # An index is no column of it, and a value keeps its last digit.
+    table = TABLE.assign(mean=[0.1, 1 / 3, float("nan"), 2e-17]).iloc[::-1]
+    *_, path = figures.save(figures.image_mass_by_layer(table), tmp_path, "mass", data=table)
+    pd.testing.assert_frame_equal(pd.read_csv(path), table.reset_index(drop=True))
 
 
 def test_saving_closes_the_figure(tmp_path):
@@ -100,6 +110,20 @@ def test_long_titles_take_further_lines():
     for text in (drawn._left_title, ax.texts[0]):
         assert text.get_window_extent().x1 <= figure.bbox.x1
         assert text.get_window_extent().y1 <= figure.bbox.y1 + 1
+
+
+def test_a_title_makes_the_figure_higher_and_takes_nothing_from_its_axes():
+    with styled():
+        bare, named = (axes(None) for _ in range(2))
+        titled(bare, "")
+        titled(named, "a question about the model with $very$ many words " * 3, "what the data are " * 9)
+    for ax in (bare, named):
+        figure_of(ax).canvas.draw()
+    before, after = (figure_of(ax).get_size_inches() for ax in (bare, named))
+    assert before[0] == after[0]
+    assert after[1] - before[1] > 0.8
+    drawn = [ax.get_window_extent().height for ax in (bare, named)]
+    assert drawn[1] == pytest.approx(drawn[0], abs=2)
 
 
 def test_counts_in_words():

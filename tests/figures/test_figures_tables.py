@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from headed import note_of, title_of
 from matplotlib.colors import same_color
 
 from vlm_probe import figures
@@ -26,11 +27,6 @@ def legend(ax):
 
 def texts(ax):
     return [text.get_text() for text in ax.texts]
-
-
-def note(ax):
-    (text,) = texts(ax)
-    return " ".join(text.split())
 
 
 def lines(ax):
@@ -55,8 +51,8 @@ def test_similarity_heatmap_writes_every_number_in_its_cell():
     assert [t.get_text() for t in ax.get_yticklabels()] == ["V0", "C out"]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row is the highest
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("b", "a")
-    assert ax.get_title(loc="left").startswith("CKA (linear, debiased)")
-    assert "n = 300 items" in texts(ax)
+    assert title_of(ax) == "CKA (linear, debiased)"
+    assert note_of(ax) == "n = 300 items"
 
 
 def test_projection_draws_every_row_in_its_colour():
@@ -70,27 +66,28 @@ def test_projection_draws_every_row_in_its_colour():
         assert found[name].get_offsets().tolist() == own.to_numpy().tolist()
         assert same_color(found[name].get_facecolor()[0][:3], color)
     assert ax.get_xlabel() == "first direction (40% of the variance)"
-    assert ax.get_title(loc="left").startswith("PCA of L embed\n")
+    assert title_of(ax) == "PCA of L embed"
     assert legend(ax) == ["image", "text"]
     trust = "trustworthiness 0.90 (1: all neighbours are true, 0.5: chance)"
-    assert note(ax) == f"model not named; question not named; n = 4 rows; {trust}"
+    assert note_of(ax) == f"model not named; question not named; n = 4 rows; {trust}"
     table.attrs |= {"model": "replica/x", "question": "What color?"}
-    assert note(figures.projection(table)) == f"replica/x; “What color?”; n = 4 rows; {trust}"
+    assert note_of(figures.projection(table)) == f"replica/x; “What color?”; n = 4 rows; {trust}"
 
 
 def test_a_projection_of_many_questions_counts_them():
     table = pd.DataFrame({"x": [0.0, 1, 2, 3], "y": 0.0, "modality": "image", "item": [0, 0, 1, 4]})
     table.attrs = {"method": "umap", "trustworthiness": 0.9, "model": "replica/x"}
-    assert note(figures.projection(table)).startswith("replica/x; n = 4 rows of 3 questions; trustworthiness 0.90")
+    assert note_of(figures.projection(table)).startswith("replica/x; n = 4 rows of 3 questions; trustworthiness 0.90")
 
 
 def test_likeness_of_two_sets_says_of_what():
     table = pd.DataFrame({"row": ["x", "y"], "column": "z", "cka": [0.25, 0.75], "n": 31})
     _, ax = plt.subplots()
     assert figures.likeness(table, ax, title="How alike are their layers?") is ax
-    assert {"0.25", "0.75", "n = 31 items"} <= set(texts(ax))
-    assert ax.get_title(loc="left").startswith("How alike are their layers?")
-    assert figures.likeness(table).get_title(loc="left").startswith("CKA (linear, debiased)")
+    assert {"0.25", "0.75"} <= set(texts(ax))
+    assert note_of(ax) == "n = 31 items"
+    assert title_of(ax) == "How alike are their layers?"
+    assert title_of(figures.likeness(table)) == "CKA (linear, debiased)"
 
 
 def test_twin_likeness_counts_pairs_once_and_begins_where_the_data_do():
@@ -112,8 +109,8 @@ def test_twin_likeness_counts_pairs_once_and_begins_where_the_data_do():
     assert len(drawn[0.97, 0.8].get_facecolor()) == 0  # not both right: hollow
     assert same_color(drawn[0.99, 0.9].get_facecolor()[0], PALETTE[0])
     assert ax.get_xlim() == ax.get_ylim() == pytest.approx((0.79, 1.01))
-    (note,) = [text.replace("\n", " ") for text in texts(ax)]
-    assert note == "share of other pairs that are less alike (axes not from 0); n = 2 pairs of twins; full: both right"
+    said = "share of other pairs that are less alike (axes not from 0); n = 2 pairs of twins; full: both right"
+    assert note_of(ax) == said
 
 
 def test_budget_bars_stand_end_to_end():
@@ -133,7 +130,7 @@ def test_budget_bars_stand_end_to_end():
     assert {"30%", "50%", "20%", "75%", "25%", "10M", "4B"} <= set(texts(ax))
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
     assert ax.get_xlabel() == "share of parameters"
-    assert ax.get_title(loc="left").startswith("What does the vocabulary cost in parameters?")
+    assert title_of(ax) == "What does the vocabulary cost in parameters?"
     key = ax.get_legend()
     assert key is not None
     colors = {text.get_text(): p for text, p in zip(key.get_texts(), key.get_patches(), strict=True)}
@@ -146,11 +143,9 @@ def test_budget_bars_say_what_they_are_shares_of():
     table = pd.DataFrame({"model": "a", "part": ["mlp", "norm"], "flops_per_token": [7, 0]})
     ax = figures.budget_bars(table, "flops_per_token")
     assert ax.get_xlabel() == "share of operations for a token"
-    assert ax.get_title(loc="left").startswith("What does the vocabulary cost in operations for a token?")
+    assert title_of(ax) == "What does the vocabulary cost in operations for a token?"
     assert legend(ax) == ["mlp"]
-    assert "counted from the configuration; not drawn, as none is counted: norm" in [
-        t.replace("\n", " ") for t in texts(ax)
-    ]
+    assert note_of(ax) == "counted from the configuration; not drawn, as none is counted: norm"
 
 
 def test_vocabulary_growth_draws_every_model():
@@ -210,7 +205,7 @@ def test_shrinking_draws_accuracy_with_its_band_and_what_can_be_spelled():
     assert len(ax.collections) == 1  # what can be spelled has no band
     assert ax.get_xscale() == "log"
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("rows of the vocabulary", "share of all items")
-    assert texts(ax)[0].replace("\n", " ").startswith("n = 36 items; rows kept by frequency")
+    assert note_of(ax).startswith("n = 36 items; rows kept by frequency")
     assert legend(ax) == ["a", "answered right", "answer can be spelled"]
 
 
@@ -235,7 +230,7 @@ def test_shrinking_takes_the_number_of_items_from_a_column():
     table = pd.DataFrame(
         {"model": "a", "rows": [9, 5], "accuracy": 0.5, "low": 0.4, "high": 0.6, "readable": 1, "n": 7}
     )
-    assert texts(figures.shrinking(table))[0].startswith("n = 7 items;")
+    assert note_of(figures.shrinking(table)).startswith("n = 7 items;")
 
 
 def test_indicator_curves_draw_every_kind_of_rows():
@@ -248,7 +243,7 @@ def test_indicator_curves_draw_every_kind_of_rows():
     _, ax = plt.subplots()
     assert figures.indicator_curves(pd.DataFrame(rows), ax) is ax
     assert lines(ax) == [[(0.1 + i, 0), (0.4 + i, 0.5), (0.9 + i, 1)] for i in range(3)]
-    assert texts(ax)[0].startswith("n = 101 to 103 rows")
+    assert note_of(ax).startswith("n = 101 to 103 rows")
     assert legend(ax) == ["a", *words]
 
 
@@ -263,5 +258,4 @@ def test_change_over_seeds_draws_seeds_and_their_mean():
     assert [round(x, 9) for x in values if x] == [-0.2, 0.05, 0.1, 0.25]
     assert ax.get_xlabel().startswith("change in share right of 700 questions about held-out scenes")
     assert [t.get_text() for t in ax.get_yticklabels()] == ["v3 to v5"]
-    title = ax.get_title(loc="left").replace("\n", " ")
-    assert title == "Does the size of the vocabulary itself matter on held-out scenes?"
+    assert title_of(ax) == "Does the size of the vocabulary itself matter on held-out scenes?"

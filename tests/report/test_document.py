@@ -13,10 +13,12 @@ from vlm_probe import VlmProbeError
 from vlm_probe.figures import save
 from vlm_probe.findings import FINDINGS, run
 from vlm_probe.findings.questions import QUESTIONS
-from vlm_probe.report.document import Bullets, Code, Document, Paragraph, Picture, Section, Table, plain
-from vlm_probe.report.page import figure_uri, write_page
+from vlm_probe.report.document import Bullets, Code, Document, Paragraph, Picture, Section, Table, pictures, plain
+from vlm_probe.report.drawing import chapters
+from vlm_probe.report.machine import made_with
+from vlm_probe.report.page import pictures_in, write_page
 from vlm_probe.report.pdf import write_pdf
-from vlm_probe.report.telling import Telling, chapters
+from vlm_probe.report.telling import Telling
 
 HOSTILE = (
     '#image("/etc/passwd")',
@@ -37,7 +39,6 @@ def words_of(pdf) -> str:
 def document(tmp_path):
     figure, ax = plt.subplots(figsize=(3.3, 2))
     ax.plot([1, 3, 2])
-    uri = figure_uri(figure, close=False)
     save(figure, tmp_path / "figures", "a b")
     table = pd.DataFrame({"<b>model</b>": [*HOSTILE[:2], "x" * 90], "value": [0.12345, np.nan, 7.0]})
     blocks = (
@@ -45,7 +46,7 @@ def document(tmp_path):
         Bullets(HOSTILE),
         Code(HOSTILE[2]),
         Table.of(table),
-        Picture("a b", uri, HOSTILE[0], HOSTILE[1]),
+        Picture("a b", 3.3, title=HOSTILE[3], caption=HOSTILE[0], alt=HOSTILE[1]),
     )
     inner = Section(HOSTILE[1], blocks, "inner", folded=True)
     return Document(HOSTILE[0], HOSTILE[2], (Section(HOSTILE[3], (inner,), "outer"),))
@@ -53,7 +54,7 @@ def document(tmp_path):
 
 def test_words_stay_words_in_the_pdf(document, tmp_path):
     before = sorted(p.name for p in tmp_path.iterdir())
-    path = write_pdf(document, tmp_path, {"a b": 3.3})
+    path = write_pdf(document, tmp_path)
     text = words_of(path)
     for said in HOSTILE:
         # In a paragraph, in a list, and at least once more.
@@ -63,7 +64,8 @@ def test_words_stay_words_in_the_pdf(document, tmp_path):
 
 
 def test_words_stay_words_on_the_page(document, tmp_path):
-    write_page(tmp_path / "index.html", "report.html", **plain(document))
+    uri = pictures_in(tmp_path / "figures")
+    write_page(tmp_path / "index.html", "report.html", **plain(document), picture_uri=uri)
     page = (tmp_path / "index.html").read_text()
     assert "<script" not in page
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3
@@ -72,11 +74,9 @@ def test_words_stay_words_on_the_page(document, tmp_path):
 
 
 def test_a_pdf_that_cannot_be_written_leaves_nothing(document, tmp_path):
-    with pytest.raises(KeyError):
-        write_pdf(document, tmp_path, {})
     (tmp_path / "figures" / "a b.svg").unlink()
     with pytest.raises(VlmProbeError, match="cannot be set: .*not found"):
-        write_pdf(document, tmp_path, {"a b": 3.3})
+        write_pdf(document, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["figures"]
 
 
@@ -87,7 +87,8 @@ def test_every_finding_is_about_one_of_the_papers_questions():
 def test_a_report_answers_the_papers_questions_in_turn(tmp_path):
     found = run(["X2", "V6", "X1"], [])
     told = chapters(found)
-    telling = Telling(found, told, tmp_path, version="1.2.3", command="vlm-probe report -f X2")
+    made = made_with(found, "vlm-probe report -f X2")
+    telling = Telling(found, told, tmp_path, version="1.2.3", made=made)
     document = telling.document()
     abstract, verdicts, size, vocabulary, encoder, appendix = document.sections
     assert [one.id for one in document.sections[2:5]] == ["size", "vocabulary", "encoder"]
@@ -105,7 +106,10 @@ def test_a_report_answers_the_papers_questions_in_turn(tmp_path):
     assert len(abstract.blocks) >= 3
     assert "version = {1.2.3}" in str(appendix)
     assert "Code(text='vlm-probe report -f X2')" in str(appendix)
-    assert set(telling.widths) == {p.stem for p in tmp_path.iterdir()}
+    written = {(p.stem, p.suffix) for p in tmp_path.iterdir()}
+    drawn = [one.file for one in pictures(document.sections)]
+    assert written == {(name, suffix) for name in drawn for suffix in (".png", ".svg", ".pdf", ".csv")}
+    assert len(drawn) == len(set(drawn))
 
 
 def test_the_abstract_counts_verdicts_and_names_what_is_decided(tmp_path):
@@ -115,8 +119,9 @@ def test_the_abstract_counts_verdicts_and_names_what_is_decided(tmp_path):
     tested = evidence.index[evidence["verdict"] != "descriptive"]
     evidence.loc[tested, ["verdict", "reason"]] = ["undecided", "3 training seeds, 5 would do"]
     evidence.loc[tested[0], ["verdict", "reason"]] = ["contradicted", ""]
-    said = str(Telling(found, [replace(chapter, evidence=evidence)], tmp_path, version="1").document().sections[0])
+    told, made = [replace(chapter, evidence=evidence)], made_with(found, "")
+    said = str(Telling(found, told, tmp_path, version="1", made=made).document().sections[0])
     n = len(tested)
-    assert f"Of {n} claims 1 contradicted and {n - 1} undecided." in said
-    assert f"{n - 1} rest on too few: 3 training seeds, 5 would do." in said
-    assert f"{evidence.loc[tested[0], 'sentence']}: contradicted (X1)." in said
+    assert f"which say what a design does: of {n} claims 1 contradicted and {n - 1} undecided." in said
+    assert f"{n - 1} claims rest on too little (3 training seeds, 5 would do)." in said
+    assert f"Contradicted (X1): {evidence.loc[tested[0], 'sentence']}." in said

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from vlm_probe import figures
 from vlm_probe.evidence import Verdict
-from vlm_probe.figures.style import figure_of
+from vlm_probe.figures.style import figure_of, short
 from vlm_probe.findings import Run
 from vlm_probe.findings.finding import Cases, FigureOf, Finding, Shown
 
@@ -68,7 +68,7 @@ def claimed(one: FigureOf, evidence: pd.DataFrame) -> str:
         return ""
     by_verdict: dict[str, list[str]] = {}
     for row in rows.to_dict("records"):
-        by_verdict.setdefault(row["verdict"], []).append(str(row["models"]).replace("replica/", ""))
+        by_verdict.setdefault(row["verdict"], []).append(_short(str(row["models"])))
     if len(by_verdict) == 1:
         what = next(iter(by_verdict))
     elif len(rows) == rows["models"].nunique() <= _NAMED:
@@ -77,6 +77,11 @@ def claimed(one: FigureOf, evidence: pd.DataFrame) -> str:
         counts = Counter(rows["verdict"].tolist())
         what = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
     return f"{one.says[:1].upper()}{one.says[1:]}: {what}"
+
+
+def _short(models: str) -> str:
+    """Names as a title has room for them."""
+    return ", ".join(short(name.removeprefix("replica/")) for name in models.split(", "))
 
 
 def title_of(figure: Figure) -> str:

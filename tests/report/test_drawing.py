@@ -1,0 +1,101 @@
+"""What a figure says came of the claim it shows, and the tables beside figures."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from matplotlib import pyplot as plt
+from PIL import Image
+
+from vlm_probe.findings import run
+from vlm_probe.findings.finding import Cases, FigureOf
+from vlm_probe.report.drawing import chapters, claimed, draw, draw_cases, title_of
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+def figure(*claims: str, says: str = "answers change with the object") -> FigureOf:
+    return FigureOf("any", "measures_by_model", "any", "caption", "alt", says=says, claims=claims)
+
+
+def evidence(*rows: tuple[str, str, str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["claim", "models", "verdict"])
+
+
+def test_one_verdict_is_said_once_for_however_many():
+    rows = [("object", f"replica/{name}", "supported") for name in "abcde"]
+    assert claimed(figure("object"), evidence(*rows[:1])) == "Answers change with the object: supported"
+    assert claimed(figure("object"), evidence(*rows)) == "Answers change with the object: supported"
+
+
+def test_different_verdicts_are_said_by_model():
+    rows = [("object", "replica/a", "supported"), ("object", "Intel/b", "undecided"), ("object", "c", "supported")]
+    assert claimed(figure("object"), evidence(*rows)) == (
+        "Answers change with the object: supported for a, c; undecided for Intel/b"
+    )
+
+
+def test_of_many_verdicts_there_is_a_count():
+    rows = [("object", f"replica/{name}", "undecided" if name in "bd" else "supported") for name in "abcde"]
+    assert claimed(figure("object"), evidence(*rows)) == "Answers change with the object: 3 supported, 2 undecided"
+    # Two claims of one model: "for a" could mean either.
+    both = [("color_random", "replica/a", "supported"), ("shape_random", "replica/a", "contradicted")]
+    assert claimed(figure("*_random"), evidence(*both)) == (
+        "Answers change with the object: 1 supported, 1 contradicted"
+    )
+
+
+def test_nothing_is_said_where_nothing_was_tested():
+    assert claimed(figure("object"), evidence()) == ""
+    assert claimed(figure("object"), evidence(("object", "replica/a", "descriptive"))) == ""
+    assert claimed(figure("object"), evidence(("object_more", "replica/a", "supported"))) == ""
+    assert claimed(figure(says=""), evidence(("object", "replica/a", "supported"))) == ""
+
+
+def test_patterns_name_the_claims_of_a_split_and_no_others():
+    rows = [
+        ("small-clip to large-clip, heldout", "replicas", "supported"),
+        ("small-dino to large-dino, heldout", "replicas", "supported"),
+        ("small-clip to large-clip, heldout, along training", "replicas", "contradicted"),
+        ("small-clip to large-clip, novel", "replicas", "undecided"),
+        ("gqa, CLIP", "the paper", "descriptive"),
+    ]
+    assert claimed(figure("*, heldout"), evidence(*rows)).endswith(": supported")
+    assert claimed(figure("*, heldout", "*, novel"), evidence(*rows)).endswith(": 2 supported, 1 undecided")
+    # A claim is named by its whole id, in its case.
+    assert claimed(figure("heldout"), evidence(*rows)) == claimed(figure("*, Heldout"), evidence(*rows)) == ""
+
+
+def test_every_figure_comes_with_its_table_and_is_titled_with_what_came_of_its_claim():
+    (chapter,) = chapters(run(["V6"], []))
+    drawn = draw(chapter)
+    assert list(drawn) == [one.name for one in chapter.figures] == ["size_heldout", "size_novel"]
+    for one in chapter.figures:
+        made, table = drawn[one.name]
+        pd.testing.assert_frame_equal(table, chapter.shown.tables[one.table])
+        verdicts = {row["verdict"] for row in chapter.evidence.to_dict("records") if row["claim"] in one.claims}
+        assert title_of(made) == f"{one.says}: {verdicts.pop()}"
+
+
+def test_a_figure_without_a_claim_keeps_its_own_title():
+    (chapter,) = chapters(run(["X1"], []))
+    untested = chapter.evidence.assign(verdict="descriptive")
+    chapter.evidence = untested
+    ((made, _),) = draw(chapter).values()
+    assert title_of(made) == chapter.figures[0].given["title"]
+
+
+def test_the_data_of_cases_are_their_maps_patch_by_patch():
+    image = Image.new("RGB", (12, 8))
+    maps = [xr.DataArray(np.arange(6.0).reshape(2, 3) + i, dims=("row", "col"), attrs={"title": "x"}) for i in range(2)]
+    panels = [{"image": image, "map": one, "boxes": [], "text": f"what?\n{i}"} for i, one in enumerate(maps)]
+    made, table = draw_cases(Cases("replica/a", "best", "most inside", panels))
+    assert title_of(made) == "most inside"
+    assert list(table) == ["case", "text", "row", "col", "value"]
+    for number, own in table.groupby("case"):
+        assert own["text"].unique().tolist() == [f"what?\n{number}"]
+        np.testing.assert_array_equal(own.pivot(index="row", columns="col", values="value"), maps[int(str(number))])
