@@ -96,6 +96,12 @@ def test_each_question_has_miniatures_that_differ_in_it_alone():
     assert set(default_replicas()) == {replica for one in QUESTIONS.values() for replica in one.replicas}
 
 
+def test_no_model_is_opened_that_nothing_is_asked_of():
+    assert default_replicas([FINDINGS["S1"], FINDINGS["X2"]]) == list(QUESTIONS["size"].replicas)
+    assert default_replicas([FINDINGS["X1"]]) == []
+    assert default_replicas(FINDINGS.values()) == default_replicas()
+
+
 def test_a_finding_is_measured_on_the_models_it_names_and_compares_in_their_order():
     one, two = NAMES
     by_finding = {"V1": [two, one], "V2": [one]}

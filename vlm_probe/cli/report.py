@@ -70,7 +70,7 @@ def report(
 
         wanted = [one.id for one in find(finding)] if finding else list(FINDINGS)
         check_out(out)
-    names = list(dict.fromkeys(model)) if model else default_replicas()
+    names = list(dict.fromkeys(model)) if model else default_replicas(find(wanted))
     only = None if model else replicas_for
     load = partial(load_quietly, device=device, dtype=dtype, embed_scale=embed_scale, prompt=prompt)
     given: dict[str, Any] = {"seed": seed, "suffix": suffix, "only": only, "parts": parts_of(out), "load": load}

@@ -5,6 +5,7 @@ A finding says which of them it helps to answer (`Finding.explains`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -76,6 +77,11 @@ def replicas_for(finding: Finding) -> list[str]:
     return list(about.replicas) if about else default_replicas()
 
 
-def default_replicas() -> list[str]:
-    """All miniatures that speak to any of the questions."""
+def default_replicas(findings: Iterable[Finding] | None = None) -> list[str]:
+    """The miniatures that findings are measured on where nobody names models.
+
+    findings: None stands for whatever is about one of the questions.
+    """
+    if findings is not None:
+        return list(dict.fromkeys(name for one in findings if one.models for name in replicas_for(one)))
     return list(dict.fromkeys(name for question in QUESTIONS.values() for name in question.replicas))
