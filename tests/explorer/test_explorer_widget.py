@@ -29,6 +29,7 @@ def test_in_an_executed_notebook(tmp_path, request, monkeypatch):
     notebook.cells = [nbformat.v4.new_code_cell(source.strip()) for source in sources]
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     shown, picked = (cell.outputs for cell in notebook.cells)
+    assert shown[0]["data"]["text/plain"].startswith("Explorer(")
     assert [output.output_type for output in (*shown, *picked)] == ["execute_result", "stream"], "and no error"
     view = shown[0].data["application/vnd.jupyter.widget-view+json"]
     states = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]

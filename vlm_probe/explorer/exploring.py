@@ -66,7 +66,10 @@ class Explorer:
         return self._widget
 
     def _repr_mimebundle_(self, **given: Any) -> Any:
-        return self.widget()._repr_mimebundle_(**given)
+        made = self.widget()._repr_mimebundle_(**given)
+        data, about = made if isinstance(made, tuple) else (made, {})
+        # The widget's own words have an address in memory, which would be new in every executed notebook.
+        return {**data, "text/plain": repr(self)}, about
 
     def __repr__(self) -> str:
         return f"Explorer({', '.join(one['model'] + ' on ' + one['name'] for one in self.looks)})"
