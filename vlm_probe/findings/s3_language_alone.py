@@ -177,8 +177,10 @@ def shown(measured: Mapping[str, Tables], items: Sequence[Item]) -> Shown:
         own = dict(zip(rows["measure"].tolist(), rows["mean"].tolist(), strict=True))
         parts = [f"{own[measure]:.1%} of {words}" for measure, words in _SAID.items() if own[measure] == own[measure]]
         said.append(f"{model} says something else for {', '.join(parts)}.")
-    words = [_MEASURES[measure] for measure in table["measure"].tolist()]
-    return Shown(tables={"changed": table.assign(measure=words), "items": whole}, summary=said)
+    # Pictures from files have no objects to take out.
+    asked = table.loc[table["n"] > 0]
+    words = [_MEASURES[measure] for measure in asked["measure"].tolist()]
+    return Shown(tables={"changed": asked.assign(measure=words), "items": whole}, summary=said)
 
 
 FINDING = Finding(
