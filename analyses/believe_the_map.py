@@ -155,8 +155,8 @@ def main() -> None:
         for score, label in AREA.items():
             drawn = table.loc[(table["score"] == score) & (table["against"] == "random")]
             figure = maps_beyond_random(drawn, label=label, note=str(model.name))
-            print(*save(figure, arguments.out, f"{short}_{score.removesuffix('_area')}"), sep="\n")
-        print(*save(right_map_right_answer(crossed), arguments.out, f"{short}_answers"), sep="\n")
+            print(*save(figure, arguments.out, f"{short}_{score.removesuffix('_area')}", data=drawn), sep="\n")
+        print(*save(right_map_right_answer(crossed), arguments.out, f"{short}_answers", data=crossed), sep="\n")
         print(*save(example(model, items[0]), arguments.out, f"{short}_example"), sep="\n")
         named = {"model": str(model.name)}
         compared.append(table.assign(**named))

@@ -26,10 +26,11 @@ def draw_one(model: HookedVLM, items: list[Item], out: Path, seed: int) -> None:
     """The pictures of one model alone."""
     short = str(model.name).replace("/", "-")
     rows = token_rows(model, items[:120], EMBED, seed=seed)
-    print(*save(projection(project(rows[EMBED], seed=seed)), out, f"connector_tokens_{short}"), sep="\n")
+    table = project(rows[EMBED], seed=seed)
+    print(*save(projection(table), out, f"connector_tokens_{short}", data=table), sep="\n")
     inputs = model.prepare(items[0].picture(model.image_size), items[0].question)
     words = nearest_tokens(model, model.trace(inputs, capture=[OUT]))
-    print(*save(words_on_image(inputs.images[0][0], words), out, f"connector_words_{short}"), sep="\n")
+    print(*save(words_on_image(inputs.images[0][0], words), out, f"connector_words_{short}", data=words), sep="\n")
 
 
 def main() -> None:

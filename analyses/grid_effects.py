@@ -48,7 +48,8 @@ def main() -> None:
     overall = {"split": arguments.split, "kind": "all"}
     ending = "" if arguments.split == "heldout" else f"_{arguments.split}"
 
-    print(*save(scores_by_seed(_rows(scores, **overall)), arguments.out, f"grid_scores{ending}"), sep="\n")
+    own = _rows(scores, **overall)
+    print(*save(scores_by_seed(own), arguments.out, f"grid_scores{ending}", data=own), sep="\n")
     shown = _rows(effects, **overall)
     drawn = effects_by_factor(_rows(differences, **overall), shown)
     print(*save(drawn, arguments.out, f"grid_effects{ending}"), sep="\n")
@@ -58,7 +59,7 @@ def main() -> None:
     if len(by_type):
         title = "small-clip to large-clip, by type of question"
         ax = effect_over_seeds(_rows(differences, **pair), by_type, by="kind", title=title)
-        print(*save(ax, arguments.out, f"grid_size_by_type{ending}"), sep="\n")
+        print(*save(ax, arguments.out, f"grid_size_by_type{ending}", data=by_type), sep="\n")
     write_table(effects, arguments.out / f"grid_effects{ending}.csv")
     columns = ["factor", "first", "second", "seeds", "a", "b", "difference", "low", "high", "p_holm", "verdict"]
     print(f"\n{effects.attrs['title']}: {arguments.split} scenes, {shown['n'].max()} items")
@@ -72,8 +73,8 @@ def main() -> None:
     for finding in result.findings:
         drawn = finding.sections[0].blocks[0]
         assert isinstance(drawn, FigureOf)
-        ax = interactions(result.shown(finding).tables[drawn.table], **drawn.given)
-        print(*save(ax, arguments.out, drawn.name), sep="\n")
+        table = result.shown(finding).tables[drawn.table]
+        print(*save(interactions(table, **drawn.given), arguments.out, drawn.name, data=table), sep="\n")
         print(f"\n{finding.id}: {finding.question}")
         for row in evidence.query("finding == @finding.id").to_dict("records"):
             reason = f" ({row['reason']})" if row["reason"] else ""

@@ -56,7 +56,7 @@ def main() -> None:
     result = write_evaluation(tables, kept, seed=arguments.seed, skipped=skipped)
     for comparison in result.comparisons:
         name = comparison.attrs["second"].replace("/", "-")
-        print(*save(difference_by_family(comparison), arguments.out, f"size_{name}"), sep="\n")
+        print(*save(difference_by_family(comparison), arguments.out, f"size_{name}", data=comparison), sep="\n")
         columns = ["family", "n", "a", "b", "difference", "low", "high", "p_holm", "verdict", "reason"]
         print(f"\n{comparison.attrs['title']}, on the same items")
         print(comparison.filter(columns).round(3).to_string(index=False))

@@ -38,13 +38,15 @@ def main() -> None:
         for (split, title), ax in zip(SPLITS.items(), panels, strict=True):
             learning_curves(curves.loc[curves["split"] == split], ax, title=title)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
-    print(*save(figure, arguments.out, "why_curves"), sep="\n")
+    print(*save(figure, arguments.out, "why_curves", data=curves), sep="\n")
     differences = grid_differences(at_budget(table)).query("kind == 'all'")
     effects = grid_effects(differences)
     for split, ending in (("heldout", ""), ("novel", "_novel")):
-        own = (part.loc[part["split"] == split] for part in (differences, effects))
-        print(*save(effects_by_factor(*own), arguments.out, f"why_effects{ending}"), sep="\n")
-    write_table(effects, arguments.out / "why_effects.csv")
+        own = [part.loc[part["split"] == split] for part in (differences, effects)]
+        print(
+            *save(effects_by_factor(*own), arguments.out, f"why_effects{ending}", data=own[1] if ending else effects),
+            sep="\n",
+        )
     _print(table, effects)
     for id in tabled():
         if id != "grid":

@@ -149,7 +149,7 @@ def test_grid_effects_draws_and_prints_every_pair(analyse, tmp_path):
     names = {f"grid_{what}_novel" for what in ("scores", "effects", "size_by_type")}
     names |= {f"x{number}_interactions" for number in (1, 2, 3)}
     assert {p.name for p in tmp_path.iterdir()} == {"grid_effects_novel.csv", "grid_interactions.csv"} | {
-        f"{n}.{s}" for n in names for s in ("png", "svg")
+        f"{n}.{s}" for n in names for s in ("png", "svg", "pdf", "csv")
     }
     assert "small-clip-v320 small-clip-v20480" in done.stdout
     effects = pd.read_csv(tmp_path / "grid_effects_novel.csv")
