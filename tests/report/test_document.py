@@ -100,6 +100,8 @@ def test_a_report_answers_the_papers_questions_in_turn(tmp_path):
         assert f"vlm-probe report -f {id} -m Intel/llava-gemma-2b -m Intel/llava-gemma-7b" in str(section)
     # Where the paper has numbers they are told; of the vocabulary it has none.
     assert [("The paper's own numbers" in str(one)) for one in (size, vocabulary, encoder)] == [True, False, True]
+    studies = [("The same change in trained miniatures" in str(one)) for one in (size, vocabulary, encoder)]
+    assert studies == [True, False, True]
     tested = found.evidence.query("verdict != 'descriptive'")
     (table,) = [block for block in verdicts.blocks if isinstance(block, Table)]
     assert len(table.rows) == len(tested)

@@ -1,5 +1,7 @@
 """What a figure says came of the claim it shows, and the tables beside figures."""
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,8 +9,10 @@ import xarray as xr
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from vlm_probe.findings import run
+from vlm_probe.findings import questions, run
 from vlm_probe.findings.finding import Cases, FigureOf
+from vlm_probe.findings.questions import QUESTIONS
+from vlm_probe.report import studied
 from vlm_probe.report.drawing import chapters, claimed, draw, draw_cases, title_of
 
 
@@ -99,3 +103,28 @@ def test_the_data_of_cases_are_their_maps_patch_by_patch():
     for number, own in table.groupby("case"):
         assert own["text"].unique().tolist() == [f"what?\n{number}"]
         np.testing.assert_array_equal(own.pivot(index="row", columns="col", values="value"), maps[int(str(number))])
+
+
+def test_a_chapter_tells_what_the_study_says_of_its_factor_alone():
+    for name, question in QUESTIONS.items():
+        said = studied.in_words(question)
+        differences, effects = questions.studied(question)
+        assert bool(said) == bool(len(effects)) == (name != "vocabulary")
+        if not said:
+            continue
+        for verdict, number in Counter(effects["verdict"].tolist()).items():
+            assert f"{number} {verdict}" in said
+        figure, data = studied.drawn(question)
+        assert data.equals(effects)
+        assert "over training seeds: " in title_of(figure)
+        table = studied.table(question)
+        assert len(table.rows) == len(effects)
+        assert {row[table.header.index("difference")] for row in table.rows} == {
+            f"{value:.3f}" for value in effects["difference"].tolist()
+        }
+        # A mean is that of its seeds.
+        pair = ["first", "second", "split"]
+        seeds = differences.groupby(pair)["difference"].mean().rename("mean").reset_index()
+        both = effects.merge(seeds, on=pair)
+        assert len(both) == len(effects)
+        np.testing.assert_allclose(both["mean"].to_numpy(), both["difference"].to_numpy())

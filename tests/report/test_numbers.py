@@ -98,7 +98,14 @@ def _printed(results: dict[str, Any]) -> set[str]:
         if isinstance(value, str):
             found.update(NUMBER.findall(value))
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            for text in (f"{value:.3g}", f"{value:.3f}", f"{value:,}", str(value), f"{value:.0f}"):
+            for text in (
+                f"{value:.3g}",
+                f"{value:.3f}",
+                f"{value:,}",
+                str(value),
+                f"{value:.0f}",
+                f"{100 * value:.1f}",
+            ):
                 found.update(NUMBER.findall(text))
     # Names of columns and tables.
     found.update(NUMBER.findall(" ".join(_keys(results))))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 import pandas as pd
 
 from vlm_probe.findings.finding import Finding
-from vlm_probe.studies import published_effects
+from vlm_probe.studies import at_budget, grid_differences, grid_effects, published_effects, results
 
 REAL = ("Intel/llava-gemma-2b", "Intel/llava-gemma-7b")
 """The paper's checkpoints that are public."""
@@ -69,6 +70,23 @@ def effects_of(question: Question) -> pd.DataFrame:
     """The paper's own numbers on a question: rows of `studies.published_effects`, none where it has none."""
     effects = published_effects()
     return effects.loc[effects["factor"] == question.factor].reset_index(drop=True)
+
+
+def studied(question: Question) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What changing a question's factor alone did in the study `grid`, over training seeds, of all question types.
+
+    Returns rows of `studies.grid_differences` (a seed each) and of `studies.grid_effects` (their means; corrected over
+    all pairs of the study); none of a question that the study has no factor for.
+    """
+    differences, effects = _grid()
+    own = (table.loc[table["factor"] == question.factor].reset_index(drop=True) for table in (differences, effects))
+    return next(own), next(own)
+
+
+@cache
+def _grid() -> tuple[pd.DataFrame, pd.DataFrame]:
+    differences = grid_differences(at_budget(results("grid"))).query("kind == 'all'")
+    return differences, grid_effects(differences)
 
 
 def replicas_for(finding: Finding) -> list[str]:

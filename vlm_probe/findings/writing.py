@@ -15,7 +15,7 @@ import pandas as pd
 from vlm_probe.files import make_folder, remove_stale, replacing, writing
 from vlm_probe.findings.engine import Run
 from vlm_probe.findings.finding import Finding
-from vlm_probe.findings.questions import QUESTIONS, effects_of
+from vlm_probe.findings.questions import QUESTIONS, effects_of, studied
 
 SCHEMA = "results.schema.json"
 """In this folder: what results.json holds, field by field."""
@@ -64,6 +64,7 @@ def results_of(run: Run, written: Sequence[str]) -> dict[str, Any]:
         "models": {name: {key: plain(value) for key, value in of.items()} for name, of in run.provenance.items()},
         "findings": [_result(run, finding, evidence) for finding in run.findings],
         "published": {name: records(effects_of(question)) for name, question in QUESTIONS.items() if question.factor},
+        "studied": {name: records(studied(question)[1]) for name, question in QUESTIONS.items() if question.factor},
         "skipped": [str(one) for one in (*run.skipped, *run.left_out)],
         "tables": list(written),
     }

@@ -67,4 +67,4 @@ def _measured(blocks: list[dict[str, Any]]) -> None:
 def _weight(cells: tuple[str, ...], most: int) -> float:
     """Of a column: wide where its cells are long, and no narrower than its longest word."""
     longest_word = max(len(word) for cell in cells for word in (cell.split() or [""]))
-    return float(max(4, min(longest_word, 18), min(sum(map(len, cells)) / len(cells), most)))
+    return float(max(6, min(longest_word, 18), min(sum(map(len, cells)) / len(cells), most)))

@@ -18,6 +18,7 @@ from vlm_probe.findings.finding import CasesOf, FigureOf, TableOf
 from vlm_probe.findings.listing import evidence_listing
 from vlm_probe.findings.questions import QUESTIONS, REAL, Question, effects_of
 from vlm_probe.findings.skipped import left_out_lines
+from vlm_probe.report import studied
 from vlm_probe.report.document import Block, Bullets, Code, Document, Paragraph, Picture, Section, Table
 from vlm_probe.report.drawing import Chapter, draw, draw_cases, title_of
 from vlm_probe.report.inspection import provenance_table
@@ -83,7 +84,9 @@ class Telling:
         for name, own in by_question.items():
             if own:
                 rows = pd.concat([chapter.evidence for chapter in own], ignore_index=True)
-                said.append(Section(QUESTIONS[name].asked, tuple(_in_short(rows))))
+                study = studied.in_words(QUESTIONS[name])
+                first = (Paragraph(study),) if study else ()
+                said.append(Section(QUESTIONS[name].asked, (*first, *_in_short(rows))))
         if self.found.skipped:
             said.append(Section("What could not be measured", (Bullets(tuple(map(str, self.found.skipped))),)))
         return tuple(said) or (Paragraph("Nothing was measured."),)
@@ -109,7 +112,7 @@ class Telling:
 
     def _question(self, name: str, own: list[Chapter]) -> Section:
         question = QUESTIONS[name]
-        blocks: list[Block] = [*self._published(question), *map(self._finding, own)]
+        blocks: list[Block] = [*self._published(question), *self._studied(question), *map(self._finding, own)]
         ids = " ".join(f"-f {c.finding.id}" for c in own)
         models = " ".join(f"-m {model}" for model in REAL)
         settle = Section(
@@ -139,6 +142,15 @@ class Telling:
         alt = f"published effects, {first} to {second}"
         picture = self._picture((figure, effects), f"published_{question.factor}", caption, alt)
         return (Section("The paper's own numbers", (Paragraph(said), picture)),)
+
+    def _studied(self, question: Question) -> tuple[Block, ...]:
+        """What trained miniatures say of it."""
+        if not (said := studied.in_words(question)):
+            return ()
+        alt = f"change of the share right by {question.factor}, over training seeds"
+        picture = self._picture(studied.drawn(question), f"studied_{question.factor}", studied.CAPTION, alt)
+        blocks = (Paragraph(said), picture, studied.table(question))
+        return (Section("The same change in trained miniatures", blocks),)
 
     def _finding(self, chapter: Chapter) -> Section:
         """A finding; its figures are written on the way."""

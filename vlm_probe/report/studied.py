@@ -1,0 +1,78 @@
+"""What a study of trained miniatures says of one factor alone, over training seeds."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from vlm_probe import figures
+from vlm_probe.evidence import Verdict
+from vlm_probe.figures.style import figure_of
+from vlm_probe.findings.questions import Question, studied
+from vlm_probe.report.document import Table
+
+CAPTION = (
+    "Trained miniatures that differ in this alone, after the study's whole budget of scenes: a dot a training seed, "
+    "and their mean with its 95 % interval (Student's t over seeds)."
+)
+_SPLITS = {"heldout": "held-out scenes", "novel": "scenes with novel kinds"}
+_SAYS = {
+    "size": "A larger language model answers more",
+    "encoder": "DINO in place of CLIP answers more",
+    "connector": "A pretrained connector answers more",
+}
+"""By factor: what its change would do where it helps."""
+_ORDER = [str(one) for one in (Verdict.SUPPORTED, Verdict.CONTRADICTED, Verdict.EQUIVALENT, Verdict.UNDECIDED)]
+
+
+def in_words(question: Question) -> str:
+    """One sentence on what came out, over all pairs of cells and both kinds of scenes; "" where nothing was studied."""
+    _, effects = studied(question)
+    if effects.empty:
+        return ""
+    counts = Counter(effects["verdict"].tolist())
+    parts = [f"{counts[verdict]} {verdict}" for verdict in _ORDER if counts[verdict]]
+    seeds = sorted(set(effects["seeds"].tolist()))
+    many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    changes = 100 * effects["difference"]
+    return (
+        f"In miniatures trained from {many} seeds, alike but for this, the share right changes by "
+        f"{changes.min():+.1f} to {changes.max():+.1f} points over {len(effects)} comparisons: "
+        f"{', '.join(parts)}. A comparison is supported where what is changed to is right more often."
+    )
+
+
+def drawn(question: Question) -> tuple[Figure, pd.DataFrame]:
+    """Held-out scenes, seed by seed; and the table of both kinds of scenes."""
+    differences, effects = studied(question)
+    one, means = (rows.loc[rows["split"] == "heldout"] for rows in (differences, effects))
+    counts = Counter(means["verdict"].tolist())
+    came = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+    figure = figures.effect_over_seeds(one, means, title=f"{_SAYS[question.factor]}, over training seeds: {came}")
+    return figure_of(figure), effects
+
+
+def table(question: Question) -> Table:
+    """A row a pair of cells and kind of scenes."""
+    _, effects = studied(question)
+    rows = pd.DataFrame(
+        {
+            "from": effects["first"],
+            "to": effects["second"],
+            "scenes": [_SPLITS.get(split, split) for split in effects["split"].tolist()],
+            "seeds": effects["seeds"],
+            "share right": effects["a"],
+            "after": effects["b"],
+            "difference": effects["difference"],
+            "95 % from": effects["low"],
+            "to ": effects["high"],
+            "p": effects["p_holm"],
+            "verdict": [
+                f"{verdict} ({reason})" if reason else verdict
+                for verdict, reason in zip(effects["verdict"].tolist(), effects["reason"].tolist(), strict=True)
+            ],
+        }
+    )
+    return Table.of(rows, whole=True)
