@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 from matplotlib import pyplot as plt
 from PIL import Image
+from tiny import untyped
 
 from vlm_probe.findings import questions, run
 from vlm_probe.findings.finding import Cases, FigureOf
@@ -124,7 +125,7 @@ def test_a_chapter_tells_what_the_study_says_of_its_factor_alone():
         }
         # A mean is that of its seeds.
         pair = ["first", "second", "split"]
-        seeds = differences.groupby(pair)["difference"].mean().rename("mean").reset_index()
+        seeds = untyped(differences).groupby(pair)["difference"].mean().rename("mean").reset_index()
         both = effects.merge(seeds, on=pair)
         assert len(both) == len(effects)
         np.testing.assert_allclose(both["mean"].to_numpy(), both["difference"].to_numpy())
