@@ -10,7 +10,19 @@ import typer
 from vlm_probe.cli import app
 from vlm_probe.errors import VlmProbeError
 
-COMMANDS = ["inspect", "report", "findings", "evaluate", "models", "fetch", "train", "study", "scenes", "items"]
+COMMANDS = [
+    "example",
+    "inspect",
+    "report",
+    "findings",
+    "evaluate",
+    "models",
+    "fetch",
+    "train",
+    "study",
+    "scenes",
+    "items",
+]
 
 
 def walk(command, words=""):
