@@ -49,7 +49,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         own.page.on("pageerror", lambda error: own.said.append(str(error)))
         own.page.on("dialog", lambda dialog: own.said.append(dialog.message))
         own.page.on("request", lambda request: own.asked.append(request.url))
-        own.page.set_default_timeout(5_000)
+        own.page.set_default_timeout(30_000)
         own.page.goto(f"{path.as_uri()}{'#' if at else ''}{at}")
         return own.page
 
