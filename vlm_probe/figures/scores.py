@@ -23,11 +23,13 @@ from vlm_probe.figures.style import (
 )
 from vlm_probe.figures.tables import counted, counts, names, where
 
+SCENES = {"heldout": "held-out scenes", "novel": "scenes with novel kinds"}
+"""Splits in words."""
+
 
 def scenes_of(table: pd.DataFrame) -> str:
     """What the column split says, in words."""
-    words = {"heldout": "held-out scenes", "novel": "scenes with novel kinds"}
-    return " and ".join(words.get(split, split) for split in names(table, "split"))
+    return " and ".join(SCENES.get(split, split) for split in names(table, "split"))
 
 
 @checked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -77,6 +78,12 @@ def claimed(one: FigureOf, evidence: pd.DataFrame) -> str:
         counts = Counter(rows["verdict"].tolist())
         what = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
     return f"{one.says[:1].upper()}{one.says[1:]}: {what}"
+
+
+def counted(verdicts: Iterable[str]) -> list[str]:
+    """How often a test came to what, a part a verdict, in the order of `Verdict`."""
+    counts = Counter(verdicts)
+    return [f"{counts[str(one)]} {one}" for one in Verdict if one != Verdict.DESCRIPTIVE and counts[str(one)]]
 
 
 def _short(models: str) -> str:

@@ -32,14 +32,13 @@ def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def figure_uri(drawn: Figure | Axes | np.ndarray, *, close: bool = True) -> str:
-    """A figure, or the one that axes (or an array of them) are in, as a data URI (PNG)."""
+def figure_uri(drawn: Figure | Axes | np.ndarray) -> str:
+    """A figure, or the one that axes (or an array of them) are in, as a data URI (PNG); it is closed."""
     figure = figure_of(drawn)
     buffer = io.BytesIO()
     with styled():
         figure.savefig(buffer, format="png", dpi=130)
-    if close:
-        plt.close(figure)
+    plt.close(figure)
     return _data_uri(buffer.getvalue())
 
 

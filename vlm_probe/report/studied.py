@@ -8,23 +8,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vlm_probe import figures
-from vlm_probe.evidence import Verdict
+from vlm_probe.figures.scores import SCENES
 from vlm_probe.figures.style import figure_of
 from vlm_probe.findings.questions import Question, studied
 from vlm_probe.report.document import Table
+from vlm_probe.report.drawing import counted
 
 CAPTION = (
     "Trained miniatures that differ in this alone, after the study's whole budget of scenes: a dot a training seed, "
     "and their mean with its 95 % interval (Student's t over seeds)."
 )
-_SPLITS = {"heldout": "held-out scenes", "novel": "scenes with novel kinds"}
 _SAYS = {
     "size": "A larger language model answers more",
     "encoder": "DINO in place of CLIP answers more",
     "connector": "A pretrained connector answers more",
 }
 """By factor: what its change would do where it helps."""
-_ORDER = [str(one) for one in (Verdict.SUPPORTED, Verdict.CONTRADICTED, Verdict.EQUIVALENT, Verdict.UNDECIDED)]
 
 
 def in_words(question: Question) -> str:
@@ -32,8 +31,7 @@ def in_words(question: Question) -> str:
     _, effects = studied(question)
     if effects.empty:
         return ""
-    counts = Counter(effects["verdict"].tolist())
-    parts = [f"{counts[verdict]} {verdict}" for verdict in _ORDER if counts[verdict]]
+    parts = counted(effects["verdict"].tolist())
     seeds = sorted(set(effects["seeds"].tolist()))
     many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     changes = 100 * effects["difference"]
@@ -61,7 +59,7 @@ def table(question: Question) -> Table:
         {
             "from": effects["first"],
             "to": effects["second"],
-            "scenes": [_SPLITS.get(split, split) for split in effects["split"].tolist()],
+            "scenes": [SCENES.get(split, split) for split in effects["split"].tolist()],
             "seeds": effects["seeds"],
             "share right": effects["a"],
             "after": effects["b"],

@@ -20,7 +20,7 @@ from vlm_probe.findings.questions import QUESTIONS, REAL, Question, effects_of
 from vlm_probe.findings.skipped import left_out_lines
 from vlm_probe.report import studied
 from vlm_probe.report.document import Block, Bullets, Code, Document, Paragraph, Picture, Section, Table
-from vlm_probe.report.drawing import Chapter, draw, draw_cases, title_of
+from vlm_probe.report.drawing import Chapter, counted, draw, draw_cases, title_of
 from vlm_probe.report.inspection import provenance_table
 from vlm_probe.studies import FACTORS
 
@@ -264,11 +264,9 @@ def _verdict_table(tested: pd.DataFrame) -> Table:
 
 def _counted(tested: pd.DataFrame) -> str:
     """How many claims came to what."""
-    counts = Counter(tested["verdict"].tolist())
-    order = [str(one) for one in (Verdict.SUPPORTED, Verdict.CONTRADICTED, Verdict.EQUIVALENT, Verdict.UNDECIDED)]
-    parts = [f"{counts[name]} {name}" for name in order if counts[name]]
+    parts = counted(tested["verdict"].tolist())
     if len(parts) == 1:
-        only = next(iter(counts))
+        only = tested["verdict"].iloc[0]
         return f"all {len(tested)} claims are {only}." if len(tested) > 1 else f"1 claim, {only}."
     return f"of {len(tested)} claims {_joined(parts)}."
 
