@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import threading
 import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -13,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from vlm_probe.errors import VlmProbeError
+from vlm_probe.errors import VlmProbeError, first_line
 from vlm_probe.layout import ImageTransform
 
 ImageLike = Image.Image | np.ndarray | Tensor | str | Path | bytes | io.IOBase
@@ -42,15 +47,18 @@ def open_image(image: ImageLike) -> Image.Image:
     if isinstance(image, Image.Image):
         if 0 in image.size:
             raise VlmProbeError(f"an image must have pixels, got {image.width} x {image.height}")
-        return _rgb(ImageOps.exif_transpose(image))
+        # One that was opened and not loaded is decoded only now.
+        file = Path(str(getattr(image, "filename", ""))).name
+        return _attempted(lambda: _upright(image), repr(file) if file else "an image")
     if isinstance(image, bytes):
-        return _decoded(io.BytesIO(image), f"an image of {len(image)} bytes")
+        return _decoded(io.BytesIO(image), getattr(image, "name", "") or f"an image of {len(image)} bytes")
     if isinstance(image, str) and image.startswith(("http://", "https://")):
         return _decoded(io.BytesIO(_fetched(image)), image)
     if isinstance(image, str | Path):
-        path = Path(image).expanduser()
-        if not path.is_file():
-            raise VlmProbeError(f"no image file at {str(path)!r}")
+        # Path's own raise where there is no such user, and for a name that is too long.
+        path = Path(os.path.expanduser(image))
+        if not os.path.isfile(path):
+            raise VlmProbeError(f"no image file at {str(path)!r:.400}")
         return _decoded(path, repr(path.name))
     if hasattr(image, "read"):
         return _decoded(image, repr(getattr(image, "name", "an open file")))
@@ -91,29 +99,133 @@ def _fetched(url: str) -> bytes:
     return content
 
 
+class _Bounded(io.BufferedReader):
+    """A file that makes no room for more than it holds, as Python does where a broken header asks for gigabytes."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(os.fstat(self.fileno()).st_size - self.tell(), 0))
+        return super().read(size)
+
+
 def _decoded(source: Any, name: str) -> Image.Image:
-    """An image file; `name` is what messages call it."""
-    try:
-        with Image.open(source) as opened:
+    """An image file (its path, or open); `name` is what messages call it."""
+
+    def decode() -> Image.Image:
+        with (
+            _Bounded(io.FileIO(source)) if isinstance(source, Path) else nullcontext(source) as file,
+            Image.open(file) as opened,
+        ):
             width, height = opened.size
             if width * height > MAX_PIXELS:
                 raise VlmProbeError(
                     f"{name} is {width} x {height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read"
                 )
-            return _rgb(ImageOps.exif_transpose(opened))
+            if opened.format == "EPS":
+                # Decoding it would run Ghostscript on what the file says.
+                raise VlmProbeError(f"{name} is PostScript, which is a program; save what it draws as PNG")
+            return _upright(opened)
+
+    return _attempted(decode, name)
+
+
+def _attempted(decode: Callable[[], Image.Image], name: str) -> Image.Image:
+    """What `decode` makes; all that Pillow raises over a file is a VlmProbeError that names it."""
+    try:
+        with _quiet():
+            return decode()
+    except VlmProbeError:
+        raise
     except Image.DecompressionBombError as error:
         raise VlmProbeError(f"{name} is too large; at most {MAX_PIXELS // 10**6} megapixels are read") from error
     except UnidentifiedImageError as error:
         raise VlmProbeError(f"{name} is not an image that can be decoded") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise VlmProbeError(f"{name} cannot be decoded: {error}") from error
+    # Its parsers raise whatever they stumble over: struct.error, zlib.error, EOFError, KeyError, MemoryError, ...
+    except Exception as error:
+        raise VlmProbeError(f"{name} cannot be decoded: {first_line(error)}") from error
+
+
+_filters = ExitStack()
+_decoding = 0
+_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """No thread that was decoding is in the child."""
+    global _decoding, _lock
+    _decoding, _lock = 0, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings: of sizes that are allowed here, and of metadata that nothing here reads.
+
+    The filters are the process's own: the first thread that decodes sets them, and the last one sets them back.
+    """
+    global _decoding
+    with _lock:
+        if not _decoding:
+            _filters.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+        _decoding += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _decoding -= 1
+            if not _decoding:
+                _filters.close()
+
+
+_TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation -> what makes the picture upright."""
+_ORIENTATION = 0x0112
+_METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+"""Where Pillow keeps the orientation."""
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """RGB and upright. Not `ImageOps.exif_transpose`, to which a broken EXIF block is a broken picture."""
+    image.load()
+    try:
+        turned = _TURNED.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # as parsers raise, see above
+        turned = None
+    made = _rgb(image)
+    if 0 in made.size:
+        raise ValueError("it has no pixels")
+    if turned is not None:
+        made = made.transpose(turned)
+    for name in _METADATA:  # or it would be turned again when it is opened again
+        made.info.pop(name, None)
+    return made
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """RGB; 16-bit grey is brought down to 8 bits first, which PIL would clip to white."""
+    """RGB; of what PIL would clip to white or black, 16-bit grey and floats are brought to 8 bits first."""
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.uint32)
+        values = np.asarray(image).clip(0).astype(np.uint32)
         image = Image.fromarray((values >> (8 if values.max(initial=0) >= 1 << 8 else 0)).clip(0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        values = np.asarray(image)
+        low, high = float(values.min(initial=0)), float(values.max(initial=0))
+        if not 0 <= low <= high <= 255:  # NaN too
+            raise ValueError(f"its numbers must go from 0 to 1 or to 255, and go from {low:g} to {high:g}")
+        image = Image.fromarray((values * (255 if high <= 1 else 1)).round().astype(np.uint8))
+    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # as PIL warns it should be
     return image.convert("RGB")
 
 

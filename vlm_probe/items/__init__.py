@@ -1,5 +1,6 @@
 """Questions with known answers, wherever they come from, and how answers are scored."""
 
+from vlm_probe.items.datasets import open_dataset
 from vlm_probe.items.item import Item, export_items, item_table
 from vlm_probe.items.logs import read_lmms_samples
 from vlm_probe.items.metrics import group_accuracy, vqa_accuracy, yes_no_metrics
@@ -16,6 +17,7 @@ __all__ = [
     "item_table",
     "metric_table",
     "normalize_answer",
+    "open_dataset",
     "plain_answer",
     "read_items",
     "read_lmms_samples",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.items.item import Item
+from vlm_probe.items.item import Item, Packed
 
 
 def counted(items: Sequence[Item]) -> pd.DataFrame:
@@ -43,12 +43,12 @@ def problems(items: Sequence[Item], progress: Callable[[int], None] = lambda n: 
             said.append(f"item {item.id!r}: its answer {item.answer!r} is among the distractors")
         if set(item.boxes) & set(item.others):
             said.append(f"item {item.id!r}: a box of what is asked about is among those of other objects")
-    seen: set[Path] = set()
+    seen: set[Path | Packed] = set()
     for item in items:
-        if isinstance(item.source, Path) and item.source not in seen:
+        if isinstance(item.source, Path | Packed) and item.source not in seen:
             seen.add(item.source)
             try:
-                open_image(item.source)
+                open_image(item.picture(0))
             except VlmProbeError as error:
                 said.append(f"item {item.id!r}: {error}")
         progress(1)

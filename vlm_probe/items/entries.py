@@ -15,7 +15,7 @@ from vlm_probe.layout import UnitBox
 Parse = Callable[[], Any]
 
 
-class BadEntryError(Exception):
+class BadEntryError(VlmProbeError):
     """An entry that is not what the format promises."""
 
 

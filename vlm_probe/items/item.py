@@ -29,6 +29,31 @@ class Drawable(Protocol):
         ...
 
 
+@runtime_checkable
+class Packed(Protocol):
+    """A picture that lies in a file with others, such as a shard: tiny itself, and good in another process."""
+
+    @property
+    def container(self) -> Path:
+        """The file it lies in."""
+        ...
+
+    def read(self) -> bytes:
+        """The picture's own file; VlmProbeError, which names the container, where it is not there."""
+        ...
+
+
+class PictureBytes(bytes):
+    """An image file's content, and what messages call it (`open_image` asks for `name`)."""
+
+    name: str
+
+    def __new__(cls, content: bytes = b"", name: str = "") -> PictureBytes:
+        made = super().__new__(cls, content)
+        made.name = name
+        return made
+
+
 @dataclass(frozen=True)
 class Item:
     """One question about one image, with what is needed to score an answer."""
@@ -59,17 +84,21 @@ class Item:
     """Other objects of the image, which are not asked about: what looking at the right one is told from."""
     image_seed: int | None = None
     """Seed of the generated scene (of an MMVP twin: of the scene it was edited from); None for files."""
-    source: Drawable | Path | None = field(default=None, compare=False, repr=False)
-    """What draws the image, or the image file."""
+    source: Drawable | Packed | Path | None = field(default=None, compare=False, repr=False)
+    """What draws the image, the image file, or where in a container it is (`items.datasets`)."""
 
-    def picture(self, size: int) -> Image.Image | Path:
-        """The image: drawn at `size` pixels, or the file to open.
+    def picture(self, size: int) -> Image.Image | Path | bytes:
+        """The image: drawn at `size` pixels, or the file to open, or what the file holds; `open_image` takes each.
 
-        Raises VlmProbeError where the item came without an image.
+        Raises VlmProbeError where the item came without an image, or its container has none there.
         """
         if self.source is None:
             raise VlmProbeError(f"item {self.id} names the image {self.image!r}, but no image folder was given")
-        return self.source if isinstance(self.source, Path) else self.source.image(size)
+        if isinstance(self.source, Path):
+            return self.source
+        if isinstance(self.source, Packed):
+            return PictureBytes(self.source.read(), repr(self.image))
+        return self.source.image(size)
 
 
 def check_ids(items: Sequence[Item]) -> None:

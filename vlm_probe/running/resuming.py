@@ -12,7 +12,7 @@ from typing import Any
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import alone, make_folder, replacing
-from vlm_probe.items.item import Item
+from vlm_probe.items.item import Item, Packed
 from vlm_probe.running.protocol import Runs
 
 
@@ -23,10 +23,13 @@ def folder_name(name: str) -> str:
 
 
 def _source(item: Item) -> str:
-    """What the item's image is drawn from: a scene, or a file as it is now."""
-    if isinstance(item.source, Path) and item.source.exists():
-        about = item.source.stat()
-        return f"{item.source.resolve()} {about.st_size} {about.st_mtime_ns}"
+    """What the item's image is drawn from: a scene, or a file as it is now (and where in it)."""
+    file, where = item.source, ""
+    if isinstance(file, Packed):
+        file, where = file.container, f" {file!r}"
+    if isinstance(file, Path) and file.exists():
+        about = file.stat()
+        return f"{file.resolve()} {about.st_size} {about.st_mtime_ns}{where}"
     return repr(item.source)
 
 
