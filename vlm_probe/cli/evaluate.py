@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vlm_probe.cli.engine import Actors, Address, EngineName, Gpus, engine_of
 from vlm_probe.cli.terminal import (
     Device,
     Dtype,
@@ -19,6 +21,7 @@ from vlm_probe.cli.terminal import (
     check_models,
     err,
     load_model,
+    load_quietly,
     plain,
     say,
     show,
@@ -28,6 +31,7 @@ from vlm_probe.errors import VlmProbeError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vlm_probe.hooked import HookedVLM
     from vlm_probe.items import Item
     from vlm_probe.running.evaluation import Evaluation
 
@@ -69,16 +73,22 @@ def evaluate(
     device: Device = None,
     dtype: Dtype = None,
     embed_scale: EmbedScale = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    actors: Actors = None,
+    gpus: Gpus = None,
 ) -> None:
     """Ask models the same items, score every answer, and compare the models. A killed run goes on where it stopped."""
     names = list(dict.fromkeys(model or ([] if answers else ["replica/default"])))
     check_models(names)
+    where = engine_of(engine, address, actors, gpus, device)
     for file in (*(name for name in items or [] if name != "scenes"), *(answers or [])):
         if not Path(file).exists():
             raise VlmProbeError(f"no such file or folder: {file}")
     with err.status("reading"):
         from vlm_probe.items.gathering import gather_items, read_answers
         from vlm_probe.running import evaluation
+        from vlm_probe.running.scheduling import cluster
         from vlm_probe.scenes import family_items
 
         read, skipped = gather_items(
@@ -90,20 +100,27 @@ def evaluate(
         )
         tables = [read_answers(file, skipped, skip_bad=skip_bad) for file in answers or []]
     _check_answers(dict(zip(answers or [], tables, strict=True)), read, names)
-    for name in names:
-        loaded = load_model(name, device, dtype, embed_scale, prompt)
-        with bar(plain(name), len(read)) as advance:
-            asked = evaluation.evaluate(
-                loaded,
-                read,
-                parts=out / "parts",
-                suffix=suffix,
-                max_new_tokens=max_new_tokens,
-                skip_bad=skip_bad,
-                progress=advance,
-            )
-        tables.append(asked)
-        skipped += asked.attrs["skipped"]
+    load, here = partial(load_quietly, device=device, dtype=dtype, embed_scale=embed_scale, prompt=prompt), device
+    if where.name != "local":
+        # A GPU is the actors': here the model is only looked at, with numbers of the kind that theirs will be.
+        load, here, dtype = _to_actors(load, device, dtype)
+    with cluster(where):
+        for name in names:
+            loaded = load_model(name, here, dtype, embed_scale, prompt)
+            with bar(plain(name), len(read)) as advance:
+                asked = evaluation.evaluate(
+                    loaded,
+                    read,
+                    parts=out / "parts",
+                    suffix=suffix,
+                    max_new_tokens=max_new_tokens,
+                    skip_bad=skip_bad,
+                    engine=where,
+                    load=load,
+                    progress=advance,
+                )
+            tables.append(asked)
+            skipped += asked.attrs["skipped"]
     result = evaluation.write_evaluation(tables, out, seed=seed, skipped=skipped)
     for problem in skipped[:5]:
         err.print(f"skipped: {plain(problem)}", soft_wrap=True, highlight=False)
@@ -111,6 +128,14 @@ def evaluate(
         err.print(f"... {len(skipped)} in all, see {plain(str(out / 'skipped.txt'))}")
     _show_result(result)
     say(out)
+
+
+def _to_actors(load: partial[HookedVLM], device: str | None, dtype: str | None) -> tuple[partial[HookedVLM], str, str]:
+    """What opens the model in actors, and the device and dtype with which it is opened here beside them."""
+    from vlm_probe.opening import find_device, find_dtype
+
+    number = str(find_dtype(dtype, find_device(device))).removeprefix("torch.")
+    return partial(load, dtype=number), "cpu", number
 
 
 def _check_answers(tables: dict[Path, pd.DataFrame], items: list[Item], names: list[str]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vlm_probe.cli.engine import Actors, Address, EngineName, Gpus, engine_of
 from vlm_probe.cli.terminal import (
     Device,
     Dtype,
@@ -60,6 +62,10 @@ def findings(
     device: Device = None,
     dtype: Dtype = None,
     embed_scale: EmbedScale = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    actors: Actors = None,
+    gpus: Gpus = None,
 ) -> None:
     """List the hypotheses, or measure some of them on models: value, hard control, difference, interval, verdict."""
     if not ids and not model:
@@ -71,6 +77,7 @@ def findings(
         make_folder(out)
     names = list(dict.fromkeys(model or ["replica/default"]))
     check_models(names)
+    where = engine_of(engine, address, actors, gpus, device)
     chosen = gathered(items, images, format, seed, skip_bad)
     with err.status("starting"):
         from vlm_probe.findings import FINDINGS, find, run, steps, write_run
@@ -85,7 +92,8 @@ def findings(
             suffix=suffix,
             untrained=untrained,
             parts=None if out is None else out / "parts",
-            load=lambda name: load_quietly(name, device, dtype, embed_scale, prompt),
+            engine=where,
+            load=partial(load_quietly, device=device, dtype=dtype, embed_scale=embed_scale, prompt=prompt),
             progress=advance,
         )
     show_evidence(found)

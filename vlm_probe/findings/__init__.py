@@ -3,9 +3,10 @@
 `run(["S1", "V4"], models, items)`; `FINDINGS` lists them.
 """
 
-from vlm_probe.findings.engine import Run, find, generated_items, run, steps
+from vlm_probe.findings.engine import Run, find, generated_items, steps
 from vlm_probe.findings.finding import Finding
 from vlm_probe.findings.registry import FINDINGS
+from vlm_probe.findings.runs import run
 from vlm_probe.findings.scope import scope_of
 from vlm_probe.findings.shared import Shared
 from vlm_probe.findings.skipped import LeftOut, Skipped

@@ -1,8 +1,7 @@
-"""Measure hypotheses on models, one after the other, and judge them: `findings.run`."""
+"""What a run of hypotheses holds, and how they are measured on one model, from parts and into them."""
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import time
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-import torch
 
 from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.evidence import Evidence, Tables, evidence_table, judge_all
@@ -27,8 +25,6 @@ from vlm_probe.findings.skipped import LeftOut, Skipped, left_out_lines, unaskab
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.untrained import untrained as untrained_copy
 from vlm_probe.items import Item
-from vlm_probe.items.item import with_others
-from vlm_probe.opening import load as open_model
 from vlm_probe.running.evaluation import chunks
 from vlm_probe.running.resuming import resumed, run_settings
 from vlm_probe.scenes import family_items, scene_items
@@ -140,74 +136,6 @@ def asked_of(finding: Finding, names: Sequence[str], only: Only | None) -> list[
 
 def _wants_copy(name: str, untrained: bool | None) -> bool:
     return name.startswith("replica/") if untrained is None else untrained
-
-
-def run(
-    ids: Sequence[str],
-    models: Sequence[Model],
-    items: Sequence[Item] = (),
-    *,
-    seed: int = 0,
-    suffix: str = "",
-    untrained: bool | None = None,
-    only: Only | None = None,
-    parts: Path | None = None,
-    load: Callable[[str], HookedVLM] = open_model,
-    progress: Callable[[int], None] | None = None,
-) -> Run:
-    """Measure findings on models and items. A finding or model that lacks something is skipped, and says what it lacks.
-
-    Parameters
-    ----------
-    ids: of `FINDINGS`.
-    models: names (opened one at a time by `load`) or models; pairs are every other against the first.
-    items: of scenes (`generated_items`) or any benchmark's reader; each finding takes those it can be measured on.
-    suffix: appended to every question (see `items.suffix_of`).
-    untrained: whether an untrained copy is measured beside every model; None: beside replicas, where it is cheap.
-    only: the names of the models that a finding is measured on, of those given and first the one that the others are
-        compared with; all without.
-    parts: a folder for finished parts, from which a killed run goes on to the identical result.
-    progress: called with how many of `steps` were just done.
-
-    Raises
-    ------
-    VlmProbeError: an unknown finding, no finding that could be measured (with what each would take), parts of
-        another run, two models of one name.
-    """
-    began, chosen, given = time.monotonic(), find([ids] if isinstance(ids, str) else ids), with_others(items)
-    models = [models] if isinstance(models, str | HookedVLM) else list(models)
-    names = [_name(model) for model in models]
-    for name in names:
-        if names.count(name) > 1:
-            raise VlmProbeError(f"{name} is given twice; models are told apart by their names")
-    result = Run(chosen, names, given, seed, suffix=suffix)
-    able = able_among(result, only)
-    for finding in able:
-        if not finding.models:
-            # Protocols tell functions apart by their names alone, so that isinstance would say yes to either kind.
-            measure = cast(Callable[[], dict[str, Tables]], finding.measure)
-            try:
-                result.measured[finding.id] = measure()
-            except VlmProbeError as error:
-                result.skipped.append(Skipped(finding.id, "", str(error)))
-    able = [finding for finding in able if finding.models]
-    for model in models if able else ():
-        opened = load(model) if isinstance(model, str) else model  # one at a time: two real ones rarely fit together
-        own = [finding for finding in able if _name(model) in asked_of(finding, names, only)]
-        result.provenance[_name(model)] = opened.provenance()
-        measure_model(opened, _name(model), own, result, untrained=untrained, parts=parts, progress=progress)
-        del opened
-        gc.collect()
-        torch.cuda.empty_cache()
-    for finding in able:  # models were opened in one order, and a finding compares in its own
-        for of in (result.measured, result.untrained):
-            if tables := of.get(finding.id):
-                of[finding.id] = {name: tables[name] for name in asked_of(finding, names, only) if name in tables}
-    if not any(result.measured.values()):
-        why = "; ".join(map(str, result.skipped)) or "no finding is named"
-        raise VlmProbeError(f"nothing could be measured; {why}")
-    result.seconds = time.monotonic() - began
-    return result
 
 
 def able_among(result: Run, only: Only | None) -> list[Finding]:

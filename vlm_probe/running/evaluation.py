@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from vlm_probe.items.scores import ANSWER_COLUMNS, answer_row, kind_table, metri
 from vlm_probe.running.asking import Asked, ask_all
 from vlm_probe.running.protocol import Runs
 from vlm_probe.running.resuming import resumed, run_settings
+from vlm_probe.running.scheduling import LOCAL, Engine, run_shards
 
 
 @dataclass
@@ -81,27 +83,54 @@ def chunks(items: Sequence[Item]) -> list[list[Item]]:
     return [[item for group in groups[s : s + IMAGES_AT_ONCE] for item in group] for s in starts]
 
 
-def _answer_chunk(
-    model: Runs, chunk: list[Item], suffix: str, max_new_tokens: int, skip_bad: bool
-) -> list[dict[str, Any]]:
-    pictures: dict[str, Any] = {}
+Opens = Callable[[str], Runs]
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """What a worker needs besides its model; it travels to workers on other machines."""
+
+    chunks: list[list[Item]]
+    suffix: str
+    max_new_tokens: int
+    skip_bad: bool
+
+    def worker(self, model: Runs) -> Callable[[int], pd.DataFrame]:
+        return partial(_answer_chunk, model, self)
+
+    def open_worker(self, load: Opens, name: str, expected: dict[str, Any]) -> Callable[[int], pd.DataFrame]:
+        """A worker with a model of its own. VlmProbeError where that is another than the one it stands in for."""
+        model = load(name)
+        found = run_settings(model, [])
+        if other := [what for what in expected if found[what] != expected[what]]:
+            told = ", ".join(f"{what} {found[what]!r} for {expected[what]!r}" for what in other)
+            raise VlmProbeError(
+                f"load opens {name} in an actor as another model than the one given ({told}); an engine of actors "
+                "takes a model as load opens it, without hooks or edits"
+            )
+        return self.worker(model)
+
+
+def _answer_chunk(model: Runs, asking: _Asking, number: int) -> pd.DataFrame:
+    chunk, pictures = asking.chunks[number], dict[str, Any]()
     for item in chunk:
         if item.image not in pictures:
             try:
                 pictures[item.image] = model.picture(item)
             except VlmProbeError:
-                if not skip_bad:
+                if not asking.skip_bad:
                     raise
                 pictures[item.image] = None
     index = {name: i for i, name in enumerate(n for n, picture in pictures.items() if picture is not None)}
     kept = [item for item in chunk if item.image in index]
-    asked = [Asked(index[item.image], item.question + suffix_of(item, suffix), item.answer) for item in kept]
+    asked = [Asked(index[item.image], item.question + suffix_of(item, asking.suffix), item.answer) for item in kept]
     images = [pictures[name] for name in index]
-    answers = ask_all(model, images, asked, max_new_tokens=max_new_tokens)
-    return [
+    answers = ask_all(model, images, asked, max_new_tokens=asking.max_new_tokens)
+    rows = [
         answer_row(str(model.name), item, a.text, p_answer=a.p_answer, p_yes=a.p_yes, entropy=a.entropy)
         for item, a in zip(kept, answers, strict=True)
     ]
+    return pd.DataFrame(rows, columns=list(ANSWER_COLUMNS))
 
 
 def evaluate(
@@ -112,6 +141,8 @@ def evaluate(
     suffix: str = "",
     max_new_tokens: int = 16,
     skip_bad: bool = False,
+    engine: Engine = LOCAL,
+    load: Opens | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
     """Answer every item by greedy decoding, and score it.
@@ -125,55 +156,67 @@ def evaluate(
     suffix: appended to every question after a line break ("Answer the question using a single word or phrase."), or
         "benchmark" for the answer format of each item's family (`items.suffix_of`).
     skip_bad: leave out items whose image is missing or unreadable, instead of raising.
+    engine: where chunks are answered (`running.scheduling`). On Ray by actors that open the model by its name; this
+        process alone writes the parts, so that they need no disk in common, but for images and checkpoints.
+    load: what opens it there, a function that can be pickled (`vlm_probe.load`).
     progress: called with the number of items just done.
 
     Returns
     -------
-    One row an item, columns `items.scores.ANSWER_COLUMNS`, in the order of the items. `attrs["skipped"]`
-    names the items left out.
+    One row an item, columns `items.scores.ANSWER_COLUMNS`, in the order of the items, whatever the engine.
+    `attrs["skipped"]` names the items left out.
 
     Raises
     ------
     VlmProbeError: two items of one id; an image that is missing or unreadable (with `skip_bad`: all of
-        them); parts that belong to another run (other weights, hooks, items, images or options).
+        them); parts that belong to another run (other weights, hooks, items, images or options); Ray without `load`,
+        with one that opens another model than this, or that cannot be used (`running.scheduling.run_shards`).
     OSError: a part that cannot be written (a full disk), by its name; the same call then goes on from those that were.
     """
     check_ids(items)
     if not items:
         raise VlmProbeError("there is no item to ask")
+    asking = _Asking(chunks(items), suffix, max_new_tokens, skip_bad)
+    make = partial(asking.worker, model)
+    if engine.name != "local":
+        if load is None:
+            raise VlmProbeError(f"engine {engine.name} opens the model in other processes; give load= (vlm_probe.load)")
+        make = partial(asking.open_worker, load, str(model.name), run_settings(model, []))
     if parts is None:
-        return _evaluate(model, items, None, suffix, max_new_tokens, skip_bad, progress)
+        return _evaluate(model, items, asking, None, make, engine, progress)
     settings = run_settings(model, items, suffix=suffix, max_new_tokens=max_new_tokens, skip_bad=skip_bad)
     with resumed(parts, str(model.name), settings) as folder:
-        return _evaluate(model, items, folder, suffix, max_new_tokens, skip_bad, progress)
+        return _evaluate(model, items, asking, folder, make, engine, progress)
 
 
 def _evaluate(
     model: Runs,
     items: Sequence[Item],
+    asking: _Asking,
     parts: Path | None,
-    suffix: str,
-    max_new_tokens: int,
-    skip_bad: bool,
+    make: Callable[[], Callable[[int], pd.DataFrame]],
+    engine: Engine,
     progress: Callable[[int], None] | None,
 ) -> pd.DataFrame:
     """As `evaluate`, in a folder of parts that is this run's alone."""
-    tables: list[pd.DataFrame] = []
-    for number, chunk in enumerate(chunks(items)):
+    tables: dict[int, pd.DataFrame] = {}
+
+    def keep(number: int, table: pd.DataFrame) -> None:
         file = None if parts is None else parts / f"{number:06d}.parquet"
-        if file is not None and file.exists():
-            table = pd.read_parquet(file)
-        else:
-            rows = _answer_chunk(model, chunk, suffix, max_new_tokens, skip_bad)
-            table = pd.DataFrame(rows, columns=list(ANSWER_COLUMNS))
-            if file is not None:
-                with replacing(file) as partial:
-                    table.to_parquet(partial, index=False)
-        tables.append(table)
+        if file is not None and not file.exists():
+            with replacing(file) as draft:
+                table.to_parquet(draft, index=False)
+        tables[number] = table
         if progress is not None:
-            progress(len(chunk))
+            progress(len(asking.chunks[number]))
+
+    for number in range(len(asking.chunks)):
+        if parts is not None and (file := parts / f"{number:06d}.parquet").exists():
+            keep(number, pd.read_parquet(file))
+    run_shards([n for n in range(len(asking.chunks)) if n not in tables], make, engine=engine, done=keep)
     order = {item.id: n for n, item in enumerate(items)}
-    whole = pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
+    found = [tables[number] for number in sorted(tables)]
+    whole = pd.concat([t for t in found if len(t)] or found, ignore_index=True)
     whole = whole.sort_values("id", key=lambda column: column.map(order), ignore_index=True)
     answered = set(whole["id"])
     skipped = [f"item {i.id}: the image {i.image} is missing or unreadable" for i in items if i.id not in answered]
