@@ -70,7 +70,7 @@ $(OLDEST_STAMP): pyproject.toml constraints.txt
 	printf '%s\n' $(OLDEST_PINS) >> $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -c $(OLDEST)/constraints.txt torch
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -c $(OLDEST)/constraints.txt -e . \
-		beartype hypothesis nnsight peft pytest pytest-xdist
+		anywidget beartype hypothesis nnsight peft pytest pytest-xdist
 	@touch $@
 
 clean:

@@ -38,6 +38,11 @@ LONGEST = (
 def pytest_configure(config):
     # Else files of many tests would start first, and these have few.
     config.option.loadscopereorder = False
+    # How long an example takes says nothing on a machine that others use, too.
+    from hypothesis import settings
+
+    settings.register_profile("house", deadline=None)
+    settings.load_profile("house")
 
 
 def pytest_collection_modifyitems(items):

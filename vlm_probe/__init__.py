@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vlm_probe.layout import ImageTransform, PixelBox, TokenLayout, UnitBox
     from vlm_probe.opening import load
     from vlm_probe.running.evaluation import evaluate
+    from vlm_probe.store import capture, open_store
     from vlm_probe.trace import Trace
 
     __version__: str
@@ -28,9 +29,11 @@ _HOMES = {
     "TokenLayout": "vlm_probe.layout",
     "Trace": "vlm_probe.trace",
     "UnitBox": "vlm_probe.layout",
+    "capture": "vlm_probe.store",
     "evaluate": "vlm_probe.running.evaluation",
     "explore": "vlm_probe.explorer",
     "load": "vlm_probe.opening",
+    "open_store": "vlm_probe.store",
 }
 
 _PARTS = (
@@ -50,6 +53,7 @@ _PARTS = (
     "report",
     "running",
     "scenes",
+    "store",
     "studies",
     "trace",
     "training",
@@ -67,9 +71,11 @@ __all__ = [
     "UnitBox",
     "VlmProbeError",
     "VlmProbeWarning",
+    "capture",
     "evaluate",
     "explore",
     "load",
+    "open_store",
 ]
 
 

@@ -16,13 +16,18 @@ COMMANDS = [
     "report",
     "findings",
     "evaluate",
+    "capture",
     "models",
     "fetch",
     "train",
     "study",
     "scenes",
     "items",
+    "store",
 ]
+
+
+STORE = ["info", "verify", "repair"]
 
 
 def walk(command, words=""):
@@ -46,7 +51,7 @@ def test_the_help_lists_every_command_but_the_maintainers_one(command):
     ended = command("--help")
     assert ended.code == 0
     assert listed(ended.out) == COMMANDS
-    assert set(ALL) == {"", *COMMANDS, "scenes export", "items check", "ship"}
+    assert set(ALL) == {"", *COMMANDS, "scenes export", "items check", "ship", *(f"store {name}" for name in STORE)}
 
 
 @pytest.mark.parametrize("words", ALL)
@@ -61,11 +66,11 @@ def test_every_option_has_a_help_text(command, words):
         assert all(name in shown for name in param.opts)
 
 
-@pytest.mark.parametrize("words", ["", "scenes", "items"])
+@pytest.mark.parametrize("words", ["", "scenes", "items", "store"])
 def test_without_a_command_there_is_help(command, words):
     ended = command(*words.split())
     assert ended.code == 2
-    assert listed(ended.out) == {"": COMMANDS, "scenes": ["export"], "items": ["check"]}[words]
+    assert listed(ended.out) == {"": COMMANDS, "scenes": ["export"], "items": ["check"], "store": STORE}[words]
 
 
 @pytest.mark.parametrize(

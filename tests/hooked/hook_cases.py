@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ from vlm_probe.scenes import family_items
 REASONS = {
     "makes inputs": (
         "causal.prepared causal.check_item HookedVLM.prepare HookedVLM.prepare_tensors "
-        "HookedVLM.token_strings HookedVLM.picture embedding.patch_labels explorer.inputs_of vocabulary.needed_ids"
+        "HookedVLM.token_strings HookedVLM.picture embedding.patch_labels explorer.inputs_of vocabulary.needed_ids "
+        "store.entry_of store.picture_of store.make_ready store.lengths_of"
     ),
     "tells or writes what the model is": (
         "causal.Able.describe HookedVLM.provenance HookedVLM.weights_digest HookedVLM.save_pretrained vocabulary.save"
@@ -61,7 +63,8 @@ REASONS = {
     "makes a map of no run": "attention.centre_prior",
     "makes another picture": "causal.blanked causal.blurred causal.without_asked causal.without_other",
     "keeps what a run will need": (
-        "attention.Without.__init__ causal.Split.__init__ findings.Finding.__init__ findings.Shared.__init__"
+        "attention.Without.__init__ causal.Split.__init__ findings.Finding.__init__ findings.Shared.__init__ "
+        "store.ShardWorker.__init__"
     ),
     "reads what a run has left": (
         "causal.tokens_of causal.qk_scores embedding.nearest_tokens explorer.nearest_words hooked.target_token "
@@ -154,6 +157,12 @@ def pair_of(model: HookedVLM) -> tuple[ModelInputs, ModelInputs]:
 
 def places(model: HookedVLM) -> Places:
     return Places.of(look(model).layouts, None, (), model.device)
+
+
+def captured(capture: Any, model: HookedVLM, points: list[str]) -> None:
+    """Into a folder of its own: what is there already would not be run again."""
+    with TemporaryDirectory() as folder:
+        capture(model, asked(), points, folder, batch_size=1)
 
 
 CASES: dict[str, Case] = {
@@ -271,6 +280,12 @@ CASES: dict[str, Case] = {
         m, m.trace(look(m), capture=["*"]), build_bank(m, ["a red star"]), 0, Words(), 2
     ),
     "explorer.knockout": lambda f, m: f(m, PICTURE, QUESTION),
+    "store.capture": lambda f, m: captured(f, m, ["vision.hook_embed", POINT]),
+    "store.run_kept": lambda f, m: f(m, look(m), ["vision.hook_embed", POINT], lambda name, x: x),
+    "store.measure_shapes": lambda f, m: f(m, asked(), ["vision.hook_embed", POINT]),
+    "store.describe": lambda f, m: f(
+        m, asked(), [POINT], positions="mean", dtype="float32", shard_items=None, batch_size=1
+    ),
     "report.inspect": lambda f, m: f(m, "picture.png", QUESTION, out=Path("page"), max_new_tokens=1),
     "training.check_scores": lambda f, m: f(m, 1),
 }

@@ -8,7 +8,22 @@ from typing import Annotated
 import typer
 
 from vlm_probe import __version__
-from vlm_probe.cli import evaluate, example, fetch, findings, inspect, items, models, report, scenes, ship, study, train
+from vlm_probe.cli import (
+    capture,
+    evaluate,
+    example,
+    fetch,
+    findings,
+    inspect,
+    items,
+    models,
+    report,
+    scenes,
+    ship,
+    store,
+    study,
+    train,
+)
 from vlm_probe.cli.models import HUB_MODELS
 from vlm_probe.cli.terminal import app, console, err, one_line_warnings, plain
 from vlm_probe.errors import VlmProbeError
@@ -23,6 +38,7 @@ for command in (
     report.report,
     findings.findings,
     evaluate.evaluate,
+    capture.capture,
     models.models,
     fetch.fetch,
     train.train,
@@ -32,6 +48,7 @@ for command in (
 app.command(hidden=True)(ship.ship)
 app.add_typer(scenes.app, name="scenes")
 app.add_typer(items.app, name="items")
+app.add_typer(store.app, name="store")
 
 
 def _version(asked: bool) -> bool:

@@ -1,0 +1,186 @@
+"""A store opened: an `xarray.Dataset` of what was captured, which reads from disk what is used."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from vlm_probe.errors import VlmProbeError, VlmProbeWarning
+from vlm_probe.store.guarding import guarded
+from vlm_probe.store.places import Place, place
+from vlm_probe.store.records import (
+    MANIFEST,
+    STORE,
+    Commit,
+    StoreAbout,
+    commit_name,
+    manifest,
+    record_of,
+    table_name,
+)
+from vlm_probe.store.shards import ITEMS, LABELS, check_metadata, metadata, read_item_table
+
+
+def store_of(where: Place) -> StoreAbout:
+    """What the store at a place is; VlmProbeError where there is none, or it is damaged."""
+    try:
+        return StoreAbout.read(where.read(STORE), where.url)
+    except FileNotFoundError:
+        raise VlmProbeError(f"no store at {where.url}: it has no {STORE}") from None
+
+
+def commits_of(where: Place, about: StoreAbout) -> dict[int, Commit]:
+    """The shards that are there, in order; each is asked for by its name, since a listing may lag behind."""
+    found = {}
+    for number in range(about.shards):
+        name = commit_name(number)
+        try:
+            commit = Commit.read(where.read(name), f"{where.url}/{name}")
+        except FileNotFoundError:
+            continue
+        if commit.shard != number or commit.items != len(about.span(number)):
+            raise VlmProbeError(f"{where.url}/{name} is of another shard or store; see vlm-probe store repair")
+        found[number] = commit
+    return found
+
+
+def whole_commits(where: Place, about: StoreAbout) -> dict[int, Commit]:
+    """As `commits_of`, from the one manifest where the store is whole."""
+    try:
+        record = record_of(where.read(MANIFEST), f"{where.url}/{MANIFEST}")
+    except FileNotFoundError:
+        return commits_of(where, about)
+    try:
+        listed = [Commit(**one) for one in record["shards"]]
+    except (LookupError, TypeError) as error:
+        raise VlmProbeError(f"{where.url}/{MANIFEST} is no manifest of a store: {error}") from error
+    if [one.shard for one in listed] != list(range(about.shards)):
+        raise VlmProbeError(f"{where.url}/{MANIFEST} is of another store; see vlm-probe store verify")
+    return {one.shard: one for one in listed}
+
+
+def write_manifest(where: Place, about: StoreAbout, commits: Mapping[int, Commit]) -> None:
+    """Say that a store is whole, once it is."""
+    if len(commits) == about.shards:
+        data = manifest(about.written(), metadata(about), list(commits.values()))
+        try:
+            if where.read(MANIFEST) == data:
+                return
+        except FileNotFoundError:
+            pass
+        where.put(MANIFEST, data)
+
+
+def tables_of(where: Place, about: StoreAbout, commits: Mapping[int, Commit]) -> pd.DataFrame:
+    """The item tables of the shards that are there, one behind the other."""
+    parts = [
+        read_item_table(where.read(table_name(number)), f"{where.url}/{table_name(number)}", len(about.span(number)))
+        for number in sorted(commits)
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else ITEMS.empty_table().to_pandas()
+
+
+def errors_of(where: Place, about: StoreAbout, commits: Mapping[int, Commit]) -> pd.DataFrame:
+    """The items that failed: number, id, image, error. Shards without any are not read."""
+    table = tables_of(where, about, {n: commit for n, commit in commits.items() if commit.failed})
+    failed = table.loc[table["error"] != "", ["number", "id", "image", "error"]].reset_index(drop=True)
+    failed.attrs = {"title": "items that could not be captured", "store": where.url}
+    return failed
+
+
+def open_store(path: str | Path | Place, *, storage_options: Mapping[str, Any] | None = None) -> xr.Dataset:
+    """What `capture` wrote, as `embedding.features` gives it: one variable a point, values read when they are used.
+
+    Items that failed are left out (`store_errors` lists them), as are, with a warning, shards that are not there yet.
+
+    Parameters
+    ----------
+    path: a local folder, or any URL that fsspec knows. storage_options: for fsspec.
+
+    Returns
+    -------
+    Variables [item, feature], for positions "image" [item, row, col, feature], for other groups [item, position,
+    feature] (NaN behind an item's last position, with `sequence_position` and `token_id` beside them, -1 there;
+    patches of a box: `patch_number`). Coordinates along item: id, image, family, kind, question, answer, tokens
+    (positions of the prompt), sha256 (of the image file), and for generated scenes their labels. Each variable's attrs
+    have part, layer and units: `data.filter_by_attrs(part="language")`. The dataset's attrs have the provenance.
+
+    Whoever takes features takes this: probes, similarity, dimension. Nothing that a store holds is executed: it may
+    come from a stranger.
+
+    Raises
+    ------
+    VlmProbeError: no store, or one that is damaged.
+    """
+    where = place(path, storage_options=storage_options)
+    about = store_of(where)
+    if wrong := check_metadata(where, about):
+        raise VlmProbeError(f"{where.url} is damaged: {wrong[0]}")
+    commits = whole_commits(where, about)
+    if not commits:
+        raise VlmProbeError(f"{where.url} has no finished shard yet")
+    if len(commits) < about.shards:
+        warnings.warn(
+            f"{where.url} is not finished: {len(commits)} of {about.shards} shards are there",
+            VlmProbeWarning,
+            stacklevel=2,
+        )
+    table = tables_of(where, about, commits)
+    raw = xr.open_zarr(guarded(where, about), consolidated=False, chunks=None, mask_and_scale=False)
+    data = raw[list(about.arrays)]
+    fine = table["error"].to_numpy() == ""
+    table = table.loc[fine]
+    numbers = table["number"].to_numpy()
+    if len(numbers) < about.items:
+        data = data.isel(item=_slice_of(numbers))
+    named = ("id", "image", "family", "kind", "question", "answer", "tokens", "sha256")
+    coords = {name: ("item", table[name].to_numpy()) for name in named}
+    if len(table) and (table["label_existence"] != "").all():
+        coords |= {name: ("item", table[f"label_{name}"].to_numpy()) for name in LABELS if name not in coords}
+    data = data.assign_coords(coords)
+    for name in about.arrays:
+        data[name].attrs = _attrs(str(name), about)
+    pooling = about.fingerprint["positions"]
+    title = f"activations, positions {pooling}"
+    data.attrs = {"title": title, "units": "activation", "positions": pooling, "store": where.url, **about.provenance}
+    return data
+
+
+def _slice_of(numbers: np.ndarray) -> slice | np.ndarray:
+    """Numbers that follow each other as a slice, which reads less."""
+    if len(numbers) and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return slice(int(numbers[0]), int(numbers[-1]) + 1)
+    return numbers
+
+
+def _attrs(name: str, about: StoreAbout) -> dict[str, Any]:
+    from vlm_probe.names import PARTS, layer_of
+
+    part = name.split(".", 1)[0]
+    if part not in PARTS:
+        return {"title": name.replace("_", " ")}
+    layer = layer_of(name)
+    attrs = {
+        "title": name,
+        "units": "activation",
+        "part": part,
+        "pool": about.fingerprint["positions"],
+        **about.provenance,
+    }
+    return attrs if layer is None else {**attrs, "layer": layer}
+
+
+def store_errors(path: str | Path | Place, *, storage_options: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """The items that a store could not keep: number, id, image, error, a row each.
+
+    Raises VlmProbeError as `open_store` does.
+    """
+    where = place(path, storage_options=storage_options)
+    about = store_of(where)
+    return errors_of(where, about, whole_commits(where, about))

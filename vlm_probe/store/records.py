@@ -1,0 +1,203 @@
+"""What a store says of itself, in JSON: what it is (`store.json`), what each shard wrote (`commits/`), and all of it
+once more when it is whole (`manifest.json`).
+
+Every record is canonical (sorted keys, no spaces) and ends with a digest of the rest: a byte that changed is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import prod
+from typing import Any
+
+from vlm_probe.errors import VlmProbeError
+
+FORMAT = 1
+STORE, MANIFEST = "store.json", "manifest.json"
+ARRAYS = "arrays/"
+"""The folder that is a Zarr group, for whoever has xarray alone."""
+DTYPES = {"float32": 4, "float16": 2, "int32": 4}
+"""What values are kept as -> bytes of one."""
+_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+_LARGEST_CHUNK = 1 << 28
+"""Bytes that one chunk may take in memory; ours take `layout.CHUNK_BYTES`, or one item where that is larger."""
+
+
+def commit_name(number: int) -> str:
+    return f"commits/{number:06d}.json"
+
+
+def table_name(number: int) -> str:
+    """The item table of a shard."""
+    return f"items/{number:06d}.parquet"
+
+
+def array_file(array: str, number: int, dims: int) -> str:
+    """The file of a shard's values of one array, as Zarr names it."""
+    return f"{ARRAYS}{array}/c/{'/'.join([str(number), *['0'] * (dims - 1)])}"
+
+
+@dataclass(frozen=True)
+class ArrayAbout:
+    """One array of a store."""
+
+    dims: tuple[str, ...]
+    """"item" first."""
+    shape: tuple[int, ...]
+    dtype: str
+    chunk_items: int
+    """Items of one chunk, which is compressed and read alone; a shard's file holds some of them."""
+
+    @property
+    def item_bytes(self) -> int:
+        return DTYPES[self.dtype] * prod(self.shape[1:])
+
+
+@dataclass(frozen=True)
+class StoreAbout:
+    """What a store is: what must agree for a capture to go on, and the shapes that follow from it."""
+
+    fingerprint: dict[str, Any]
+    """Model, weights, points, positions, dtype, items, versions."""
+    items: int
+    shard_items: int
+    arrays: dict[str, ArrayAbout]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shards(self) -> int:
+        return -(-self.items // self.shard_items)
+
+    def span(self, number: int) -> range:
+        """The items of a shard."""
+        return range(number * self.shard_items, min(self.items, (number + 1) * self.shard_items))
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one item's values, before they are compressed."""
+        return sum(array.item_bytes for array in self.arrays.values())
+
+    def written(self) -> bytes:
+        return canonical({"format": FORMAT, **asdict(self)})
+
+    @classmethod
+    def read(cls, data: bytes, url: str) -> StoreAbout:
+        """Raises VlmProbeError for what is no description of a store, or promises what cannot be."""
+        record = record_of(data, f"{url}/{STORE}")
+        try:
+            if record["format"] != FORMAT:
+                raise VlmProbeError(f"{url} is a store of format {record['format']!r:.40}, this version reads {FORMAT}")
+            arrays = {
+                str(name): ArrayAbout(
+                    tuple(map(str, about["dims"])), tuple(map(_size, about["shape"])), str(about["dtype"]),
+                    _size(about["chunk_items"]),
+                )
+                for name, about in record["arrays"].items()
+            }  # fmt: skip
+            whole = cls(
+                dict(record["fingerprint"]), _size(record["items"]), _size(record["shard_items"]), arrays,
+                dict(record["provenance"]),
+            )  # fmt: skip
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise VlmProbeError(
+                f"{url}/{STORE} is no description of a store: {type(error).__name__} {error}"
+            ) from error
+        for name, array in arrays.items():
+            _check_array(name, array, whole, url)
+        return whole
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or not 0 < value < 1 << 40:
+        raise ValueError(f"a size must be a positive number, got {value!r:.40}")
+    return value
+
+
+def _check_array(name: str, array: ArrayAbout, store: StoreAbout, url: str) -> None:
+    """VlmProbeError for an array that we would not write: a store may come from anybody."""
+    fits = (
+        _NAME.fullmatch(name)
+        and array.dtype in DTYPES
+        and array.dims[:1] == ("item",)
+        and len(array.dims) == len(array.shape) == len(set(array.dims))
+        and array.shape[0] == store.items
+        and store.shard_items % array.chunk_items == 0
+        and (array.chunk_items == 1 or array.chunk_items * array.item_bytes <= _LARGEST_CHUNK)
+        and array.item_bytes <= 1 << 36
+    )
+    if not fits:
+        raise VlmProbeError(
+            f"{url}/{STORE} describes an array {name!r:.80} that no capture makes: {asdict(array)!s:.200}"
+        )
+
+
+def canonical(record: Mapping[str, Any]) -> bytes:
+    """A record as it is written: with the digest of the rest as its `check`.
+
+    >>> canonical({"b": 1, "a": (2, 3)})
+    b'{"a":[2,3],"b":1,"check":"2aae3bfa906be395"}\\n'
+    """
+    text = _compact({name: value for name, value in record.items() if name != "check"})
+    check = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"{_compact({**record, 'check': check})}\n".encode()
+
+
+def _compact(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def record_of(data: bytes, name: str) -> dict[str, Any]:
+    """A record that `canonical` wrote; VlmProbeError for anything else."""
+    try:
+        record = json.loads(data)
+        if not isinstance(record, dict) or canonical(record) != data:
+            raise ValueError("its check does not agree with the rest")
+    except (ValueError, RecursionError, TypeError) as error:
+        raise VlmProbeError(f"{name} is damaged: {error!s:.120}; see vlm-probe store repair") from error
+    return record
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What one shard wrote. A shard without a commit is not there."""
+
+    shard: int
+    items: int
+    failed: int
+    files: dict[str, dict[str, Any]]
+    """Name -> bytes and sha256."""
+
+    def written(self) -> bytes:
+        return canonical(asdict(self))
+
+    @classmethod
+    def read(cls, data: bytes, name: str) -> Commit:
+        record = record_of(data, name)
+        try:
+            files = {
+                str(file): {"bytes": int(a["bytes"]), "sha256": str(a["sha256"])} for file, a in record["files"].items()
+            }
+            return cls(int(record["shard"]), int(record["items"]), int(record["failed"]), files)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise VlmProbeError(f"{name} is no commit of a shard: {type(error).__name__} {error}") from error
+
+
+def manifest(about: bytes, metadata: Mapping[str, bytes], commits: list[Commit]) -> bytes:
+    """The whole store in one record, written when its last shard is. metadata: Zarr's own files."""
+    return canonical(
+        {
+            "store": digest(about),
+            "metadata": {name: digest(data) for name, data in metadata.items()},
+            "items": sum(one.items for one in commits),
+            "failed": sum(one.failed for one in commits),
+            "shards": [asdict(one) for one in sorted(commits, key=lambda one: one.shard)],
+        }
+    )
