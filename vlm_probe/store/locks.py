@@ -1,4 +1,4 @@
-"""What a place is, and how one alone writes there: a lock of the system in a local folder, elsewhere a lease.
+"""How one alone writes in a place: a lock of the system in a local folder, elsewhere a lease.
 
 Neither makes a store right. What is written into one is a function of what was asked for, and commits are created only
 where none is: two writers that got past a lock write the same bytes twice, or one of them is refused. Locks save work,
@@ -7,14 +7,10 @@ and tell the second of two people at once what they would else learn in the end.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
-import random
-import re
 import socket
-import stat
 import threading
 import time
 import uuid
@@ -22,165 +18,21 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writing
+from vlm_probe.store.place import LOCK, Lock, Place
 
 try:
     import fcntl
 except ImportError:  # Windows: there a lease does
     fcntl = None
 
-LOCK = ".lock"
-CREATING = f"{LOCK}.create"
-PARTIAL = re.compile(r"\.(\d{1,10})-[0-9a-f]{8}\.partial$")
-"""How names of files end that are being written: whose process it is, and something random."""
 BEAT_S, LEASE_S = 10.0, 45.0
 """Every so many seconds a holder shows that it lives; who has not in so many is taken for dead."""
 _LONGEST = 1000
 """Bytes of a lock file that are read, whoever wrote it."""
-_LOST = "; another process may write there: nothing that was committed is lost, and the same command goes on from there"
-
-
-class Lock:
-    """Held between `__enter__` and `__exit__`, and let go of on return, exception and interrupt alike.
-
-    lost: set as soon as it is known that the lock is held no more, though nobody let go of it.
-    """
-
-    where: str
-    lost: threading.Event
-
-    def __enter__(self) -> Lock:
-        raise NotImplementedError
-
-    def __exit__(self, *_: object) -> None:
-        raise NotImplementedError
-
-    def check(self) -> None:
-        """To be called before a commit. Raises VlmProbeError where the lock was lost, or is not held."""
-        raise NotImplementedError
-
-    def _raise_lost(self) -> None:
-        self.lost.set()
-        raise VlmProbeError(f"the lock of {self.where} was lost{_LOST}")
-
-
-_LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.ENOSYS, errno.EPERM}
-_PASSING = {"HTTPClientError", "ClientConnectionError", "ClientPayloadError", "ServiceRequestError", "SSHException"}
-
-
-def safe_name(name: str) -> str:
-    """The name of a file in a place, as it is: parts between "/", none of which can lead out of it.
-
-    Raises VlmProbeError for one that is absolute or holds an empty part, one of dots and blanks alone ("..", which
-    Windows reads in ".. " too), a backslash, NUL, a drive letter, or what UTF-8 cannot hold.
-    """
-    wrong = any(not part.strip(". ") or re.match("[A-Za-z]:", part) for part in name.split("/"))
-    if wrong or re.search("[\\\\\0\ud800-\udfff]", name):
-        raise VlmProbeError(
-            f"the name {name!r} cannot be one of a file in a store: expected parts between '/', none of them empty or "
-            "of dots alone, without a backslash, NUL or drive letter"
-        )
-    return name
-
-
-def inside(root: str, path: Path) -> str:
-    """Where a file really is. Raises VlmProbeError where links lead out of `root`, and for a pipe or a device."""
-    real, folder = os.path.realpath(path), os.path.realpath(root)
-    if real != folder and not real.startswith(folder.rstrip(os.sep) + os.sep):
-        raise VlmProbeError(f"{path} leads out of the store through a symbolic link, to {real}: it is left alone")
-    with suppress(OSError):
-        if not stat.S_ISREG(mode := os.stat(real).st_mode) and not stat.S_ISDIR(mode):
-            raise VlmProbeError(f"{path} is neither a file nor a folder")
-    return real
-
-
-def sync(folder: Path) -> None:
-    """Make durable what a folder lists."""
-    if os.name == "nt":  # folders cannot be opened there
-        return
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # a file system without such a thing
-            raise
-    finally:
-        os.close(number)
-
-
-def partial_of(path: str) -> str:
-    return f"{path}.{os.getpid()}-{random.SystemRandom().getrandbits(32):08x}.partial"
-
-
-def is_hidden(name: str) -> bool:
-    return name in {LOCK, CREATING} or PARTIAL.search(name) is not None
-
-
-def may_pass(error: Exception) -> bool:
-    """Whether it may be gone at the next try."""
-    if isinstance(error, OSError):  # s3fs makes one of what S3 answers; timeouts and lost connections are some too
-        return not isinstance(error, PermissionError) and error.errno not in _LASTING
-    answers = [getattr(error, name, None) for name in ("status_code", "status", "code")]
-    statuses = [int(one) for one in answers if isinstance(one, int | str) and str(one).isdecimal()]
-    named = bool(_PASSING & {kind.__name__ for kind in type(error).__mro__})
-    return named or any(one >= 500 or one in {408, 425, 429} for one in statuses)
-
-
-@runtime_checkable
-class Place(Protocol):
-    """Files by name (see `safe_name`). All methods raise VlmProbeError where the file system fails or refuses."""
-
-    url: str
-
-    def read(self, name: str) -> bytes:
-        """What is in a file. Raises FileNotFoundError where it is not there."""
-        ...
-
-    def size(self, name: str) -> int | None:
-        """Bytes of a file; None where it is not there."""
-        ...
-
-    def put(self, name: str, data: bytes) -> None:
-        """Write a file whole or not at all, in place of what is there. It is durable when this returns."""
-        ...
-
-    def create(self, name: str, data: bytes) -> bool:
-        """As `put`, but nothing is written where the name is taken. Of several processes one alone writes.
-
-        True if and only if `data` is what is there afterwards. So it is True for who finds there just what it would
-        have written, too: whether that came from a first try whose answer was lost cannot be told, and need not be.
-        """
-        ...
-
-    def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
-        ...
-
-    def names(self, under: str = "") -> list[str]:
-        """Every file below a folder, sorted, by the names `read` takes; not what is being written, and no locks.
-
-        An object store may show it late: nothing that has to be right may rest on it.
-        """
-        ...
-
-    def partials(self) -> list[str]:
-        """Names, for `remove`, of files that killed writers left half-written. Ask it as the only writer."""
-        ...
-
-    def free(self) -> int | None:
-        """Bytes that can still be written; None where that cannot be known."""
-        ...
-
-    def zarr(self) -> Any:
-        """A Zarr store for `zarr.open_group(..., mode="r")`."""
-        ...
-
-    def lock(self) -> Lock:
-        """To be entered by who writes. Entering raises VlmProbeError where a living process holds it."""
-        ...
 
 
 def _own(**more: Any) -> dict[str, Any]:
