@@ -1,5 +1,6 @@
 """A capture that is killed, at any moment, goes on to the same bytes; what is damaged or changed is noticed."""
 
+import errno
 import os
 import random
 import shutil
@@ -161,6 +162,31 @@ def test_an_interrupt_leaves_what_is_done_and_no_hook(replica, items, whole, tmp
     assert 0 < verify_store(out).there < SHARDS
     captured(replica, items, out)
     assert digest_of(out) == digest_of(whole)
+
+
+def test_a_full_disk_is_told_and_leaves_what_is_done(replica, items, whole, tmp_path, monkeypatch):
+    out, usual, written = tmp_path / "store", os.write, []
+
+    def write(file, data):
+        written.append(len(data))
+        if sum(written) > 30_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return usual(file, data)
+
+    monkeypatch.setattr("vlm_probe.store.local_place.os.write", write)
+    with pytest.raises(VlmProbeError, match=r"cannot write .*: No space left on device; make room and run it again"):
+        captured(replica, items, out)
+    monkeypatch.undo()
+    assert not verify_store(out).problems
+    assert verify_store(out).there < SHARDS
+    captured(replica, items, out)
+    assert digest_of(out) == digest_of(whole)
+
+
+def test_what_cannot_be_written_is_told(replica, items, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VlmProbeError, match="cannot write"):
+        captured(replica, items, tmp_path / "file" / "store")
 
 
 def test_an_error_of_a_reader_reaches_the_caller(replica, items, tmp_path, monkeypatch):

@@ -151,6 +151,8 @@ def _worker(
 ) -> ShardWorker:
     """What does shards in a process of its own."""
     opened = load(model)
+    if (here := opened.provenance()["dtype"]) != (there := about.provenance["dtype"]):
+        raise VlmProbeError(f"{model} is {here} here and {there} where the capture was begun; name one (--dtype)")
     if opened.weights_digest() != about.fingerprint["weights"]:
         raise VlmProbeError(f"{model} has other weights here than where the capture was begun")
     return ShardWorker(opened, items, about, where, batch_size=batch_size, strict=strict, readers=readers)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.items.datasets import Items
-from vlm_probe.items.item import check_ids
 from vlm_probe.store.computing import PATCH, POSITION, TOKEN, run_kept
 from vlm_probe.store.picking import Pick
 from vlm_probe.store.preparing import entry_of, make_ready, picture_of
@@ -78,21 +77,31 @@ def lengths_of(model: Any, items: Items, image: int, pick: Pick) -> tuple[int, s
 
     Raises VlmProbeError for two items of one id.
     """
-    longest, read, ids_seen = 1, sha256(), array("Q")
+    longest, read, seen = 1, sha256(), array("Q")
     counts = [image] if model.vision_config is not None else []
     for number in range(len(items)):
+        name = f"item {number} cannot be read"
         try:
             item = items[number]
-            ids_seen.append(int.from_bytes(blake2b(item.id.encode(errors="surrogatepass"), digest_size=8).digest()))
-            read.update(f"{item!r} {getattr(item, 'image_seed', None)}\n".encode(errors="surrogatepass"))
+            name = f"id {item.id}"
+            read.update(f"{item!r}\n".encode(errors="surrogatepass"))
             if not pick.single:
                 ids, asked, _ = model.inputs.encode(item.question, counts)
                 longest = max(longest, pick.longest(len(ids), len(asked), image))
         except VlmProbeError as error:  # it fails again when its turn comes, and is told then
             read.update(f"{number} {error}\n".encode(errors="surrogatepass"))
-    if len(np.unique(np.asarray(ids_seen))) < len(ids_seen):  # eight bytes an item: there may be millions
-        check_ids(items)
+        seen.append(int.from_bytes(blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()))
+    _check_differ(items, np.asarray(seen, dtype=np.uint64))
     return longest, read.hexdigest()
+
+
+def _check_differ(items: Items, ids: np.ndarray) -> None:
+    """VlmProbeError where two items have one id. ids: eight bytes of a digest of each, since there may be millions."""
+    order = np.argsort(ids, kind="stable")
+    twice = np.flatnonzero(ids[order][1:] == ids[order][:-1])
+    if len(twice):
+        one, two = (int(number) for number in order[twice[0] : twice[0] + 2])
+        raise VlmProbeError(f"item ids must differ, {items[one].id!r} comes twice (items {one} and {two}, from 0)")
 
 
 def arrays_of(
