@@ -75,6 +75,26 @@ def test_a_damaged_store_is_told_and_mended(command, tmp_path):
     assert command("store", "verify", out).out.startswith("whole: 3 of 3 shards, 7 items (0 failed)")
 
 
+def test_a_file_of_somebody_else_is_left_and_told(command, tmp_path):
+    command("capture", "2", "--out", tmp_path / "acts")
+    (tmp_path / "acts" / ".DS_Store").write_text("")
+    for what in ("verify", "repair"):
+        ended = command("store", what, tmp_path / "acts")
+        assert (ended.code, ended.out.startswith("whole: ")) == (0, True)
+        assert "note: .DS_Store is not the store's, and left alone" in ended.err
+
+
+def test_a_dataset_of_options_is_repaired_with_them(command, photos, tmp_path):
+    table = tmp_path / "table.jsonl"
+    table.write_text("".join(json.dumps({"photo": f"{n}.png", "said": f"Is it {n}?"}) + "\n" for n in range(3)))
+    given = ("--images", photos, "--column", "image=photo", "--column", "question=said")
+    capturing = ("capture", table, *given, "--out", tmp_path / "acts", "-c", "connector.hook_out")
+    assert command(*capturing).code == 0
+    Image.new("RGB", (30, 30), "red").save(photos / "2.png")
+    assert command("store", "repair", tmp_path / "acts", "--data", table, *given).out.startswith("not finished: 0 of 1")
+    assert command(*capturing).code == 0
+
+
 def test_changed_pictures_are_dropped_with_the_data(command, photos, tmp_path):
     out = tmp_path / "acts"
     given = ("capture", photos, "--out", out, "-c", "connector.hook_out")
@@ -99,7 +119,7 @@ def test_changed_pictures_are_dropped_with_the_data(command, photos, tmp_path):
         (("store", "info", "nowhere"), "no store at "),
         (("store", "verify", "nowhere"), "no store at "),
         (("store", "repair", "nowhere"), "no store at "),
-        (("store", "repair", "nowhere", "--images", "x"), "--images goes with --data"),
+        (("store", "repair", "nowhere", "--images", "x"), "--images, --format and --limit go with --data"),
         (("capture", "3", "--out", "nosuch://bucket/x"), "nosuch"),
     ],
 )

@@ -31,6 +31,7 @@ from vlm_probe.items import Item, twins_among
 from vlm_probe.lens.contextual_lens import build_bank
 from vlm_probe.running.asking import Asked
 from vlm_probe.scenes import family_items
+from vlm_probe.store.picking import Pick
 
 REASONS = {
     "makes inputs": (
@@ -282,7 +283,7 @@ CASES: dict[str, Case] = {
     "explorer.knockout": lambda f, m: f(m, PICTURE, QUESTION),
     "store.capture": lambda f, m: captured(f, m, ["vision.hook_embed", POINT]),
     "store.run_kept": lambda f, m: f(m, look(m), ["vision.hook_embed", POINT], lambda name, x: x),
-    "store.measure_shapes": lambda f, m: f(m, asked(), ["vision.hook_embed", POINT]),
+    "store.measure_shapes": lambda f, m: f(m, asked(), ["vision.hook_embed", POINT], Pick.of("mean")),
     "store.describe": lambda f, m: f(
         m, asked(), [POINT], positions="mean", dtype="float32", shard_items=None, batch_size=1
     ),

@@ -62,7 +62,7 @@ def test_a_store_is_what_features_give(replica, tmp_path, positions):
 
 
 @pytest.mark.parametrize("tower", ["clip", "registers"])
-@pytest.mark.parametrize("positions", ["all", "question", "text", "image | answer", "prompt & ~tail"])
+@pytest.mark.parametrize("positions", ["all", "question", "text", "image | answer", "prompt & ~tail", "~question"])
 def test_rows_are_those_of_the_items_alone(tmp_path, tower, positions):
     model = tiny_vlm(tower, "gemma2")
     items = asked("what is it", "is", "where are all of them now", "who")
@@ -87,6 +87,25 @@ def test_rows_are_those_of_the_items_alone(tmp_path, tower, positions):
     assert data["tokens"].values.tolist() == [
         model.prepare(model.picture(item), item.question).input_ids.shape[1] for item in items
     ]
+
+
+def test_a_mean_over_all_positions_is_over_those_of_each_part(replica, tmp_path):
+    items, points = scenes(3), ["vision.blocks.1.hook_resid_post", *POINTS]
+    capture(replica, items, points, tmp_path / "s", positions="mean(all)", batch_size=2)
+    data = open_store(tmp_path / "s")
+    for number, item in enumerate(items):
+        inputs = replica.prepare(replica.picture(item), item.question)
+        _, cache = replica.run_with_cache(inputs, names_filter=points)
+        for name in points:
+            np.testing.assert_allclose(data[name].values[number], cache[name][0].mean(0), rtol=0, atol=1e-3)
+
+
+def test_a_text_that_is_none_fails_its_item_alone(replica, tmp_path):
+    items = scenes(3)
+    items[1] = replace(items[1], answer="\ud83d")
+    found = capture(replica, items, POINTS, tmp_path / "s")
+    assert found.errors["error"].tolist() == ["its answer is no text that UTF-8 can hold"]
+    assert open_store(tmp_path / "s").sizes["item"] == 2
 
 
 def test_patches_of_a_box_are_numbered(replica, tmp_path):
@@ -240,6 +259,22 @@ def test_out_of_memory_halves_the_batch_and_goes_on(replica, tmp_path, monkeypat
         np.testing.assert_allclose(open_store(tmp_path / "s")[name].values, expected[name].values, rtol=0, atol=1e-3)
 
 
+def test_pictures_too_many_for_memory_are_halved_too(replica, tmp_path, monkeypatch):
+    from vlm_probe.store import preparing
+
+    usual = preparing._inputs
+
+    def narrow(model, given):
+        if len(given) > 3:
+            raise MemoryError
+        return usual(model, given)
+
+    monkeypatch.setattr(preparing, "_inputs", narrow)
+    with pytest.warns(VlmProbeWarning, match="out of memory with 8 items at once: going on with 4"):
+        found = capture(replica, scenes(9), POINTS, tmp_path / "s", batch_size=8)
+    assert found.failed == 0
+
+
 def test_an_item_too_large_for_memory_is_told(replica, tmp_path, monkeypatch):
     items = scenes(5)
     whole = replica.run_with_hooks
@@ -268,6 +303,11 @@ def test_an_item_too_large_for_memory_is_told(replica, tmp_path, monkeypatch):
         ({"positions": "question"}, "connector.hook_out has no positions 'question', only the language model has"),
         ({"points": ["language.blocks.0.attn.hook_pattern"]}, "no feature vector per position"),
         ({"points": "nothing.*"}, "nothing"),
+        ({"positions": "5"}, "no positions '5' to keep"),
+        ({"positions": "imagee"}, "no positions 'imagee'"),
+        ({"positions": "imagee", "points": POINTS[1:]}, "no item can be captured.*no positions 'imagee'"),
+        ({"points": []}, "no hook point is named"),
+        ({"readers": 0}, "there must be 1 reader or more, got 0"),
         ({"dtype": "int8"}, "values are kept as float32 or float16, got 'int8'"),
         ({"batch_size": 0}, "a batch has 1 item or more, got 0"),
         ({"shard_items": 0}, "a shard has 1 item or more, got 0"),

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from vlm_probe.items.datasets import Items
 
 SHOWN = 5
+Question = Annotated[str | None, typer.Option(help="Asked where the dataset has none.")]
+Columns = Annotated[
+    list[str] | None, typer.Option(help="Field=column of a table (question=caption); may be given several times.")
+]
+DataFormat = Annotated[str | None, typer.Option(help="The dataset's format, where it is not recognised.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only so many items, from the first.")]
 
 
 def capture(
@@ -49,13 +55,11 @@ def capture(
         str, typer.Option(help="mean (over the patches), image, answer, all, question, box, mean(question), ...")
     ] = "mean",
     keep: Annotated[str, typer.Option("--keep", help="What values are kept as: float32 or float16.")] = "float32",
-    question: Annotated[str | None, typer.Option(help="Asked where the dataset has none.")] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(help="Field=column of a table (question=caption); may be given several times.")
-    ] = None,
+    question: Question = None,
+    column: Columns = None,
     images: ItemImages = None,
-    format: Annotated[str | None, typer.Option(help="The dataset's format, where it is not recognised.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many items, from the first.")] = None,
+    format: DataFormat = None,
+    limit: Limit = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Items run at once; halved where memory does not suffice.")
     ] = 16,
@@ -83,7 +87,7 @@ def capture(
     check_models([model])
     where = engine_of(engine, address, actors, gpus, device)
     with err.status("reading"):
-        items = _items(data, images, question, format, column, limit, seed)
+        items = items_of(data, images, question, format, column, limit, seed)
         from vlm_probe.store import capture as run
     load = partial(load_quietly, device=device, dtype=dtype, embed_scale=embed_scale, prompt=prompt)
     with bar("capturing", len(items)) as advance:
@@ -132,7 +136,7 @@ def default_points(positions: str) -> list[str]:
     return ["vision.blocks.*.hook_resid_post", "connector.hook_out", *language]
 
 
-def _items(
+def items_of(
     data: str,
     images: Path | None,
     question: str | None,

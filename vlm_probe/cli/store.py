@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlm_probe.cli.terminal import console, err, plain, show
+from vlm_probe.cli.capture import Columns, DataFormat, Limit, Question, items_of
+from vlm_probe.cli.terminal import ItemImages, console, err, plain, show
 from vlm_probe.errors import VlmProbeError
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ def info(path: Where) -> None:
     items = sum(commit.items for commit in commits.values())
     told = about.fingerprint
     rows = [
-        ("model", told["model"]),
+        ("model", about.provenance.get("model", "")),
         ("positions", told["positions"]),
         ("kept as", told["dtype"]),
         ("items", f"{items:,} of {about.items:,}, {len(failed):,} of them failed"),
         ("shards", f"{len(commits):,} of {about.shards:,}, {about.shard_items} items each"),
         ("on disk", f"{human(size)} ({human(about.item_bytes * items)} before compression)"),
-        ("written by", ", ".join(f"{name.removeprefix('versions.')} {told[name]}" for name in VERSIONS)),
+        ("written by", ", ".join(f"{name} {told.get(f'version of {name}')}" for name in VERSIONS)),
     ]  # fmt: skip
     show(pd.DataFrame(rows, columns=["what", "value"]), str(path))
     arrays = [
@@ -76,16 +76,20 @@ def repair(
     data: Annotated[
         str | None, typer.Option(help="The dataset that was captured: shards whose pictures changed are dropped, too.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder with the dataset's images.")] = None,
+    question: Question = None,
+    column: Columns = None,
+    images: ItemImages = None,
+    format: DataFormat = None,
+    limit: Limit = None,
+    seed: Annotated[int, typer.Option(help="Of generated scenes.")] = 0,
 ) -> None:
     """Drop what is damaged, and what killed writers left: the same capture then does it again."""
     with err.status("reading every file"):
-        from vlm_probe.items.datasets import open_dataset
         from vlm_probe.store import repair_store
 
-        if images is not None and data is None:
-            raise VlmProbeError("--images goes with --data")
-        items = None if data is None else open_dataset(data, images=images)
+        if data is None and (question, column, images, format, limit) != (None,) * 5:
+            raise VlmProbeError("--question, --column, --images, --format and --limit go with --data")
+        items = None if data is None else items_of(data, images, question, format, column, limit, seed)
         found = repair_store(path, items=items)
     _tell(found)
     if found.there < found.shards:
@@ -95,6 +99,8 @@ def repair(
 
 
 def _tell(found: Verified) -> None:
+    for name in found.stray[:SHOWN]:
+        err.print(f"note: {plain(name)} is not the store's, and left alone", soft_wrap=True, highlight=False)
     for problem in found.problems[:SHOWN]:
         err.print(f"wrong: {plain(problem)}", soft_wrap=True, highlight=False)
     if len(found.problems) > SHOWN:

@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -63,7 +64,8 @@ def bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
 def plain(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    # What steers a terminal is not shown: texts come from files, and files from strangers.
+    return escape(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text))
 
 
 def say(path: Path) -> None:

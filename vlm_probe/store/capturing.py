@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,8 @@ def capture(
     """
     began = time.monotonic()
     engine = engine or Engine()
+    if readers < 1:
+        raise VlmProbeError(f"there must be 1 reader or more, got {readers}")
     where = place(out, storage_options=storage_options)
     opened = load(model) if isinstance(model, str) else model
     if engine.name != "local" and not isinstance(model, str):
@@ -110,8 +112,9 @@ def capture(
         opened, items, names, positions=positions, dtype=dtype, shard_items=shard_items, batch_size=batch_size
     )
     told(stated(about))
+    _refuse_foreign(where, about)
     with where.lock() as held:
-        there = take_up(where, about)
+        about, there = take_up(where, about)
         if gone := changed_pictures(where, there, items, about):
             raise VlmProbeError(
                 f"pictures changed since they were captured into {where.url}: {len(gone)}, the first is {gone[0][1]!r};"
@@ -158,28 +161,33 @@ def _worker(
     return ShardWorker(opened, items, about, where, batch_size=batch_size, strict=strict, readers=readers)
 
 
-def take_up(where: Place, about: StoreAbout) -> dict[int, Commit]:
-    """Begin a store, or go on with one that is the same; the shards that are there.
+def _refuse_foreign(where: Place, about: StoreAbout) -> None:
+    """VlmProbeError for a folder of something else."""
+    if where.size(STORE) is None and (others := [name for name in where.names() if name not in metadata(about)]):
+        raise VlmProbeError(
+            f"{where.url} holds {others[0]!r} and no store; give a folder of its own, which need not be there yet"
+        )
 
-    Raises VlmProbeError where a store of something else is, or a folder of something else.
+
+def take_up(where: Place, about: StoreAbout) -> tuple[StoreAbout, dict[int, Commit]]:
+    """Begin a store, or go on with one that is the same: what it is, as it was first described, and its shards.
+
+    Raises VlmProbeError where a store of something else is.
     """
     try:
         before = where.read(STORE)
     except FileNotFoundError:
-        if others := [name for name in where.names() if name not in metadata(about)]:
-            raise VlmProbeError(
-                f"{where.url} holds {others[0]!r} and no store; give a folder of its own, which need not be there yet"
-            ) from None
         # Zarr's own files first: where store.json is, a reader finds all of them.
         for name, data in metadata(about).items():
             where.put(name, data)
         where.put(STORE, about.written())
-        return {}
-    if before == about.written():
+        return about, {}
+    held = StoreAbout.read(before, where.url)
+    # The model's name may differ, which is a path as often as not: its weights are the same.
+    if replace(held, provenance=about.provenance).written() == about.written():
         for name in where.partials():  # of writers that were killed: the lock is ours
             where.remove(name)
-        return commits_of(where, about)
-    held = StoreAbout.read(before, where.url)
+        return held, commits_of(where, held)
     ours, theirs = about.fingerprint, held.fingerprint
     other = [name for name in ours if theirs.get(name) != ours[name]]
     if held.shard_items != about.shard_items:

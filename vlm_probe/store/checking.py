@@ -12,7 +12,7 @@ from typing import Any
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.items.datasets import Items
 from vlm_probe.store.places import Place, place
-from vlm_probe.store.reading import store_of, tables_of
+from vlm_probe.store.reading import metadata_there, store_of, tables_of
 from vlm_probe.store.records import (
     MANIFEST,
     STORE,
@@ -40,6 +40,8 @@ class Verified:
     failed: int
     bytes: int
     """Of all files that are committed."""
+    stray: list[str] = field(default_factory=list)
+    """Files that are not the store's; they are left alone."""
     problems: list[str] = field(default_factory=list)
     """A line each; empty for a store that is as it was written."""
     bad: list[int] = field(default_factory=list)
@@ -69,16 +71,16 @@ def _verify(where: Place, about: StoreAbout) -> tuple[Verified, dict[int, Commit
         elif commit is not None:
             good[number] = commit
             size += sum(one["bytes"] for one in commit.files.values())
+    ours = metadata_there(where, about)
     known = {STORE, MANIFEST, *metadata(about)} | {name for commit in good.values() for name in commit.files}
     known |= {commit_name(number) for number in good}
     with suppress(FileNotFoundError):
         data = where.read(MANIFEST)
-        if bad or len(good) < about.shards or data != manifest(about.written(), metadata(about), list(good.values())):
+        if bad or len(good) < about.shards or data != manifest(about.written(), ours, list(good.values())):
             problems.append(f"{MANIFEST} does not agree with the shards that are there")
     of_bad = {commit_name(number) for number in bad}
-    stray = [name for name in where.names() if name not in known and name not in of_bad]
+    unknown = [name for name in where.names() if name not in known and name not in of_bad]
     uncommitted = {file for number in range(about.shards) if number not in good for file in _files_of(about, number)}
-    problems += [f"{name} is of no shard" for name in stray if name not in uncommitted]
     found = Verified(
         where.url,
         about.shards,
@@ -86,6 +88,7 @@ def _verify(where: Place, about: StoreAbout) -> tuple[Verified, dict[int, Commit
         sum(one.items for one in good.values()),
         sum(one.failed for one in good.values()),
         size,
+        [name for name in unknown if name not in uncommitted],
         problems,
         bad,
         len(good) == about.shards and not problems,
@@ -102,13 +105,15 @@ def _check_shard(where: Place, about: StoreAbout, number: int) -> tuple[list[str
     """What is wrong with a shard, and its commit if there is one."""
     name = commit_name(number)
     try:
-        commit = Commit.read(where.read(name), name)
+        data = where.read(name)  # what fails here may pass: it is no damage
     except FileNotFoundError:
         return [], None
+    try:
+        commit = Commit.read(data, name)
     except VlmProbeError as error:
         return [str(error)], None
-    wrong = []
-    if commit.shard != number or commit.items != len(about.span(number)):
+    wrong, own = [], digest(about.written())
+    if (commit.store, commit.shard) != (own, number) or commit.items != len(about.span(number)):
         wrong.append(f"{name} is of another shard or store")
     may, must = set(_files_of(about, number)), table_name(number)
     if not set(commit.files) <= may or must not in commit.files:
@@ -122,10 +127,21 @@ def _check_shard(where: Place, about: StoreAbout, number: int) -> tuple[list[str
         if len(data) != expected["bytes"] or digest(data) != expected["sha256"]:
             wrong.append(f"{file} is not what was written: its checksum differs")
         elif file == must:
-            failed = int((read_item_table(data, file, commit.items)["error"].to_numpy() != "").sum())
-            if failed != commit.failed:
-                wrong.append(f"{name} counts {commit.failed} failed items, {file} has {failed}")
+            wrong += _check_table(data, file, commit, about)
     return wrong, commit
+
+
+def _check_table(data: bytes, file: str, commit: Commit, about: StoreAbout) -> list[str]:
+    """What is wrong with a shard's item table."""
+    try:
+        table = read_item_table(data, file, commit.items)
+    except VlmProbeError as error:
+        return [str(error)]
+    failed = int((table["error"].to_numpy() != "").sum())
+    wrong = [] if failed == commit.failed else [f"{file} has {failed} failed items, its commit {commit.failed}"]
+    return (
+        wrong if table["number"].tolist() == list(about.span(commit.shard)) else [*wrong, f"{file} is of other items"]
+    )
 
 
 def repair_store(
@@ -133,13 +149,22 @@ def repair_store(
 ) -> Verified:
     """Drop what is damaged, and what killed writers left, so that the same `capture` does it again.
 
-    items: those that were captured; shards whose pictures have changed since are dropped too.
+    items: those that were captured, in their order; shards whose pictures have changed since are dropped too, or can be
+    read by now.
 
-    Returns what is there afterwards. Raises VlmProbeError where there is no store, a writer is at work, or the
-    description itself is damaged, without which nothing can be told.
+    Returns what is there afterwards. Raises VlmProbeError where there is no store, a writer is at work, the items are
+    others, or the description itself is damaged, without which nothing can be told.
     """
     where = place(path, storage_options=storage_options)
     about = store_of(where)
+    if items is not None:
+        from vlm_probe.store.describing import digest_of  # brings torch
+
+        if digest_of(items) != about.fingerprint["items"]:
+            raise VlmProbeError(
+                f"{where.url} was captured from other items than these {len(items)}; give the same dataset, with the "
+                "same options: nothing was changed"
+            )
     with where.lock():
         found, good = _verify(where, about)
         bad = set(found.bad)
@@ -165,7 +190,7 @@ def repair_store(
         for name in where.partials():
             where.remove(name)
         if len(there) == about.shards:
-            where.put(MANIFEST, manifest(about.written(), ours, list(there.values())))
+            where.put(MANIFEST, manifest(about.written(), metadata_there(where, about), list(there.values())))
     return _verify(where, about)[0]
 
 
@@ -174,17 +199,21 @@ def changed_pictures(
 ) -> list[tuple[int, str]]:
     """Shard and image of every item whose picture is another one than was captured.
 
-    A file is read again only where its size or time has changed; what is drawn, and a file that is gone, is not looked
-    at.
+    A file is read again only where its size or time has changed, or where it could not be read at first; what is drawn,
+    and a file that is gone, is not looked at.
     """
-    from vlm_probe.store.preparing import stamp
+    from vlm_probe.store.preparing import file_stamp, stamp
 
     found = []
     for number in sorted(commits):
         table = tables_of(where, about, {number: commits[number]})
-        for row in table.loc[table["sha256"] != ""].to_dict("records"):
+        for row in table.to_dict("records"):
             try:
                 item = items[int(row["number"])]
+                held_in = getattr(item.source, "container", None)
+                # Where a table or an archive has not changed, nothing in it has; else what it names is asked.
+                if held_in is not None and file_stamp(Path(held_in)) == (row["bytes"], row["modified"]):
+                    continue
                 if stamp(item) == (row["bytes"], row["modified"]):
                     continue
                 held: Any = item.picture(1)

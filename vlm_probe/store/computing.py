@@ -18,7 +18,7 @@ from vlm_probe.errors import VlmProbeError, VlmProbeWarning
 from vlm_probe.items.datasets import Items
 from vlm_probe.store.picking import Pick, pooled
 from vlm_probe.store.places import Place
-from vlm_probe.store.preparing import Entry, Ready, batches_of, entry_of, make_ready, running_ahead
+from vlm_probe.store.preparing import Entry, Ready, batches_of, entry_of, make_ready, out_of_memory, running_ahead
 from vlm_probe.store.records import Commit, StoreAbout
 from vlm_probe.store.shards import write_shard
 
@@ -50,14 +50,6 @@ def run_kept(model: Any, inputs: Any, names: Sequence[str], keep: Callable[[str,
     if missing := [name for name in names if name not in kept]:
         raise VlmProbeError(f"{missing[0]} did not fire")
     return kept
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or this machine, has no memory left."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in said or "not enough memory" in said)
-    )
 
 
 @dataclass
@@ -147,8 +139,10 @@ class ShardWorker:
 
     def _kept(self, ready: Ready) -> Iterator[tuple[list[Entry], dict[str, Tensor], dict[str, list[np.ndarray]]]]:
         """What is kept of a batch, in one piece, or in several where memory does not suffice for one."""
-        entries = self._placed(ready)
-        while entries is not None and entries.entries:
+        entries = ready if ready.too_many else self._placed(ready)
+        if entries is None or not entries.entries:
+            return
+        if not entries.too_many:
             try:
                 yield self._run(entries)
                 return
@@ -157,19 +151,16 @@ class ShardWorker:
                     raise
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            if len(entries.entries) == 1:
-                entries.entries[0].fail("it does not fit into memory, alone in its batch")
-                return
-            half = len(entries.entries) // 2
-            if half < self.batch_size:
-                self.batch_size = half
-                warnings.warn(
-                    f"out of memory with {len(entries.entries)} items at once: going on with {half}", VlmProbeWarning,
-                    stacklevel=2,
-                )  # fmt: skip
-            for part in (entries.entries[:half], entries.entries[half:]):
-                yield from self._kept(make_ready(self.model, part, self.grid))
+        if len(entries.entries) == 1:
+            entries.entries[0].fail("it does not fit into memory, alone in its batch")
             return
+        half = len(entries.entries) // 2
+        if half < self.batch_size:
+            self.batch_size = half
+            said = f"out of memory with {len(entries.entries)} items at once: going on with {half}"
+            warnings.warn(said, VlmProbeWarning, stacklevel=2)
+        for part in (entries.entries[:half], entries.entries[half:]):
+            yield from self._kept(make_ready(self.model, part, self.grid))
 
     def _placed(self, ready: Ready) -> Ready | None:
         """The batch without the items that have none of the positions that are kept; those say so."""
@@ -182,7 +173,7 @@ class ShardWorker:
                 if not (self.pick.single or self.pick.whole_image) and len(places) > self.widest:
                     raise VlmProbeError(f"{len(places)} positions are more than the {self.widest} that were counted")
                 if self.pick.mean:
-                    self.pick.weights(layout, entry.item, places)
+                    self.pick.weights(layout, entry.item, places, len(places))
             except VlmProbeError as error:
                 entry.fail(error)
         left = [entry for entry in ready.entries if not entry.error]
@@ -195,15 +186,15 @@ class ShardWorker:
         layouts = ready.inputs.layouts
         items: list[Any] = [entry.item for entry in ready.entries]
         places = [self.pick.places(*pair) for pair in zip(layouts, items, strict=True)]
-        weights = None
-        if self.pick.mean:
-            weights = [self.pick.weights(*each) for each in zip(layouts, items, places, strict=True)]
         counts: dict[str, list[np.ndarray]] = {}
 
         def keep(name: str, x: Tensor) -> Tensor:
             rows = [self.pick.rows(name, *each, x.shape[1]) for each in zip(layouts, items, places, strict=True)]
             counts[name] = rows
-            return pooled(x, rows, weights)
+            if not self.pick.mean:
+                return pooled(x, rows, None)
+            each = zip(layouts, items, places, map(len, rows), strict=True)
+            return pooled(x, rows, [self.pick.weights(*one) for one in each])
 
         kept = run_kept(self.model, inputs, self.points, keep)
         where = {name: [np.arange(len(own)) for own in rows] for name, rows in counts.items()}
@@ -231,7 +222,7 @@ class ShardWorker:
         self, block: _Block, entries: list[Entry], kept: dict[str, Tensor], where: dict[str, list[np.ndarray]]
     ) -> None:
         """A batch's values into the shard; an item with values that are no numbers, or too large, has none."""
-        values = {name: x.float().cpu().numpy() for name, x in kept.items()}
+        values = {name: x.cpu().float().numpy() for name, x in kept.items()}
         for name, found in values.items():
             with np.errstate(over="ignore"):
                 stored = found.astype(self.about.arrays[name].dtype, copy=False)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.items.datasets import Items
+from vlm_probe.items.item import Item, Packed
 from vlm_probe.store.computing import PATCH, POSITION, TOKEN, run_kept
 from vlm_probe.store.picking import Pick
 from vlm_probe.store.preparing import entry_of, make_ready, picture_of
@@ -41,8 +45,8 @@ class Shapes:
     """Positions that the image takes in the prompt."""
 
 
-def measure_shapes(model: Any, items: Items, names: Sequence[str]) -> Shapes:
-    """The shapes of activations, from the first item that can be run.
+def measure_shapes(model: Any, items: Items, names: Sequence[str], pick: Pick) -> Shapes:
+    """The shapes of activations, from the first item that can be run and has the positions.
 
     Raises VlmProbeError where none of the first items can.
     """
@@ -59,6 +63,12 @@ def measure_shapes(model: Any, items: Items, names: Sequence[str]) -> Shapes:
         if ready is None or ready.inputs is None:
             said = f"item {entry.row['id'] or number}: {entry.error}"
             continue
+        try:
+            assert entry.item is not None
+            pick.places(ready.inputs.layout, entry.item)
+        except VlmProbeError as error:
+            said = f"item {entry.row['id']}: {error}"
+            continue
         shapes: dict[str, tuple[int, int]] = {}
 
         def keep(name: str, x: Tensor, shapes: dict[str, tuple[int, int]] = shapes) -> Tensor:
@@ -72,27 +82,41 @@ def measure_shapes(model: Any, items: Items, names: Sequence[str]) -> Shapes:
     raise VlmProbeError(f"no item can be captured, of the first {min(len(items), _TRIED)}; the last: {said}")
 
 
-def lengths_of(model: Any, items: Items, image: int, pick: Pick) -> tuple[int, str]:
-    """One pass over all items, without their pictures: the most rows that one of them has, and a digest of them all.
+def digest_of(items: Items, each: Callable[[Item], None] = lambda item: None) -> str:
+    """One pass over all items, without their pictures: a digest of them all, and of what is drawn.
 
-    Raises VlmProbeError for two items of one id.
+    each: is given every item that can be read. Raises VlmProbeError for two items of one id.
     """
-    longest, read, seen = 1, sha256(), array("Q")
-    counts = [image] if model.vision_config is not None else []
+    read, seen = sha256(), array("Q")
     for number in range(len(items)):
         name = f"item {number} cannot be read"
         try:
             item = items[number]
-            name = f"id {item.id}"
-            read.update(f"{item!r}\n".encode(errors="surrogatepass"))
-            if not pick.single:
-                ids, asked, _ = model.inputs.encode(item.question, counts)
-                longest = max(longest, pick.longest(len(ids), len(asked), image))
         except VlmProbeError as error:  # it fails again when its turn comes, and is told then
             read.update(f"{number} {error}\n".encode(errors="surrogatepass"))
+        else:
+            name = f"id {item.id}"
+            # Of a file the row says what it was; what is drawn by who has no words of its own cannot be told.
+            drawn = not isinstance(item.source, Path | Packed) and type(item.source).__repr__ is not object.__repr__
+            read.update(f"{item!r} {item.source if drawn else ''}\n".encode(errors="surrogatepass"))
+            each(item)
         seen.append(int.from_bytes(blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()))
     _check_differ(items, np.asarray(seen, dtype=np.uint64))
-    return longest, read.hexdigest()
+    return read.hexdigest()
+
+
+def lengths_of(model: Any, items: Items, image: int, pick: Pick) -> tuple[int, str]:
+    """The most rows that an item has, and the items' digest."""
+    longest = [1]
+    counts = [image] if model.vision_config is not None else []
+
+    def look(item: Item) -> None:
+        with suppress(VlmProbeError):
+            ids, asked, _ = model.inputs.encode(item.question, counts)
+            longest[0] = max(longest[0], pick.longest(len(ids), len(asked), image))
+
+    read = digest_of(items) if pick.single or pick.whole_image else digest_of(items, look)
+    return longest[0], read
 
 
 def _check_differ(items: Items, ids: np.ndarray) -> None:
@@ -159,16 +183,17 @@ def describe(
     pick.check(names)
     if dtype not in VALUES:
         raise VlmProbeError(f"values are kept as {' or '.join(VALUES)}, got {dtype!r}")
+    if not names:
+        raise VlmProbeError("no hook point is named")
     if batch_size < 1:
         raise VlmProbeError(f"a batch has 1 item or more, got {batch_size}")
     if model.vision_config is None and not pick.text_only and pick.where != "all":
         raise VlmProbeError(f"{model.name} is a language model without an encoder: it has no positions {positions!r}")
-    shapes = measure_shapes(model, items, names)
+    shapes = measure_shapes(model, items, names, pick)
     longest, read = lengths_of(model, items, shapes.image, pick)
     arrays, shard_items = arrays_of(pick, names, shapes, len(items), longest, dtype, shard_items)
     provenance = model.provenance()
     fingerprint = {
-        "model": model.name,
         "revision": model.revision,
         "weights": model.weights_digest(),
         "hooks": [name for name, point in model.hook_dict.items() if point.fwd_hooks],
@@ -178,13 +203,15 @@ def describe(
         "dtype": dtype,
         "batch_size": batch_size,
         "items": read,
-        **{name: provenance.get(name) for name in ("embed_scale", "prompt_template", "device", *VERSIONS)},
+        **{name: provenance.get(name) for name in ("embed_scale", "prompt_template", "device")},
+        **{f"version of {name}": version(name) for name in VERSIONS},
         "model_dtype": provenance["dtype"],
     }
     return StoreAbout(fingerprint, len(items), shard_items, arrays, provenance)
 
 
-VERSIONS = ("versions.vlm-probe", "versions.torch", "versions.transformers")
+VERSIONS = ("vlm-probe", "torch", "transformers", "zarr", "numcodecs", "pyarrow")
+"""Packages that values, or the bytes they are kept as, rest on."""
 
 
 def stated(about: StoreAbout) -> str:

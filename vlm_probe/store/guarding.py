@@ -14,7 +14,7 @@ from vlm_probe.store.places import Place
 from vlm_probe.store.records import ARRAYS, StoreAbout
 
 _HEADER = 16
-"""Bytes of Blosc's header; the four from the fifth on are the size when decompressed."""
+"""Bytes of Blosc's header: at 4 the size when decompressed, at 12 that of the chunk, four bytes each."""
 
 
 def guarded(where: Place, about: StoreAbout) -> Any:
@@ -36,11 +36,11 @@ def guarded(where: Place, about: StoreAbout) -> Any:
             if name not in sizes:
                 raise VlmProbeError(f"{where.url} has no array {name!r:.80}")
             if isinstance(byte_range, RangeByteRequest):
-                check(key, found.to_bytes()[:_HEADER], sizes[name])
+                check(key, found.to_bytes(), sizes[name])
             elif byte_range is None:
                 data = found.to_bytes()
                 for start, length in spans(data, whole[name]):
-                    check(key, data[start : start + length][:_HEADER], sizes[name])
+                    check(key, data[start : start + length], sizes[name], length)
             return found
 
         async def list_dir(self, prefix: str) -> AsyncIterator[str]:
@@ -48,12 +48,14 @@ def guarded(where: Place, about: StoreAbout) -> Any:
             for name in () if prefix.strip("/") else ("zarr.json", *sizes):
                 yield name
 
-    def check(key: str, header: bytes, expected: int) -> None:
-        wanted = int.from_bytes(header[4:8], "little")
-        if len(header) < _HEADER or wanted != expected:
+    def check(key: str, chunk: bytes, expected: int, length: int | None = None) -> None:
+        wanted, own = (int.from_bytes(chunk[at : at + 4], "little") for at in (4, 12))
+        # Blosc takes both at their word: it would make room for the first, and read as far as the second says.
+        whole = len(chunk) >= _HEADER and own == len(chunk) and length in (None, len(chunk))
+        if not whole or wanted != expected:
             raise VlmProbeError(
-                f"{where.url}/{key} holds a chunk of {wanted:,} bytes where {expected:,} are expected; see vlm-probe "
-                "store verify"
+                f"{where.url}/{key} holds a chunk of {wanted:,} bytes where {expected:,} are expected, or one that is "
+                "cut off; see vlm-probe store verify"
             )
 
     return Guarded(where.zarr())

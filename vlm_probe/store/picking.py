@@ -93,7 +93,7 @@ class Pick:
 
         asked: positions of the question. image: positions of images.
         """
-        if self.names <= {"question"}:
+        if self.names <= {"question"} and "~" not in self.where:
             return asked
         if self.names <= _WITHOUT_IMAGES and "~" not in self.where:
             return ids - image
@@ -114,14 +114,18 @@ class Pick:
 
         Raises VlmProbeError as `positions_of` does.
         """
+        spans = [np.concatenate([span.extra_positions, span.positions]) for span in layout.images]
+        live = np.sort(np.concatenate([layout.text_positions, *spans]))
         if self.where == "all":
-            spans = [np.concatenate([span.extra_positions, span.positions]) for span in layout.images]
-            return np.sort(np.concatenate([layout.text_positions, *spans]))
+            return live
         if self.where == OTHER:
             if not item.others:
                 raise VlmProbeError("the item has no other object")
             return layout.image().positions
-        return positions_of(layout, self.where, boxes=item.boxes)
+        found = np.intersect1d(positions_of(layout, self.where, boxes=item.boxes), live)  # "~" names padding, too
+        if len(found) == 0:
+            raise VlmProbeError(f"this prompt has no {self.where} positions")
+        return found
 
     def rows(
         self, name: str, layout: TokenLayout, item: Item, places: Int[np.ndarray, " position"], length: int
@@ -135,12 +139,12 @@ class Pick:
         return span.rows_at(name)[np.searchsorted(span.positions, places)]
 
     def weights(
-        self, layout: TokenLayout, item: Item, places: Int[np.ndarray, " position"]
+        self, layout: TokenLayout, item: Item, places: Int[np.ndarray, " position"], rows: int
     ) -> Float[np.ndarray, " row"]:
-        """How much every row counts in the mean; they add up to 1. Boxes count by how much of a patch they cover, as
-        in `embedding.features`."""
+        """How much each of so many rows counts in the mean; they add up to 1. Boxes count by how much of a patch they
+        cover, as in `embedding.features`."""
         if self.where not in ("box", OTHER):
-            return np.full(len(places), 1 / len(places))
+            return np.full(rows, 1 / rows)
         box = (item.boxes if self.where == "box" else item.others)[0]
         span = layout.image()
         covered = span.box_coverage(box).ravel()[np.searchsorted(span.positions, places)]
@@ -156,7 +160,8 @@ def _names(where: str) -> set[str]:
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return set()
     known = (ast.Name, ast.Constant, ast.UnaryOp, ast.Invert, ast.BinOp, ast.BitAnd, ast.BitOr, ast.Load)
-    if not all(isinstance(node, known) for node in nodes):
+    constants = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    if not all(isinstance(node, known) for node in nodes) or not all(isinstance(one, str) for one in constants):
         return set()
     words = {f"{node.value!r}" for node in nodes if isinstance(node, ast.Constant)}
     return words | {node.id for node in nodes if isinstance(node, ast.Name)}

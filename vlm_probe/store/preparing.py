@@ -13,7 +13,7 @@ from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Any, TypeVar
 
-import numpy as np
+import torch
 from PIL import Image
 
 from vlm_probe.embedding.features import scene_labels
@@ -29,6 +29,8 @@ from vlm_probe.store.shards import LABELS
 T = TypeVar("T")
 AHEAD = 3
 """Batches that are ready, or being made so, before they are run."""
+_NEIGHBOURS = 8
+"""Batches among whose items those of like length are put together."""
 
 
 @dataclass
@@ -58,6 +60,8 @@ class Ready:
 
     entries: list[Entry]
     inputs: ModelInputs | None
+    """None where there is no item left, or too many for the memory."""
+    too_many: bool = False
 
 
 def entry_of(model: Runs, items: Items, number: int) -> Entry:
@@ -73,24 +77,37 @@ def entry_of(model: Runs, items: Items, number: int) -> Entry:
         ids, *_ = model.inputs.encode(item.question, [0] if model.vision_config is not None else [])
         entry.tokens = len(ids)
     except VlmProbeError as error:
-        row.setdefault("id", "")
         entry.fail(error)
+    for name, value in row.items():
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+            row[name] = str(value).encode(errors="replace").decode()
+            entry.fail(f"its {name} is no text that UTF-8 can hold")
     return entry
 
 
 def batches_of(entries: Sequence[Entry], batch_size: int) -> list[list[Entry]]:
-    """Entries without an error in batches, those of like length together: little padding."""
-    fine = sorted((e for e in entries if not e.error), key=lambda e: (e.tokens, e.number))
-    return [fine[start : start + batch_size] for start in range(0, len(fine), batch_size)]
+    """Entries without an error in batches, those of like length together: little padding.
+
+    Among some batches' worth of neighbours: tables keep their pictures in groups, which would be read again and again.
+    """
+    fine, made = [entry for entry in entries if not entry.error], []
+    for first in range(0, len(fine), _NEIGHBOURS * batch_size):
+        near = sorted(fine[first : first + _NEIGHBOURS * batch_size], key=lambda e: (e.tokens, e.number))
+        made += [near[start : start + batch_size] for start in range(0, len(near), batch_size)]
+    return made
 
 
 def stamp(item: Item) -> tuple[int, int]:
     """Bytes of the file that holds an item's picture, and when it was changed (ns); zeros for what is drawn."""
     source: Any = item.source
-    path = source if isinstance(source, Path) else getattr(source, "container", None)
-    if path is None:
-        return 0, 0
-    about = Path(path).stat()
+    path = source if isinstance(source, Path) else getattr(source, "file", None)
+    return (0, 0) if path is None else file_stamp(Path(path))
+
+
+def file_stamp(path: Path) -> tuple[int, int]:
+    about = path.stat()
     return about.st_size, about.st_mtime_ns
 
 
@@ -138,6 +155,10 @@ def make_ready(model: Any, entries: list[Entry], grid: tuple[int, int] | None) -
             entry.fail(error)
     try:
         inputs = _inputs(model, given)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return Ready([entry for entry, *_ in given], None, too_many=True)
     except VlmProbeError:
         given = [one for one in given if _can_be_seen(model, *one, grid)]
         inputs = _inputs(model, given)
@@ -232,5 +253,9 @@ def running_ahead(
         thread.join()
 
 
-def finite(values: np.ndarray) -> bool:
-    return bool(np.isfinite(values).all())
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or this machine, has no memory left."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in said or "not enough memory" in said)
+    )

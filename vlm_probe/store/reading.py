@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vlm_probe.store.records import (
     Commit,
     StoreAbout,
     commit_name,
+    digest,
     manifest,
     record_of,
     table_name,
@@ -37,14 +39,14 @@ def store_of(where: Place) -> StoreAbout:
 
 def commits_of(where: Place, about: StoreAbout) -> dict[int, Commit]:
     """The shards that are there, in order; each is asked for by its name, since a listing may lag behind."""
-    found = {}
+    found, own = {}, digest(about.written())
     for number in range(about.shards):
         name = commit_name(number)
         try:
             commit = Commit.read(where.read(name), f"{where.url}/{name}")
         except FileNotFoundError:
             continue
-        if commit.shard != number or commit.items != len(about.span(number)):
+        if (commit.store, commit.shard) != (own, number) or commit.items != len(about.span(number)):
             raise VlmProbeError(f"{where.url}/{name} is of another shard or store; see vlm-probe store repair")
         found[number] = commit
     return found
@@ -57,10 +59,11 @@ def whole_commits(where: Place, about: StoreAbout) -> dict[int, Commit]:
     except FileNotFoundError:
         return commits_of(where, about)
     try:
-        listed = [Commit(**one) for one in record["shards"]]
+        listed = [Commit.of(one, f"{where.url}/{MANIFEST}") for one in record["shards"]]
     except (LookupError, TypeError) as error:
         raise VlmProbeError(f"{where.url}/{MANIFEST} is no manifest of a store: {error}") from error
-    if [one.shard for one in listed] != list(range(about.shards)):
+    own, fits = digest(about.written()), len(listed) == about.shards
+    if not fits or any((one.store, one.shard) != (own, number) for number, one in enumerate(listed)):
         raise VlmProbeError(f"{where.url}/{MANIFEST} is of another store; see vlm-probe store verify")
     return {one.shard: one for one in listed}
 
@@ -68,13 +71,22 @@ def whole_commits(where: Place, about: StoreAbout) -> dict[int, Commit]:
 def write_manifest(where: Place, about: StoreAbout, commits: Mapping[int, Commit]) -> None:
     """Say that a store is whole, once it is."""
     if len(commits) == about.shards:
-        data = manifest(about.written(), metadata(about), list(commits.values()))
+        data = manifest(about.written(), metadata_there(where, about), list(commits.values()))
         try:
             if where.read(MANIFEST) == data:
                 return
         except FileNotFoundError:
             pass
         where.put(MANIFEST, data)
+
+
+def metadata_there(where: Place, about: StoreAbout) -> dict[str, bytes]:
+    """Zarr's own files as they are: an earlier Zarr may have written them."""
+    found = {}
+    for name in metadata(about):
+        with suppress(FileNotFoundError):
+            found[name] = where.read(name)
+    return found
 
 
 def tables_of(where: Place, about: StoreAbout, commits: Mapping[int, Commit]) -> pd.DataFrame:
@@ -88,8 +100,11 @@ def tables_of(where: Place, about: StoreAbout, commits: Mapping[int, Commit]) ->
 
 def errors_of(where: Place, about: StoreAbout, commits: Mapping[int, Commit]) -> pd.DataFrame:
     """The items that failed: number, id, image, error. Shards without any are not read."""
-    table = tables_of(where, about, {n: commit for n, commit in commits.items() if commit.failed})
-    failed = table.loc[table["error"] != "", ["number", "id", "image", "error"]].reset_index(drop=True)
+    columns, parts = ["number", "id", "image", "error"], [ITEMS.empty_table().to_pandas()]
+    for number in sorted(n for n, commit in commits.items() if commit.failed):
+        table = tables_of(where, about, {number: commits[number]})
+        parts.append(table.loc[table["error"] != ""])
+    failed = pd.concat([part[columns] for part in parts], ignore_index=True)
     failed.attrs = {"title": "items that could not be captured", "store": where.url}
     return failed
 
@@ -132,7 +147,7 @@ def open_store(path: str | Path | Place, *, storage_options: Mapping[str, Any] |
             stacklevel=2,
         )
     table = tables_of(where, about, commits)
-    raw = xr.open_zarr(guarded(where, about), consolidated=False, chunks=None, mask_and_scale=False)
+    raw = xr.open_zarr(guarded(where, about), consolidated=False, chunks=None, decode_cf=False)
     data = raw[list(about.arrays)]
     fine = table["error"].to_numpy() == ""
     table = table.loc[fine]

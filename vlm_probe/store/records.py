@@ -20,6 +20,7 @@ FORMAT = 1
 STORE, MANIFEST = "store.json", "manifest.json"
 ARRAYS = "arrays/"
 """The folder that is a Zarr group, for whoever has xarray alone."""
+_MOST_SHARDS = 1_000_000
 DTYPES = {"float32": 4, "float16": 2, "int32": 4}
 """What values are kept as -> bytes of one."""
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
@@ -106,6 +107,7 @@ class StoreAbout:
             raise VlmProbeError(
                 f"{url}/{STORE} is no description of a store: {type(error).__name__} {error}"
             ) from error
+        _check_fingerprint(whole, url)
         for name, array in arrays.items():
             _check_array(name, array, whole, url)
         return whole
@@ -115,6 +117,23 @@ def _size(value: Any) -> int:
     if type(value) is not int or not 0 < value < 1 << 40:
         raise ValueError(f"a size must be a positive number, got {value!r:.40}")
     return value
+
+
+def _check_fingerprint(store: StoreAbout, url: str) -> None:
+    """VlmProbeError for a description without what a reader rests on, or of more shards than anybody has."""
+    told, grid = store.fingerprint, store.fingerprint.get("grid")
+    points = told.get("points")
+    fits = (
+        isinstance(points, list)
+        and points
+        and set(points) <= set(store.arrays)
+        and all(isinstance(told.get(name), str) for name in ("positions", "dtype", "items", "weights"))
+        and (grid is None or (isinstance(grid, list) and len(grid) == 2 and all(type(n) is int for n in grid)))
+        and all(isinstance(name, str) for name in store.provenance)
+        and store.shards <= _MOST_SHARDS
+    )
+    if not fits:
+        raise VlmProbeError(f"{url}/{STORE} is no description that a capture writes: {told!s:.200}")
 
 
 def _check_array(name: str, array: ArrayAbout, store: StoreAbout, url: str) -> None:
@@ -156,6 +175,7 @@ def record_of(data: bytes, name: str) -> dict[str, Any]:
         record = json.loads(data)
         if not isinstance(record, dict) or canonical(record) != data:
             raise ValueError("its check does not agree with the rest")
+        json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except (ValueError, RecursionError, TypeError) as error:
         raise VlmProbeError(f"{name} is damaged: {error!s:.120}; see vlm-probe store repair") from error
     return record
@@ -169,6 +189,8 @@ def digest(data: bytes) -> str:
 class Commit:
     """What one shard wrote. A shard without a commit is not there."""
 
+    store: str
+    """Digest of the store's description: a shard of another store is none of this one's."""
     shard: int
     items: int
     failed: int
@@ -180,12 +202,16 @@ class Commit:
 
     @classmethod
     def read(cls, data: bytes, name: str) -> Commit:
-        record = record_of(data, name)
+        return cls.of(record_of(data, name), name)
+
+    @classmethod
+    def of(cls, record: Any, name: str) -> Commit:
+        """Raises VlmProbeError for a record that is none of a shard's."""
         try:
             files = {
                 str(file): {"bytes": int(a["bytes"]), "sha256": str(a["sha256"])} for file, a in record["files"].items()
             }
-            return cls(int(record["shard"]), int(record["items"]), int(record["failed"]), files)
+            return cls(str(record["store"]), int(record["shard"]), int(record["items"]), int(record["failed"]), files)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise VlmProbeError(f"{name} is no commit of a shard: {type(error).__name__} {error}") from error
 

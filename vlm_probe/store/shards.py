@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vlm_probe.errors import VlmProbeError
@@ -106,18 +107,35 @@ ITEMS = pa.schema(
 """Columns of an item table."""
 
 
+def _most_bytes(items: int) -> int:
+    return (1 << 26) + (1 << 16) * items
+
+
+def _text_bytes(column: pa.ChunkedArray) -> int:
+    """Bytes of a column's texts when each row has its own: one text may stand for all rows in the file."""
+    total = 0
+    for chunk in column.chunks:
+        lengths = pc.call_function("binary_length", [chunk.dictionary]).to_numpy(zero_copy_only=False)
+        counts = np.bincount(chunk.indices.to_numpy(zero_copy_only=False), minlength=len(lengths))
+        total += int((counts * lengths).sum())
+    return total
+
+
 def read_item_table(data: bytes, name: str, expected: int) -> pd.DataFrame:
     """A shard's item table; VlmProbeError for one that is damaged, or larger than its items could make it."""
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
+        texts = [field.name for field in ITEMS if field.type == pa.string()]
+        file = pq.ParquetFile(io.BytesIO(data), read_dictionary=texts)
         about = file.metadata
         size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
-        if about.num_rows != expected or size > (1 << 26) + (1 << 16) * expected:
+        if about.num_rows != expected or size > _most_bytes(expected):
             raise ValueError(f"{about.num_rows} rows in {size} bytes, {expected} expected")
         table = file.read()
-        if not table.schema.equals(ITEMS):
+        if table.schema.names != ITEMS.names:
             raise ValueError(f"columns {', '.join(table.schema.names)}")
-        return table.to_pandas()
+        if (size := sum(_text_bytes(table[name]) for name in texts)) > _most_bytes(expected):
+            raise ValueError(f"its texts have {size:,} bytes")
+        return table.cast(ITEMS).to_pandas()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise VlmProbeError(f"{name} is no item table of a store: {error!s:.200}") from error
 
@@ -140,7 +158,7 @@ def write_shard(
         for file, data in encoded(name, about, number, values).items():
             put(file, data)
     put(table_name(number), item_table(rows))
-    commit = Commit(number, len(rows), sum(bool(row["error"]) for row in rows), files)
+    commit = Commit(digest(about.written()), number, len(rows), sum(bool(row["error"]) for row in rows), files)
     if not place.create(commit_name(number), commit.written()) and place.read(commit_name(number)) != commit.written():
         raise VlmProbeError(
             f"shard {number} of {place.url} was committed by another writer, with other values; see vlm-probe store "
@@ -172,18 +190,29 @@ def check_metadata(place: Place, about: StoreAbout) -> list[str]:
 
 def _same_array(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     """In what two `zarr.json` differ that matters; another version of Zarr may write more fields."""
-    for field in ("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value",
-                  "dimension_names", "storage_transformers"):  # fmt: skip
+    fields = ("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value")
+    for field in (*fields, "dimension_names", "storage_transformers", "attributes"):
         if theirs.get(field) != ours.get(field):
             return f"{field} is {theirs.get(field)!s:.80}, store.json says {ours.get(field)!s:.80}"
-    used = set(_codec_names(theirs.get("codecs", [])))
-    if not used <= CODECS:
-        return f"it asks for codecs that no capture uses: {', '.join(sorted(used - CODECS))!s:.80}"
-    if [c["configuration"].get("chunk_shape") for c in theirs.get("codecs", [])] != [
-        c["configuration"].get("chunk_shape") for c in ours.get("codecs", [])
-    ]:
-        return "its chunks have another shape"
-    return ""
+    foreign = set(_codec_names(theirs.get("codecs", []))) - CODECS
+    if foreign:
+        return f"it asks for codecs that no capture uses: {', '.join(sorted(foreign))!s:.80}"
+    return "" if _same_codecs(theirs.get("codecs"), ours.get("codecs")) else "its codecs are not those of a capture"
+
+
+def _same_codecs(theirs: Any, ours: Any) -> bool:
+    """Whether codecs are the same, in the same order; a later Zarr may write settings that an earlier one did not."""
+    if theirs is None or ours is None or len(theirs) != len(ours):
+        return theirs == ours
+    for one, other in zip(theirs, ours, strict=True):
+        mine, yours = one.get("configuration", {}), other.get("configuration", {})
+        if one["name"] != other["name"] or not set(mine) <= set(yours):
+            return False
+        for key, value in mine.items():
+            same = _same_codecs(value, yours[key]) if key in ("codecs", "index_codecs") else value == yours[key]
+            if not same:
+                return False
+    return True
 
 
 def _codec_names(codecs: Any) -> list[str]:

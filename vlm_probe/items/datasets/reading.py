@@ -92,6 +92,11 @@ class Span:
     offset: int
     size: int
 
+    @property
+    def file(self) -> Path:
+        """The file that holds it."""
+        return self.container
+
     def __str__(self) -> str:
         return f"{self.container}/{self.name}"
 

@@ -54,6 +54,15 @@ class Cell:
     def __str__(self) -> str:
         return f"{self.container}, part {self.part}, row {self.row}, {self.column}"
 
+    @property
+    def file(self) -> Path:
+        """The file that holds it: the container, or one that the container names. Raises as `read` does."""
+        with reading(self):
+            table = _cells(_PICTURES, self.form, self.container, self.part, (self.column,))
+            value = _only(table, self.row)[self.column]
+        elsewhere = isinstance(value, dict) and value.get("bytes") is None and isinstance(value.get("path"), str)
+        return self.folder / value["path"] if elsewhere else self.container
+
     def read(self) -> bytes:
         """The picture's file; BadEntryError where the cell is empty or the container cannot be read."""
         with reading(self):
