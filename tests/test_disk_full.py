@@ -123,7 +123,9 @@ def test_evaluate_keeps_every_part_and_goes_on(command, refused, tmp_path, monke
     assert [p.name for p in sorted(out.rglob("*.parquet"))] == ["000000.parquet"]
     first = next(out.rglob("000000.parquet")).stat().st_mtime_ns
     with at_most(10):  # no table
-        monkeypatch.setattr(evaluation, "_answer_chunk", lambda *a: [])
+        monkeypatch.setattr(
+            evaluation, "_answer_chunk", lambda *a: pd.DataFrame(columns=list(evaluation.ANSWER_COLUMNS))
+        )
         assert refused(*asked, out).endswith(FULL)
     monkeypatch.undo()
     monkeypatch.setattr(evaluation, "IMAGES_AT_ONCE", 4)
