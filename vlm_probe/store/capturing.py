@@ -123,18 +123,16 @@ def capture(
         todo = [number for number in range(about.shards) if number not in there]
         _check_room(where, about, todo, anyway)
         progress(sum(commit.items for commit in there.values()))
-        watch = _Watch(about, len(todo), told, progress, there, strict, held)
-        if todo:
-            work = (about, items, batch_size, strict, readers)
-            if engine.name == "local":
-                for commit in ShardWorker(
-                    opened, items, about, where, batch_size=batch_size, strict=strict, readers=readers
-                ).run(todo):
-                    watch(commit.shard, commit)
-            else:
-                del opened
-                make = partial(_worker, load, str(model), where, *work)
-                run_shards(todo, make, engine=engine, done=watch)
+        watch = _Watch(about, len(todo), told, progress, there, held)
+        options: dict[str, Any] = {"batch_size": batch_size, "strict": strict, "readers": readers}
+        if todo and engine.name == "local":
+            for commit in ShardWorker(opened, items, about, where, **options).run(todo):
+                watch(commit.shard, commit)
+        elif todo:
+            del opened
+            run_shards(
+                todo, partial(_worker, load, str(model), where, about, items, options), engine=engine, done=watch
+            )
         write_manifest(where, about, there)
     table = errors_of(where, about, there)
     return Captured(
@@ -148,9 +146,7 @@ def _worker(
     where: Place,
     about: StoreAbout,
     items: Items,
-    batch_size: int,
-    strict: bool,
-    readers: int,
+    options: Mapping[str, Any],
 ) -> ShardWorker:
     """What does shards in a process of its own."""
     opened = load(model)
@@ -158,12 +154,13 @@ def _worker(
         raise VlmProbeError(f"{model} is {here} here and {there} where the capture was begun; name one (--dtype)")
     if opened.weights_digest() != about.fingerprint["weights"]:
         raise VlmProbeError(f"{model} has other weights here than where the capture was begun")
-    return ShardWorker(opened, items, about, where, batch_size=batch_size, strict=strict, readers=readers)
+    return ShardWorker(opened, items, about, where, **options)
 
 
 def _refuse_foreign(where: Place, about: StoreAbout) -> None:
     """VlmProbeError for a folder of something else."""
-    if where.size(STORE) is None and (others := [name for name in where.names() if name not in metadata(about)]):
+    ours = set(about.metadata_names)
+    if where.size(STORE) is None and (others := [name for name in where.names() if name not in ours]):
         raise VlmProbeError(
             f"{where.url} holds {others[0]!r} and no store; give a folder of its own, which need not be there yet"
         )
@@ -225,10 +222,10 @@ class _Watch:
 
     def __init__(
         self, about: StoreAbout, todo: int, told: Callable[[str], None], progress: Callable[[int], None],
-        there: dict[int, Commit], strict: bool, lock: Any,
+        there: dict[int, Commit], lock: Any,
     ):  # fmt: skip
         self.about, self.todo, self.told, self.progress, self.there = about, todo, told, progress, there
-        self.strict, self.lock, self.began, self.heard = strict, lock, time.monotonic(), 0
+        self.lock, self.began, self.heard = lock, time.monotonic(), 0
 
     def __call__(self, number: int, commit: Commit) -> None:
         self.lock.check()

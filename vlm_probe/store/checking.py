@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.items.datasets import Items
 from vlm_probe.store.places import Place, place
-from vlm_probe.store.reading import metadata_there, store_of, tables_of
+from vlm_probe.store.reading import manifest_of, store_of, tables_of, write_manifest
 from vlm_probe.store.records import (
     MANIFEST,
     STORE,
@@ -21,7 +20,6 @@ from vlm_probe.store.records import (
     array_file,
     commit_name,
     digest,
-    manifest,
     table_name,
 )
 from vlm_probe.store.shards import check_metadata, metadata, read_item_table
@@ -71,12 +69,11 @@ def _verify(where: Place, about: StoreAbout) -> tuple[Verified, dict[int, Commit
         elif commit is not None:
             good[number] = commit
             size += sum(one["bytes"] for one in commit.files.values())
-    ours = metadata_there(where, about)
-    known = {STORE, MANIFEST, *metadata(about)} | {name for commit in good.values() for name in commit.files}
+    known = {STORE, MANIFEST, *about.metadata_names} | {name for commit in good.values() for name in commit.files}
     known |= {commit_name(number) for number in good}
     with suppress(FileNotFoundError):
         data = where.read(MANIFEST)
-        if bad or len(good) < about.shards or data != manifest(about.written(), ours, list(good.values())):
+        if bad or len(good) < about.shards or data != manifest_of(where, about, good):
             problems.append(f"{MANIFEST} does not agree with the shards that are there")
     of_bad = {commit_name(number) for number in bad}
     unknown = [name for name in where.names() if name not in known and name not in of_bad]
@@ -112,8 +109,8 @@ def _check_shard(where: Place, about: StoreAbout, number: int) -> tuple[list[str
         commit = Commit.read(data, name)
     except VlmProbeError as error:
         return [str(error)], None
-    wrong, own = [], digest(about.written())
-    if (commit.store, commit.shard) != (own, number) or commit.items != len(about.span(number)):
+    wrong = []
+    if not about.owns(commit, number):
         wrong.append(f"{name} is of another shard or store")
     may, must = set(_files_of(about, number)), table_name(number)
     if not set(commit.files) <= may or must not in commit.files:
@@ -171,26 +168,21 @@ def repair_store(
         if items is not None:
             bad |= {number for number, _ in changed_pictures(where, good, items, about)}
         there = {number: commit for number, commit in good.items() if number not in bad}
-        ours = metadata(about)
         if check_metadata(where, about):
-            for name, data in ours.items():
+            for name, data in metadata(about).items():
                 where.put(name, data)
         if bad or found.problems:
             where.remove(MANIFEST)
-        kept = {file for commit in there.values() for file in commit.files}
         for number in range(about.shards):
             if number not in there:
                 where.remove(commit_name(number))  # first: from here on the shard is not there
-                for file in _files_of(about, number):
-                    where.remove(file)
-        for commit_number in there:  # files that a shard may have and does not name
-            for file in _files_of(about, commit_number):
-                if file not in kept:
+            named = there[number].files if number in there else {}
+            for file in _files_of(about, number):  # a shard may have files that it does not name
+                if file not in named:
                     where.remove(file)
         for name in where.partials():
             where.remove(name)
-        if len(there) == about.shards:
-            where.put(MANIFEST, manifest(about.written(), metadata_there(where, about), list(there.values())))
+        write_manifest(where, about, there)
     return _verify(where, about)[0]
 
 
@@ -220,6 +212,6 @@ def changed_pictures(
                 data = held.read_bytes() if isinstance(held, Path) else held
             except (VlmProbeError, OSError):
                 continue
-            if isinstance(data, bytes) and sha256(data).hexdigest() != row["sha256"]:
+            if isinstance(data, bytes) and digest(data) != row["sha256"]:
                 found.append((number, str(row["image"])))
     return found

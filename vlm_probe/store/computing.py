@@ -126,8 +126,7 @@ class ShardWorker:
     def _empty(self, entries: list[Entry]) -> dict[str, np.ndarray]:
         made = {}
         for name, array in self.about.arrays.items():
-            fill = -1 if array.dtype == "int32" else np.nan
-            made[name] = np.full((len(entries), *array.shape[1:]), fill, dtype=array.dtype)
+            made[name] = np.full((len(entries), *array.shape[1:]), array.fill, dtype=array.dtype)
         return made
 
     def _check_strict(self, block: _Block) -> None:
@@ -258,7 +257,7 @@ class ShardWorker:
         for entry in block.entries:  # of one that failed in its last point, what came before
             if entry.error:
                 for name, values in block.arrays.items():
-                    values[block.at(entry)] = -1 if self.about.arrays[name].dtype == "int32" else np.nan
+                    values[block.at(entry)] = self.about.arrays[name].fill
         return write_shard(self.place, self.about, block.number, block.arrays, [entry.row for entry in block.entries])
 
 

@@ -21,12 +21,11 @@ from vlm_probe.store.records import (
     Commit,
     StoreAbout,
     commit_name,
-    digest,
     manifest,
     record_of,
     table_name,
 )
-from vlm_probe.store.shards import ITEMS, LABELS, check_metadata, metadata, read_item_table
+from vlm_probe.store.shards import ITEMS, LABELS, check_metadata, read_item_table
 
 
 def store_of(where: Place) -> StoreAbout:
@@ -39,14 +38,14 @@ def store_of(where: Place) -> StoreAbout:
 
 def commits_of(where: Place, about: StoreAbout) -> dict[int, Commit]:
     """The shards that are there, in order; each is asked for by its name, since a listing may lag behind."""
-    found, own = {}, digest(about.written())
+    found = {}
     for number in range(about.shards):
         name = commit_name(number)
         try:
             commit = Commit.read(where.read(name), f"{where.url}/{name}")
         except FileNotFoundError:
             continue
-        if (commit.store, commit.shard) != (own, number) or commit.items != len(about.span(number)):
+        if not about.owns(commit, number):
             raise VlmProbeError(f"{where.url}/{name} is of another shard or store; see vlm-probe store repair")
         found[number] = commit
     return found
@@ -62,8 +61,7 @@ def whole_commits(where: Place, about: StoreAbout) -> dict[int, Commit]:
         listed = [Commit.of(one, f"{where.url}/{MANIFEST}") for one in record["shards"]]
     except (LookupError, TypeError) as error:
         raise VlmProbeError(f"{where.url}/{MANIFEST} is no manifest of a store: {error}") from error
-    own, fits = digest(about.written()), len(listed) == about.shards
-    if not fits or any((one.store, one.shard) != (own, number) for number, one in enumerate(listed)):
+    if len(listed) != about.shards or not all(about.owns(one, number) for number, one in enumerate(listed)):
         raise VlmProbeError(f"{where.url}/{MANIFEST} is of another store; see vlm-probe store verify")
     return {one.shard: one for one in listed}
 
@@ -71,7 +69,7 @@ def whole_commits(where: Place, about: StoreAbout) -> dict[int, Commit]:
 def write_manifest(where: Place, about: StoreAbout, commits: Mapping[int, Commit]) -> None:
     """Say that a store is whole, once it is."""
     if len(commits) == about.shards:
-        data = manifest(about.written(), metadata_there(where, about), list(commits.values()))
+        data = manifest_of(where, about, commits)
         try:
             if where.read(MANIFEST) == data:
                 return
@@ -80,13 +78,13 @@ def write_manifest(where: Place, about: StoreAbout, commits: Mapping[int, Commit
         where.put(MANIFEST, data)
 
 
-def metadata_there(where: Place, about: StoreAbout) -> dict[str, bytes]:
-    """Zarr's own files as they are: an earlier Zarr may have written them."""
-    found = {}
-    for name in metadata(about):
+def manifest_of(where: Place, about: StoreAbout, commits: Mapping[int, Commit]) -> bytes:
+    """The manifest of these shards, with Zarr's own files as they are: an earlier Zarr may have written them."""
+    there = {}
+    for name in about.metadata_names:
         with suppress(FileNotFoundError):
-            found[name] = where.read(name)
-    return found
+            there[name] = where.read(name)
+    return manifest(about, there, list(commits.values()))
 
 
 def tables_of(where: Place, about: StoreAbout, commits: Mapping[int, Commit]) -> pd.DataFrame:

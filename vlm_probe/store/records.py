@@ -11,7 +11,8 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from math import prod
+from functools import cached_property
+from math import nan, prod
 from typing import Any
 
 from vlm_probe.errors import VlmProbeError
@@ -57,6 +58,11 @@ class ArrayAbout:
     def item_bytes(self) -> int:
         return DTYPES[self.dtype] * prod(self.shape[1:])
 
+    @property
+    def fill(self) -> int | float:
+        """What stands for a value that is not there."""
+        return -1 if self.dtype == "int32" else nan
+
 
 @dataclass(frozen=True)
 class StoreAbout:
@@ -82,8 +88,22 @@ class StoreAbout:
         """Bytes of one item's values, before they are compressed."""
         return sum(array.item_bytes for array in self.arrays.values())
 
+    @property
+    def metadata_names(self) -> list[str]:
+        """The names of Zarr's own files."""
+        return [f"{ARRAYS}zarr.json", *(f"{ARRAYS}{name}/zarr.json" for name in self.arrays)]
+
     def written(self) -> bytes:
         return canonical({"format": FORMAT, **asdict(self)})
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the description, by which commits know their store."""
+        return digest(self.written())
+
+    def owns(self, commit: Commit, number: int) -> bool:
+        """Whether a commit is that of a shard of this store."""
+        return (commit.store, commit.shard, commit.items) == (self.digest, number, len(self.span(number)))
 
     @classmethod
     def read(cls, data: bytes, url: str) -> StoreAbout:
@@ -216,11 +236,11 @@ class Commit:
             raise VlmProbeError(f"{name} is no commit of a shard: {type(error).__name__} {error}") from error
 
 
-def manifest(about: bytes, metadata: Mapping[str, bytes], commits: list[Commit]) -> bytes:
+def manifest(about: StoreAbout, metadata: Mapping[str, bytes], commits: list[Commit]) -> bytes:
     """The whole store in one record, written when its last shard is. metadata: Zarr's own files."""
     return canonical(
         {
-            "store": digest(about),
+            "store": about.digest,
             "metadata": {name: digest(data) for name, data in metadata.items()},
             "items": sum(one.items for one in commits),
             "failed": sum(one.failed for one in commits),

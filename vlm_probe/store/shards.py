@@ -44,7 +44,7 @@ def _array(store: Any, name: str, about: ArrayAbout, shard_items: int) -> Any:
         chunks=(about.chunk_items, *rest),
         dtype=about.dtype,
         compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
-        fill_value=-1 if about.dtype == "int32" else np.nan,
+        fill_value=about.fill,
         dimension_names=about.dims,
         zarr_format=3,
         overwrite=True,
@@ -158,7 +158,7 @@ def write_shard(
         for file, data in encoded(name, about, number, values).items():
             put(file, data)
     put(table_name(number), item_table(rows))
-    commit = Commit(digest(about.written()), number, len(rows), sum(bool(row["error"]) for row in rows), files)
+    commit = Commit(about.digest, number, len(rows), sum(bool(row["error"]) for row in rows), files)
     if not place.create(commit_name(number), commit.written()) and place.read(commit_name(number)) != commit.written():
         raise VlmProbeError(
             f"shard {number} of {place.url} was committed by another writer, with other values; see vlm-probe store "
