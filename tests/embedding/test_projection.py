@@ -1,7 +1,10 @@
 """Projections: planted clusters stay apart, one seed gives one picture, trust is reported."""
 
+import os
+
 import numpy as np
 import pytest
+import torch
 from sklearn.manifold import trustworthiness
 
 from vlm_probe.embedding import features, patch_rows, project, token_rows
@@ -24,6 +27,18 @@ def test_clusters_stay_apart_and_a_seed_repeats(method):
     assert table.attrs["trustworthiness"] > 0.8
     again = project(CLUSTERS, method=method, neighbors=11)
     np.testing.assert_array_equal(flat, again[["x", "y"]].to_numpy())
+
+
+@pytest.mark.parametrize("method", ["umap", "pca", "tsne"])
+def test_torch_keeps_its_threads(method):
+    """Numba sets those of OpenMP, which are torch's too, to the number of cores."""
+    before, given = torch.get_num_threads(), (os.cpu_count() or 1) + 1
+    try:
+        torch.set_num_threads(given)
+        project(CLUSTERS, method=method, neighbors=11)
+        assert torch.get_num_threads() == given
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_noise_in_many_dimensions_is_not_to_be_trusted():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
+from jaxtyping import Float
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE, trustworthiness
 
@@ -54,10 +56,7 @@ def project(
     elif method == "tsne":
         flat = TSNE(2, perplexity=min(2 * neighbors, len(x) / 4), init="pca", random_state=seed).fit_transform(x)
     else:
-        # Slow to import: it compiles.
-        from umap import UMAP
-
-        flat = UMAP(n_neighbors=neighbors, random_state=seed, n_jobs=1).fit_transform(x)
+        flat = _umap(x, neighbors, seed)
     table = pd.DataFrame(np.asarray(flat, dtype=float), columns=["x", "y"])
     if isinstance(rows, xr.DataArray):
         along = {name: c.values for name, c in rows.coords.items() if c.dims == rows.dims[:1]}
@@ -71,3 +70,16 @@ def project(
         "trustworthiness": float(trustworthiness(x, flat, n_neighbors=neighbors)),
     }
     return table
+
+
+def _umap(x: Float[np.ndarray, "row feature"], neighbors: int, seed: int) -> Float[np.ndarray, "row 2"]:
+    # Slow to import: it compiles.
+    from umap import UMAP
+
+    # Its compiler and torch share OpenMP, and it leaves all cores to the process: a model that was held to one thread
+    # would share its small sums among all of them from here on, up to a hundred times slower.
+    threads = torch.get_num_threads()
+    try:
+        return UMAP(n_neighbors=neighbors, random_state=seed, n_jobs=1).fit_transform(x)
+    finally:
+        torch.set_num_threads(threads)
