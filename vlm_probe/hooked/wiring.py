@@ -22,39 +22,41 @@ from vlm_probe.hooked.points import Points, TowerPoints, is_active
 
 def _on_output(module: nn.Module, point: HookPoint) -> None:
     """Feed a point from a module's output (the first of several), and return what the point returns."""
+    module.register_forward_hook(partial(_output, point), prepend=True)
 
-    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        if not is_active(point):
-            return None
-        if isinstance(output, tuple):
-            return (point(output[0]), *output[1:])
-        return point(output)
 
-    module.register_forward_hook(hook, prepend=True)
+def _output(point: HookPoint, _module: nn.Module, _args: Any, output: Any) -> Any:
+    if not is_active(point):
+        return None
+    if isinstance(output, tuple):
+        return (point(output[0]), *output[1:])
+    return point(output)
 
 
 def _on_heads(module: nn.Module, point: HookPoint, d_head: int) -> None:
     """As `_on_output`, for a projection whose output is seen as [batch, position, head, d_head]."""
+    module.register_forward_hook(partial(_heads, point, d_head), prepend=True)
 
-    def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
-        if not is_active(point):
-            return None
-        return point(output.unflatten(-1, (-1, d_head))).flatten(-2)
 
-    module.register_forward_hook(hook, prepend=True)
+def _heads(point: HookPoint, d_head: int, _module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
+    if not is_active(point):
+        return None
+    return point(output.unflatten(-1, (-1, d_head))).flatten(-2)
 
 
 def _on_input(module: nn.Module, change: Callable[[Tensor], Tensor | None], *, prepend: bool = True) -> None:
     """Pass a module's first input through `change`, whether it came by position or by name."""
+    module.register_forward_pre_hook(partial(_input, change), prepend=prepend, with_kwargs=True)
 
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            changed = change(args[0])
-            return None if changed is None else ((changed, *args[1:]), kwargs)
-        changed = change(kwargs["hidden_states"])
-        return None if changed is None else (args, {**kwargs, "hidden_states": changed})
 
-    module.register_forward_pre_hook(hook, prepend=prepend, with_kwargs=True)
+def _input(
+    change: Callable[[Tensor], Tensor | None], _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    if args:
+        changed = change(args[0])
+        return None if changed is None else ((changed, *args[1:]), kwargs)
+    changed = change(kwargs["hidden_states"])
+    return None if changed is None else (args, {**kwargs, "hidden_states": changed})
 
 
 def _through(points: tuple[HookPoint, ...], x: Tensor) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class RemappedTokenizer:
 
     def __len__(self) -> int:
         """Kept tokens that the original knows; a placeholder it does not know stands behind them."""
-        return sum(i < len(self.original) for i in self.kept)
+        return bisect_left(self.kept, len(self.original))
 
     @property
     def all_special_ids(self) -> list[int]:

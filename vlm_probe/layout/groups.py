@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -119,15 +120,7 @@ def _named(layout: TokenLayout, name: str, boxes: Sequence[AnyBox], sinks: Seque
     if name == "sink" and not len(sinks):
         raise VlmProbeError("positions 'sink' need the sinks that were found, and there is none")
 
-    def at(positions: Sequence[int] | np.ndarray) -> np.ndarray:
-        mask = np.zeros(layout.length, dtype=bool)
-        mask[np.asarray(positions, dtype=int)] = True
-        return mask
-
-    def in_box() -> np.ndarray:
-        span: ImageSpan = layout.image()
-        return at(span.positions[np.any([span.box_to_patches(box).ravel() for box in boxes], axis=0)])
-
+    at, in_box = partial(_at, layout), partial(_in_box, layout, boxes)
     image, question, answer = at(layout.image_positions), at(layout.question_positions), at([layout.answer_position])
     text = at(layout.text_positions)
     found: dict[str, Callable[[], np.ndarray]] = {
@@ -145,6 +138,17 @@ def _named(layout: TokenLayout, name: str, boxes: Sequence[AnyBox], sinks: Seque
         "answer": lambda: answer,
     }
     return found[name]()
+
+
+def _at(layout: TokenLayout, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+    mask = np.zeros(layout.length, dtype=bool)
+    mask[np.asarray(positions, dtype=int)] = True
+    return mask
+
+
+def _in_box(layout: TokenLayout, boxes: Sequence[AnyBox]) -> np.ndarray:
+    span: ImageSpan = layout.image()
+    return _at(layout, span.positions[np.any([span.box_to_patches(box).ravel() for box in boxes], axis=0)])
 
 
 def _word(layout: TokenLayout, word: str) -> np.ndarray:

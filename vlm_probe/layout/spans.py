@@ -87,13 +87,7 @@ class ImageSpan:
         assert self.transform is not None
         left, top, right, bottom = self.transform.to_model(box)
         rows, columns = self.grid
-
-        def share(low: Number, high: Number, cell: Number, n: int) -> np.ndarray:
-            edges = np.arange(n + 1) * cell
-            inside = np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0, None)
-            return inside / cell
-
-        return np.outer(share(top, bottom, cell_h, rows), share(left, right, cell_w, columns))
+        return np.outer(_shares(top, bottom, cell_h, rows), _shares(left, right, cell_w, columns))
 
     def box_to_patches(self, box: AnyBox) -> Bool[np.ndarray, "row col"]:
         """The patches that a box of the original image overlaps."""
@@ -114,3 +108,10 @@ class ImageSpan:
         assert self.transform is not None
         width, height = self.transform.original
         return self.box_to_patches(PixelBox(0, 0, width, height))
+
+
+def _shares(low: Number, high: Number, cell: Number, n: int) -> np.ndarray:
+    """Share of each of n cells, side by side from 0, that lies between two edges."""
+    edges = np.arange(n + 1) * cell
+    inside = np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0, None)
+    return inside / cell

@@ -134,13 +134,14 @@ def scene_image(scene: Scene, size: int) -> Image.Image:
 def _background(rng: random.Random, world: World) -> Background:
     # Muted on purpose: tones differ little from a grey, so that no background passes for a colour.
     grey = rng.uniform(*world.greys)
+    ground = rng.choice(get_args(Ground))
+    return Background(ground, (_tone(rng, grey), _tone(rng, grey)), rng.uniform(0, math.pi), rng.uniform(0.08, 0.4))
 
-    def tone() -> tuple[float, float, float]:
-        level = grey + rng.uniform(-0.07, 0.07)
-        r, g, b = (min(max(level + rng.uniform(-0.04, 0.04), 0.0), 1.0) for _ in range(3))
-        return r, g, b
 
-    return Background(rng.choice(get_args(Ground)), (tone(), tone()), rng.uniform(0, math.pi), rng.uniform(0.08, 0.4))
+def _tone(rng: random.Random, grey: float) -> tuple[float, float, float]:
+    level = grey + rng.uniform(-0.07, 0.07)
+    r, g, b = (min(max(level + rng.uniform(-0.04, 0.04), 0.0), 1.0) for _ in range(3))
+    return r, g, b
 
 
 def _place(rng: random.Random, world: World, kind: Kind, cell: int) -> SceneObject:
