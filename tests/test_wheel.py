@@ -59,7 +59,8 @@ def test_the_installed_wheel_loads_its_replica_and_answers(environment):
 
 
 def test_the_installed_command_writes_a_report(environment):
-    done = run(environment, "vlm-probe", "report", "--items", "12", "--out", "out")
+    small = ["--models", "replica/small-clip", "replica/small-dino", "--findings", "S1", "X1", "--items", "4"]
+    done = run(environment, "vlm-probe", "report", *small, "--out", "out")
     assert done.returncode == 0, done.stderr
     assert (environment[2] / "out" / "index.html").is_file()
     listed = run(environment, "vlm-probe", "models").stdout
