@@ -43,6 +43,21 @@ def pytest_configure(config):
 
     settings.register_profile("house", deadline=None)
     settings.load_profile("house")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(NamedAtOnce(config))
+
+
+class NamedAtOnce:
+    """Says what failed when it fails: where the whole run is cut off there is no summary to read."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            said = crash.message.splitlines()[0] if crash else ""
+            self.config.get_terminal_writer().line(f"\n{report.nodeid} ({report.when}): {said}")
 
 
 def pytest_collection_modifyitems(items):
@@ -52,9 +67,9 @@ def pytest_collection_modifyitems(items):
 
 def pytest_generate_tests(metafunc):
     if "any_llava" in metafunc.fixturenames:
-        from tiny import LANGUAGES, TOWERS
+        from tiny import PAIRS
 
-        metafunc.parametrize("any_llava", [f"{t}-{lm}" for t in TOWERS for lm in LANGUAGES], indirect=True)
+        metafunc.parametrize("any_llava", ["-".join(pair) for pair in PAIRS], indirect=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -77,7 +92,7 @@ def reference():
 
 @pytest.fixture
 def any_llava(request):
-    """A tiny random LLaVA of every tower with every language model."""
+    """Tiny random LLaVAs: every tower and every language model there is."""
     from tiny import tiny_llava
 
     tower, language = request.param.split("-")

@@ -59,7 +59,7 @@ def test_the_installed_wheel_loads_its_replica_and_answers(environment):
 
 
 def test_the_installed_command_writes_a_report(environment):
-    small = ["--models", "replica/small-clip", "replica/small-dino", "--findings", "S1", "X1", "--items", "4"]
+    small = ["-m", "replica/small-clip", "-f", "S1", "--items", "12"]
     done = run(environment, "vlm-probe", "report", *small, "--out", "out")
     assert done.returncode == 0, done.stderr
     assert (environment[2] / "out" / "index.html").is_file()

@@ -255,7 +255,8 @@ def begun(tmp_path):
 
 
 def test_a_run_that_was_ended_leaves_nobody_and_goes_on_to_the_same_answers(ray_here, begun, command, tmp_path):
-    asked = ["evaluate", "-m", MODEL, "--n", "48", "--device", "cpu"]
+    # Enough that it is still at work when it is told to end.
+    asked = ["evaluate", "-m", MODEL, "--n", "120", "--device", "cpu"]
     argv = [sys.executable, "-m", "vlm_probe", *asked, "--engine", "ray", "--actors", "1", "--out", "out"]
     for how in (signal.SIGINT, signal.SIGKILL):
         one, children, actors = begun(argv)

@@ -236,13 +236,13 @@ def test_nine_in_ten_held_out_questions_are_answered_right_and_no_type_is_guesse
         assert row["low"] > max(row["chance"], row["blind"]), row
 
 
-@pytest.mark.parametrize(("stage", "steps"), [("encoder", 41), ("language", 81)])
+@pytest.mark.parametrize(("stage", "steps"), [("encoder", 21), ("language", 41)])
 def test_the_first_steps_are_those_of_the_log_that_is_shipped(monkeypatch, stage, steps):
     """Of small-clip, from nothing: the stages that start without another one."""
     monkeypatch.undo()  # the real batches
     lines = map(json.loads, (folder_of("small-clip") / "training_log.jsonl").read_text().splitlines())
     recorded = {e["step"]: e["loss"] for e in lines if e["stage"] == stage and e["step"] < steps}
-    assert len(recorded) >= 3
+    assert len(recorded) >= 2
     losses: list[float] = []
 
     def listen(progress):
