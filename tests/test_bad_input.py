@@ -89,10 +89,10 @@ def test_weights_that_are_cut_off_or_misshapen(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(VlmProbeError, match=r"config\.json is not understood"):
         vlm_probe.load(tmp_path)
-    config["text_config"]["model_type"] = "phi"
+    config["text_config"]["model_type"] = "opt"
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(
-        VlmProbeError, match="a language model of type 'phi' is not supported; supported are gemma, gemma2"
+        VlmProbeError, match="a language model of type 'opt' is not supported; supported are gemma, gemma2"
     ):
         vlm_probe.load(tmp_path)
 

@@ -17,8 +17,11 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    MistralConfig,
+    PhiConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    SiglipVisionConfig,
 )
 
 from vlm_probe.hooked import HookedVLM
@@ -63,6 +66,7 @@ TOWERS = {
     "clip": lambda: CLIPVisionConfig(**_VISION, intermediate_size=47),
     "dinov2": lambda: Dinov2Config(**_VISION, mlp_ratio=2),
     "registers": lambda: Dinov2WithRegistersConfig(**_VISION, mlp_ratio=2, num_register_tokens=2),
+    "siglip": lambda: SiglipVisionConfig(**_VISION, intermediate_size=47),
 }
 LANGUAGES = {
     "gemma": lambda: GemmaConfig(**_TEXT),
@@ -70,11 +74,23 @@ LANGUAGES = {
     "gemma3": lambda: Gemma3TextConfig(**_TEXT, query_pre_attn_scalar=10, sliding_window=WINDOW),
     "llama": lambda: LlamaConfig(**_TEXT),
     "qwen2": lambda: Qwen2Config(**_TEXT, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
+    "mistral": lambda: MistralConfig(**_TEXT, sliding_window=WINDOW),
+    # Half of what a head has is turned with its position, as far as pairs allow.
+    "phi": lambda: PhiConfig(
+        **_TEXT, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.4}
+    ),
 }
+PAIRS = [
+    (list(TOWERS)[i % len(TOWERS)], list(LANGUAGES)[i % len(LANGUAGES)])
+    for i in range(max(len(TOWERS), len(LANGUAGES)))
+]
+"""Every tower and every language model once or more: nothing but the connector is between them."""
 
 
 def tiny_llava(tower: str = "clip", language: str = "gemma", **changes) -> LlavaForConditionalGeneration:
     """A model with weights large enough that every part matters to the output."""
+    # SigLIP has no CLS to leave out.
+    changes.setdefault("vision_feature_select_strategy", "full" if tower == "siglip" else "default")
     config = LlavaConfig(
         vision_config=TOWERS[tower](), text_config=LANGUAGES[language](), image_token_index=IMAGE_TOKEN, **changes
     )

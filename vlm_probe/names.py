@@ -31,7 +31,8 @@ BLOCK: dict[str, Dims] = {
     "hook_mlp_out": RESIDUAL,
     "hook_resid_post": RESIDUAL,
 }
-"""Of every transformer block, behind `blocks.{layer}.`; `hook_rot_q` and `hook_rot_k` where positions are rotary."""
+"""Of every transformer block, behind `blocks.{layer}.`; `hook_rot_q` and `hook_rot_k` where positions are rotary,
+`hook_resid_mid` where the MLP follows attention (Phi's runs beside it)."""
 ROTARY = ("attn.hook_rot_q", "attn.hook_rot_k")
 
 VISION: dict[str, Dims] = {"hook_embed": RESIDUAL}

@@ -136,7 +136,8 @@ def test_rollout_equals_the_dense_product(any_llava):
             expected = dense[-1, trace.layout.image_positions]
             np.testing.assert_allclose(rollout(trace).values.ravel(), expected, atol=1e-6)
         else:
-            np.testing.assert_allclose(rollout(trace, part, "cls").values.ravel(), dense[0, -25:], atol=1e-6)
+            if len(dense) > 25:
+                np.testing.assert_allclose(rollout(trace, part, "cls").values.ravel(), dense[0, -25:], atol=1e-6)
             np.testing.assert_allclose(rollout(trace, part).values.ravel(), dense[-25:, -25:].mean(0), atol=1e-6)
 
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import LANGUAGES, tiny_language, tiny_vlm
+from tiny import LANGUAGES, tiny_batch, tiny_language, tiny_vlm
 
 from vlm_probe import VlmProbeError, causal
 from vlm_probe.causal import Ablate, Knockout, Replace, Steer
 from vlm_probe.causal.branching import Branches
+from vlm_probe.causal.planning import visible
 from vlm_probe.hooked import HookedVLM, ModelInputs
 from vlm_probe.layout.groups import positions_of
 
@@ -367,3 +368,15 @@ def test_a_batch_other_than_the_planned_one_is_refused():
         causal.run(model, inputs, [Ablate(RESIDUAL, "box")], boxes=BOXES[:2])
     with pytest.raises(VlmProbeError, match="example 1: positions 'box' need"):
         causal.run(model, inputs, [Ablate(RESIDUAL, "box")], boxes=[BOXES[0], [], BOXES[2]])
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_a_query_may_look_at_is_where_its_attention_is_not_zero(language):
+    """Of padded prompts that are longer than the miniatures' sliding windows."""
+    model = tiny_vlm("clip", language)
+    inputs = model.prepare_tensors(**tiny_batch(model.hf, pad=True))
+    _, cache = model.run_with_cache(inputs, names_filter=["language.blocks.*.attn.hook_pattern"])
+    for layer in range(model.layers["language"]):
+        pattern = cache[f"language.blocks.{layer}.attn.hook_pattern"]
+        for example in range(len(inputs)):
+            assert torch.equal(visible(model, inputs, layer, example), (pattern[example] > 0).any(0)), (layer, example)

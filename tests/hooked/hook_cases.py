@@ -49,7 +49,8 @@ REASONS = {
     "takes hooks away": "HookedVLM.remove_all_hook_fns HookedVLM.reset_hooks HookedVLM.clear_contexts",
     "reads weights and names": (
         "hooked.config hooked.embedding hooked.unembedding hooked.is_tied hooked.head hooked.final_norm "
-        "hooked.language_tower hooked.attention_modules hooked.norm_gain hooked.norm_before "
+        "hooked.language_tower hooked.attention_modules hooked.head_bias hooked.norm_gain "
+        "hooked.through_norm hooked.norm_before "
         "hooked.norm_after hooked.by_head hooked.heads_add hooked.score_settings hooked.parameter_count "
         "embedding.used_rows vocabulary.known_unused vocabulary.vocabulary_geometry "
         "vocabulary.always_kept findings.vocabulary_cost findings.vocabulary_use findings.trained_rows "

@@ -32,6 +32,11 @@ def model():
     return HookedVLM(tiny_llava("dinov2", "gemma"))
 
 
+def side_by_side(llava) -> bool:
+    """Phi adds attention and MLP to one stream: there is nothing between the two."""
+    return llava.config.text_config.model_type == "phi"
+
+
 def no_hooks(model: HookedVLM) -> bool:
     return not any(p._forward_hooks or p._backward_hooks for p in model.hook_points())
 
@@ -44,6 +49,8 @@ def test_declared_names_are_those_of_the_design(any_llava):
     expected |= {f"vision.blocks.{i}.{p}" for i in range(5) for p in LAYER_POINTS}
     rotary = (*LAYER_POINTS, "attn.hook_rot_q", "attn.hook_rot_k")
     expected |= {f"language.blocks.{i}.{p}" for i in range(3) for p in rotary}
+    if side_by_side(any_llava):
+        expected -= {f"language.blocks.{i}.hook_resid_mid" for i in range(3)}
     assert set(hooked.hook_dict) == expected
 
 
@@ -106,7 +113,7 @@ def test_every_point_up_to_the_selected_layer_can_be_edited(any_llava):
 def test_an_edit_of_resid_mid_reaches_the_skip_connection_and_the_mlp(any_llava):
     hooked = HookedVLM(any_llava)
     batch = tiny_batch(any_llava)
-    for part in ("vision", "language"):
+    for part in ("vision",) if side_by_side(any_llava) else ("vision", "language"):
         at = f"{part}.blocks.1.hook_"
         with hooked.hooks(fwd_hooks=[(at + "resid_mid", lambda x, hook: torch.zeros_like(x))]):
             _, cache = hooked.run_with_cache(**batch, names_filter=[at + "resid_post", at + "mlp_out"])
@@ -122,7 +129,7 @@ def test_patching_with_its_own_activation_changes_nothing_and_with_anothers_move
         "vision.blocks.3.hook_resid_post",
         "vision.blocks.2.hook_resid_mid",
         "connector.hook_out",
-        "language.blocks.0.hook_resid_mid",
+        "language.blocks.0.hook_attn_out" if side_by_side(any_llava) else "language.blocks.0.hook_resid_mid",
         "language.blocks.2.hook_resid_post",
     ):
         clean_logits, clean_cache = hooked.run_with_cache(**clean, names_filter=name)
@@ -196,7 +203,7 @@ def test_backward_hooks_see_the_gradient_of_their_activation(any_llava):
     names = [
         "vision.blocks.1.hook_resid_mid",
         "connector.hook_out",
-        "language.blocks.1.hook_resid_mid",
+        "language.blocks.1.hook_mlp_out" if side_by_side(any_llava) else "language.blocks.1.hook_resid_mid",
         "language.blocks.2.attn.hook_pattern",
         "language.blocks.0.attn.hook_q",
         "language.ln_final.hook_normalized",

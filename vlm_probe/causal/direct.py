@@ -71,7 +71,7 @@ def direct_logit_attribution(
     Returns
     -------
     DataFrame with a row for every example and part: example, part ("embed", "attn", "head", "attn bias", "mlp", "bias"
-    of an output layer that has one), layer and head (-1 where a part has none), value in logits, and logit: the
+    of the final norm and the output layer, where they have one), layer and head (-1 where a part has none), value in logits, and logit: the
     example's logit (difference) as the model computed it, to which its values sum. `attrs` holds the final norm's
     scale that was held ("scale.0" of the first example), the targets and the positions.
 
@@ -101,7 +101,7 @@ def direct_logit_attribution(
     others = None if against is None else tokens_of(model, against, logits, "tokens to subtract")
     scale = rows("language.ln_final.hook_scale")
     readout = _readout(model, tokens) - (0 if others is None else _readout(model, others))
-    readout = readout * anatomy.norm_gain(model, anatomy.final_norm(model)) / scale
+    readout, constant = anatomy.through_norm(model, anatomy.final_norm(model), readout, scale)
 
     found: list[tuple[str, int, int, Tensor]] = []
 
@@ -121,9 +121,11 @@ def direct_logit_attribution(
             if bias.any():
                 add("attn bias", layer, -1, bias[:, 0])
         add("mlp", layer, -1, rows(f"{block}.hook_mlp_out"))
-    own: Any = anatomy.head(model).bias
+    own = anatomy.head_bias(model)
     if own is not None:
-        found.append(("bias", -1, -1, own[tokens].float() - (0 if others is None else own[others].float())))
+        constant = constant + own[tokens].float() - (0 if others is None else own[others].float())
+    if constant.any():
+        found.append(("bias", -1, -1, constant))
 
     whole = (logits[examples, tokens] - (0 if others is None else logits[examples, others])).tolist()
     table = pd.DataFrame(

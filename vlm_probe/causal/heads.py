@@ -250,7 +250,8 @@ def _copies(
     tokens = inputs.input_ids[example, at]
     same = tokens[:, None] == tokens[None, :]
     scale = cache["language.ln_final.hook_scale"][example, layout.answer_position].float()
-    readout = anatomy.unembedding(model)[tokens].float() * anatomy.norm_gain(model, anatomy.final_norm(model)) / scale
+    rows = anatomy.unembedding(model)[tokens].float()
+    readout, _ = anatomy.through_norm(model, anatomy.final_norm(model), rows, scale)
     found = []
     for layer in range(model.layers["language"]):
         v = cache[f"language.blocks.{layer}.attn.hook_v"][example, at]

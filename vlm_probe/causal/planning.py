@@ -23,6 +23,7 @@ from vlm_probe.hooked import HookedVLM
 from vlm_probe.inputs.preparing import ModelInputs
 from vlm_probe.layout.groups import Where, numbers_in
 from vlm_probe.names import dimensions, layer_of
+from vlm_probe.running.sliding import window_of
 
 Row = tuple[int, Sequence[Intervention]]
 """One run of an example: its number in the batch, and what is done to it."""
@@ -144,8 +145,7 @@ def numbers_of(given: Numbers, n: int, what: str) -> list[int]:
 
 def slides(model: HookedVLM, layer: int) -> bool:
     """Whether a layer of the language model looks back no further than a window."""
-    kinds = getattr(model.text_config, "layer_types", None)
-    return bool(kinds) and kinds[layer] == "sliding_attention"
+    return window_of(model.text_config, layer) is not None
 
 
 def visible(model: HookedVLM, inputs: ModelInputs, layer: int, example: int) -> Bool[Tensor, "query key"]:
@@ -154,7 +154,8 @@ def visible(model: HookedVLM, inputs: ModelInputs, layer: int, example: int) -> 
     at = torch.arange(len(live), device=live.device)
     back = at[:, None] - at[None, :]
     seen = (back >= 0) & live[None, :] & live[:, None]
-    return seen & (back < model.text_config.sliding_window) if slides(model, layer) else seen
+    window = window_of(model.text_config, layer)
+    return seen if window is None else seen & (back < window)
 
 
 def _goes_on(where: Where, places: Places, example: int, layer: int | None) -> bool:

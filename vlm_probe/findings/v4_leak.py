@@ -21,7 +21,7 @@ from vlm_probe.evidence import Claim, Described, EveryWay, PairedMean, Tables
 from vlm_probe.findings.finding import FigureOf, Finding, Section, Shown
 from vlm_probe.findings.shared import Shared, about
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.anatomy import unembedding
+from vlm_probe.hooked.anatomy import head_bias, unembedding
 from vlm_probe.items import Item
 from vlm_probe.lens.logit_lens import stream_lens
 from vlm_probe.vocabulary import (
@@ -72,10 +72,10 @@ def leaked_probability(
         )
     ids = drawn[list(SETS)].to_numpy().T  # set, row; -1 for none
     groups = {"unused": sorted(set(tokens.tolist()) - set(used))}
-    answers, images, layers, unused = [], [], [], []
+    answers, images, layers, unused, bias = [], [], [], [], head_bias(model)
     for item in items:
         hidden = answer_and_image_rows(model, item, suffix=own.suffix)
-        log_p = log_probabilities(hidden, table, ids.ravel().clip(0).tolist()).numpy().astype(float)
+        log_p = log_probabilities(hidden, table, ids.ravel().clip(0).tolist(), bias=bias).numpy().astype(float)
         log_p = log_p.reshape(*log_p.shape[:2], *ids.shape)
         log_p[..., ids < 0] = np.nan
         answers.append(log_p[-1, 0])
@@ -85,7 +85,7 @@ def leaked_probability(
         at = {"answer": mass[:, 0], "image": mass[:, 1:].mean(1)}
         columns = {f"{place}_{name}": at[place][:, i] for place in PLACES for i, name in enumerate(SETS)}
         layers.append(pd.DataFrame({"id": item.id, "image": item.image, "layer": np.arange(len(mass)), **columns}))
-        read = stream_lens(hidden[-1:], table, k=1, sets=groups, divergences=False)
+        read = stream_lens(hidden[-1:], table, k=1, sets=groups, divergences=False, bias=bias)
         unused.append(float(read.mass["unused"][0, 0]))
     tables = by_item_and_row(about(items), drawn, {"answer": np.stack(answers), "image": np.stack(images)})
     share = len(groups["unused"]) / len(table)

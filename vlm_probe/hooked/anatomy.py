@@ -70,8 +70,14 @@ def attention_modules(model: HookedVLM, part: str) -> list[nn.Module]:
     return [submodule(layer, *blocks.attention) for layer in layers_of(tower, blocks)]
 
 
+def head_bias(model: HookedVLM) -> Float[Tensor, " row"] | None:
+    """What the output layer adds to every row's logit; None where it adds nothing."""
+    bias: Any = getattr(head(model), "bias", None)
+    return None if bias is None else bias.detach()
+
+
 def norm_gain(model: HookedVLM, norm: nn.Module) -> Float[Tensor, " d_model"]:
-    """What an RMSNorm of the language model multiplies by behind the division: Gemma's offset and the weight."""
+    """What a norm of the language model multiplies by behind the division: Gemma's offset and the weight."""
     weight: Any = norm.weight
     return families_of(model.hf.config)[1].norm_offset + weight.detach().float()
 
@@ -80,6 +86,19 @@ def norm_scale(norm: Any, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*
     """What an RMSNorm divides these rows by, in float32."""
     eps = getattr(norm, "eps", None) or norm.variance_epsilon
     return (x.float().pow(2).mean(-1, keepdim=True) + eps).sqrt()
+
+
+def through_norm(
+    model: HookedVLM, norm: Any, readout: Float[Tensor, "*rows d_model"], scale: Float[Tensor, "*#rows 1"]
+) -> tuple[Float[Tensor, "*rows d_model"], Float[Tensor, "*rows"]]:
+    """Directions behind a norm as directions before it, the norm's scale held, and what its bias adds to each.
+
+    x @ direction + added is norm(x) @ readout for rows of that scale: a LayerNorm's taking off of the mean is linear.
+    """
+    direction = readout * norm_gain(model, norm) / scale
+    if not isinstance(norm, nn.LayerNorm):
+        return direction, torch.zeros_like(readout[..., 0])
+    return direction - direction.mean(-1, keepdim=True), readout @ norm.bias.detach().float()
 
 
 def norm_before(model: HookedVLM, layer: int) -> nn.Module:

@@ -23,8 +23,8 @@ class Blocks:
     """The attention module that calls the attention function; first that exists."""
     attn_out: str
     """Its output is what attention adds to the residual stream."""
-    mid: str
-    """Its input is the residual stream between attention and MLP."""
+    mid: str | None
+    """Its input is the residual stream between attention and MLP; None where they run side by side on one input."""
     mlp_in: tuple[str, ...]
     """Its output is the MLP's pre-activation (of the gate, where there is one); first that exists."""
     mlp_down: tuple[str, ...]
@@ -33,6 +33,11 @@ class Blocks:
     """Its output is what the MLP adds to the residual stream."""
     qkv: tuple[tuple[str, ...], ...] = (("q_proj",), ("k_proj",), ("v_proj",))
     """The projections to queries, keys and values, relative to the attention module; first that exists of each."""
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Points of a block (`names.BLOCK`) that its layers do not have."""
+        return ("hook_resid_mid",) if self.mid is None else ()
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,9 @@ class LanguageFamily:
     prompt: str
     """The text around images and question, with {bos}, {images} and {question}."""
     norm: str = "norm"
-    """The RMSNorm after the last layer, relative to the tower."""
+    """The norm after the last layer, relative to the tower: an RMSNorm or a LayerNorm."""
     norm_before: str = "input_layernorm"
-    """The RMSNorm between the residual stream and attention, relative to a layer."""
+    """The norm between the residual stream and attention, relative to a layer."""
     output: str = "o_proj"
     """The projection from heads to what attention adds, relative to the attention module."""
     norm_offset: float = 0.0
@@ -114,17 +119,33 @@ _SANDWICH = Blocks(
     mlp_down=_LLAMA.mlp_down,
     mlp_out="post_feedforward_layernorm",
 )
+# Phi adds what attention and MLP make of one normalised input.
+_PARALLEL = Blocks(
+    layers=_LLAMA.layers,
+    attention=_LLAMA.attention,
+    attn_out="self_attn",
+    mid=None,
+    mlp_in=("mlp.fc1",),
+    mlp_down=("mlp.fc2",),
+    mlp_out="mlp",
+)
 # LLaVA-Gemma's training prompt: one BOS, no system text.
 _GEMMA_PROMPT = "{bos}<start_of_turn>user\n{images}\n{question}<end_of_turn>\n<start_of_turn>model\n"
 # LLaVA-1.5 as published for transformers.
 _LLAMA_PROMPT = "{bos}USER: {images}\n{question} ASSISTANT:"
 # LLaVA-Interleave's; Qwen2 has no BOS token.
 _QWEN2_PROMPT = "<|im_start|>user\n{images}\n{question}<|im_end|>\n<|im_start|>assistant\n"
+# Mistral's own turns, as LLaVA-1.6-Mistral was trained with.
+_MISTRAL_PROMPT = "{bos}[INST] {images}\n{question} [/INST]"
+# LLaVA-Phi's, without its system text; Phi's tokenizer adds no BOS.
+_PHI_PROMPT = "USER: {images}\n{question} ASSISTANT:"
 
 VISION: dict[str, VisionFamily] = {
     "clip_vision_model": VisionFamily(_CLIP),
     "dinov2": VisionFamily(_DINOV2, any_size=True),
     "dinov2_with_registers": VisionFamily(_DINOV2, any_size=True, registers="num_register_tokens"),
+    # SigLIP 2 at one resolution has this type too. The head that pools its patches feeds nothing in LLaVA.
+    "siglip_vision_model": VisionFamily(_CLIP, cls=False),
 }
 """By the configuration's model_type."""
 LANGUAGE: dict[str, LanguageFamily] = {
@@ -137,6 +158,8 @@ LANGUAGE: dict[str, LanguageFamily] = {
     "gemma3_text": LanguageFamily(_SANDWICH, _GEMMA_PROMPT, norm_offset=1.0, scales_tokens=True),
     "llama": LanguageFamily(_LLAMA, _LLAMA_PROMPT),
     "qwen2": LanguageFamily(_LLAMA, _QWEN2_PROMPT),
+    "mistral": LanguageFamily(_LLAMA, _MISTRAL_PROMPT),
+    "phi": LanguageFamily(_PARALLEL, _PHI_PROMPT, norm="final_layernorm", output="dense"),
 }
 """By the text configuration's model_type; a checkpoint's config may hold a prompt of its own (vlm_probe.prompt)."""
 

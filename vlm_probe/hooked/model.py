@@ -105,7 +105,7 @@ class HookedVLM(GlobHooks):
             leading, kind = vision.leading(sight), hf.config.vision_feature_select_strategy
             patches = PatchGrid(sight.patch_size, leading, leading - int(kind == "default"))
         language_tower = hf.model if vision is None else hf.model.language_model
-        self.language = language_points(len(layers_of(language_tower, language.blocks)))
+        self.language = language_points(len(layers_of(language_tower, language.blocks)), language.blocks.absent)
         if vision is not None:
             self.vision = vision_points(len(layers_of(hf.model.vision_tower, vision.blocks)))
             self.connector = connector_points()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
@@ -66,10 +66,10 @@ class Points(nn.Module):
 class TowerPoints(Points):
     """Points of a vision encoder or a language model: its own, and those of every block."""
 
-    def __init__(self, n_layers: int, own: Iterable[str], *, rotary: bool):
+    def __init__(self, n_layers: int, own: Iterable[str], *, absent: Collection[str]):
         embed, *behind = own
         super().__init__((embed,))
-        block = [name for name in names.BLOCK if rotary or name not in names.ROTARY]
+        block = [name for name in names.BLOCK if name not in absent]
         self.blocks = nn.ModuleList(Points(block) for _ in range(n_layers))
         # What follows the blocks is declared behind them: names come in the order in which they fire.
         for name, child in Points(behind).named_children():
@@ -82,11 +82,11 @@ class TowerPoints(Points):
 
 
 def vision_points(n_layers: int) -> TowerPoints:
-    return TowerPoints(n_layers, names.VISION, rotary=False)
+    return TowerPoints(n_layers, names.VISION, absent=names.ROTARY)
 
 
-def language_points(n_layers: int) -> TowerPoints:
-    return TowerPoints(n_layers, names.LANGUAGE, rotary=True)
+def language_points(n_layers: int, absent: Collection[str] = ()) -> TowerPoints:
+    return TowerPoints(n_layers, names.LANGUAGE, absent=absent)
 
 
 def connector_points() -> Points:

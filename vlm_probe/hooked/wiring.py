@@ -89,7 +89,8 @@ def wire_block(layer: nn.Module, points: Points, paths: Blocks, *, d_head: int, 
     for letter, projection in zip("qkv", paths.qkv, strict=True):
         _on_heads(submodule(attention_module, *projection), points[f"attn.hook_{letter}"], d_head)
     _on_output(submodule(layer, paths.attn_out), points["hook_attn_out"])
-    _on_input(submodule(layer, paths.mid), partial(_in_place, points["hook_resid_mid"]))
+    if paths.mid is not None:
+        _on_input(submodule(layer, paths.mid), partial(_in_place, points["hook_resid_mid"]))
     _on_output(submodule(layer, *paths.mlp_in), points["mlp.hook_pre"])
     _on_input(submodule(layer, *paths.mlp_down), partial(_through, (points["mlp.hook_post"],)))
     _on_output(submodule(layer, paths.mlp_out), points["hook_mlp_out"])
@@ -114,15 +115,19 @@ def _stamp(x: Tensor) -> object:
 
 
 def wire_norm(norm: nn.Module, on_scale: HookPoint, on_normalized: HookPoint, offset: float) -> None:
-    """Connect an RMSNorm, whose parts transformers does not expose: y = x / scale * (offset + weight).
+    """Connect a norm, whose parts transformers does not expose: y = x / scale * (offset + weight).
 
-    The output is computed anew only where a hook changed something.
+    A LayerNorm takes the mean off x first and adds its bias last. TransformerLens shows the normalized rows of a
+    LayerNorm behind its weight and bias; here they are before those, as of an RMSNorm. The output is computed anew only
+    where a hook changed something.
     """
+    centres = isinstance(norm, nn.LayerNorm)
 
     def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         if not (is_active(on_scale) or is_active(on_normalized)):
             return None
         x = args[0].float()
+        x = x - x.mean(-1, keepdim=True) if centres else x
         eps = getattr(module, "eps", None) or module.variance_epsilon
         before = (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
         stamp = _stamp(before)
@@ -132,7 +137,8 @@ def wire_norm(norm: nn.Module, on_scale: HookPoint, on_normalized: HookPoint, of
         normalized = on_normalized(divided)
         if scale is before and normalized is divided and stamps == (_stamp(before), _stamp(divided)):
             return None
-        return (normalized * (offset + module.weight.float())).to(output.dtype)
+        scaled = normalized * (offset + module.weight.float())
+        return (scaled + module.bias.float() if centres else scaled).to(output.dtype)
 
     norm.register_forward_hook(hook, prepend=True)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM, ModelInputs
-from vlm_probe.hooked.anatomy import final_norm, unembedding
+from vlm_probe.hooked.anatomy import final_norm, head_bias, unembedding
 from vlm_probe.hooked.targets import target_token
 from vlm_probe.layout.groups import Where, positions_of
 
@@ -138,6 +138,7 @@ def stream_lens(
     tokens: Int[Tensor, "position token"] | None = None,
     sets: Mapping[str, Sequence[int]] | None = None,
     divergences: bool = True,
+    bias: Float[Tensor, " vocabulary"] | None = None,
     soft_cap: float | None = None,
     block: int = BLOCK,
     rows: int = ROWS,
@@ -153,6 +154,7 @@ def stream_lens(
     tokens: at every position, tokens whose rank and log-probability are wanted.
     sets: name -> token ids whose joint probability is wanted.
     divergences: also KL to the final layer and to the next.
+    bias: what the output layer adds to every token's logit (Phi's does).
     soft_cap: Gemma 2's cap on logits.
     block, rows: vocabulary rows and positions at a time; memory goes with their product.
     progress: called with the number of rows (layers x positions) just done.
@@ -184,18 +186,19 @@ def stream_lens(
     asked = torch.zeros(positions, 0, dtype=torch.long) if tokens is None else tokens
     if asked.numel() and not 0 <= int(asked.min()) <= int(asked.max()) < vocabulary:
         raise VlmProbeError(f"asked tokens are outside the vocabulary of {vocabulary}")
+    added = torch.zeros(vocabulary, device=device) if bias is None else bias.float()
     each = max(1, rows // len(hidden))
     kept: dict[str, list[Tensor]] = {}
     for start in range(0, positions, each):
         h = torch.stack([layer[start : start + each] for layer in hidden]).to(device)
         here = asked[start : start + each].to(device)
         # Rounded as the block's products are, or a token would be compared with others of another precision.
-        own = torch.einsum("lrd,rtd->lrt", h.float(), table[here].float()).to(table.dtype).float()
+        own = torch.einsum("lrd,rtd->lrt", h.float(), table[here].float()).to(table.dtype).float() + added[here]
         gatherer = _Gatherer((h.shape[0], h.shape[1]), k, members, here, _capped(own, soft_cap), divergences)
         h = h.to(table.dtype)
         for first in range(0, vocabulary, block):
             z = (h.flatten(0, 1) @ table[first : first + block].T).float().unflatten(0, h.shape[:2])
-            gatherer.add(_capped(z, soft_cap), first)
+            gatherer.add(_capped(z if bias is None else z + added[first : first + block], soft_cap), first)
         for name, values in gatherer.results().items():
             kept.setdefault(name, []).append(values.cpu())
         if progress is not None:
@@ -283,6 +286,7 @@ def lens(
         sets=sets,
         divergences=divergences,
         block=block,
+        bias=head_bias(model),
         soft_cap=_soft_cap(model),
     )
     rows = ("layer", "position")

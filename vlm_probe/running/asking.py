@@ -19,6 +19,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.inputs.images import ImageLike, open_image
 from vlm_probe.inputs.prompts import answer_start
 from vlm_probe.running.protocol import Runs
+from vlm_probe.running.sliding import window_of
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,8 @@ def _batches(model: Runs, rows: list[_Row], prefix: int, new: int, batch_size: i
     """
     rows = sorted(rows, key=lambda row: (len(row.suffix), row.index))
     text = model.text_config
-    slides = "sliding_attention" in (getattr(text, "layer_types", None) or ())
-    window: int | None = text.sliding_window if slides else None
+    windows = [window_of(text, layer) for layer in range(text.num_hidden_layers)]
+    window = min((one for one in windows if one is not None), default=None)
     longest = prefix + len(rows[-1].suffix) + max(new, max(len(row.answer) for row in rows))
     batch: list[_Row] = []
     for row in rows:

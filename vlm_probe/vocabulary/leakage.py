@@ -14,7 +14,7 @@ from vlm_probe.embedding.nearest import used_rows
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence.intervals import clustered_mean
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.anatomy import unembedding
+from vlm_probe.hooked.anatomy import head_bias, unembedding
 from vlm_probe.inputs.prompts import first_answer_token
 from vlm_probe.items.item import Item
 from vlm_probe.lens.logit_lens import BLOCK, normed_rows, stream_lens
@@ -42,19 +42,22 @@ def log_probabilities(
     table: Float[Tensor, "vocabulary d_model"],
     ids: Sequence[int],
     *,
+    bias: Float[Tensor, " vocabulary"] | None = None,
     block: int = BLOCK,
 ) -> Float[Tensor, "layer position id"]:
     """Log-probability (nats) of some tokens under every layer, the vocabulary read in blocks.
 
     hidden: of every layer, rows ready for the unembedding. table: the unembedding, in any dtype; products are taken in
-    that dtype, sums in float32, as `lens.stream_lens` does.
+    that dtype, sums in float32, as `lens.stream_lens` does. bias: what the output layer adds to every token's logit.
     """
+    added = torch.zeros(len(table), device=table.device) if bias is None else bias.float()
     rows = torch.stack(list(hidden)).to(table)
     norm = torch.full(rows.shape[:2], -torch.inf, device=table.device)
     for start in range(0, len(table), block):
-        norm = torch.logaddexp(norm, (rows @ table[start : start + block].T).float().logsumexp(-1))
-    chosen = table[torch.as_tensor(list(ids), dtype=torch.long, device=table.device)]
-    return ((rows @ chosen.T).float() - norm[..., None]).cpu()
+        logits = (rows @ table[start : start + block].T).float() + added[start : start + block]
+        norm = torch.logaddexp(norm, logits.logsumexp(-1))
+    chosen = torch.as_tensor(list(ids), dtype=torch.long, device=table.device)
+    return ((rows @ table[chosen].T).float() + added[chosen] - norm[..., None]).cpu()
 
 
 @torch.no_grad()
@@ -98,7 +101,7 @@ def leakage(
         if answer is None:
             raise VlmProbeError(f"item {item.id} has no answer whose probability could be read")
         asked = torch.full((len(hidden[0]), 1), answer)
-        read = stream_lens(hidden, table, k=1, tokens=asked, sets=groups, divergences=False)
+        read = stream_lens(hidden, table, k=1, tokens=asked, sets=groups, divergences=False, bias=head_bias(model))
         assert read.rank is not None
         assert read.log_probability is not None
         for layer in range(len(read.entropy)):
