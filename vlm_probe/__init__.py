@@ -12,6 +12,7 @@ from vlm_probe.errors import VlmProbeError, VlmProbeWarning
 if TYPE_CHECKING:
     from vlm_probe.explorer import explore
     from vlm_probe.hooked import HookedVLM
+    from vlm_probe.hooked.verifying import verify
     from vlm_probe.inputs.preparing import ModelInputs
     from vlm_probe.layout import ImageTransform, PixelBox, TokenLayout, UnitBox
     from vlm_probe.opening import load
@@ -34,6 +35,7 @@ _HOMES = {
     "explore": "vlm_probe.explorer",
     "load": "vlm_probe.opening",
     "open_store": "vlm_probe.store",
+    "verify": "vlm_probe.hooked.verifying",
 }
 
 _PARTS = (
@@ -76,6 +78,7 @@ __all__ = [
     "explore",
     "load",
     "open_store",
+    "verify",
 ]
 
 

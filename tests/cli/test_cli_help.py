@@ -18,6 +18,7 @@ COMMANDS = [
     "evaluate",
     "capture",
     "models",
+    "verify",
     "fetch",
     "train",
     "study",

@@ -51,6 +51,7 @@ REASONS = {
         "hooked.config hooked.embedding hooked.unembedding hooked.is_tied hooked.head hooked.final_norm "
         "hooked.language_tower hooked.attention_modules hooked.head_bias hooked.norm_gain "
         "hooked.through_norm hooked.norm_before "
+        "hooked.plain_twin "
         "hooked.norm_after hooked.by_head hooked.heads_add hooked.score_settings hooked.parameter_count "
         "embedding.used_rows vocabulary.known_unused vocabulary.vocabulary_geometry "
         "vocabulary.always_kept findings.vocabulary_cost findings.vocabulary_use findings.trained_rows "
@@ -259,6 +260,7 @@ CASES: dict[str, Case] = {
     "embedding.token_rows": lambda f, m: f(m, asked(), [POINT], batch_size=1),
     "embedding.patch_rows": lambda f, m: f(m, asked(), ["connector.*", POINT], batch_size=1),
     "embedding.modality_gap": lambda f, m: f(m, copies(), rows_per_item=2),
+    "hooked.verify": lambda f, m: f(m),
     "lens.build_bank": lambda f, m: f(m, ["a red star", "two blue stars"], batch_size=1),
     "lens.contextual_lens": lambda f, m: f(m, look(m), build_bank(m, ["a red star"]), k=2),
     "lens.lens": lambda f, m: f(m, look(m)),

@@ -42,8 +42,8 @@ class Nodes:
     def of(cls, model: HookedVLM, groups: Sequence[str]) -> Nodes:
         if "language.blocks.0.hook_resid_mid" not in model.hook_dict:
             raise VlmProbeError(
-                f"{model.name} runs attention and MLP side by side ({model.text_config.model_type}): circuits are found "
-                "where the MLP follows attention"
+                f"{model.name} runs attention and MLP side by side ({model.text_config.model_type}); circuits are "
+                "found where the MLP follows attention"
             )
         config: Any = model.text_config
         return cls(tuple(groups), model.layers["language"], config.num_attention_heads, config.num_key_value_heads)

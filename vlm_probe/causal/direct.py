@@ -16,7 +16,6 @@ the output layer gives, before Gemma 2's soft cap.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 import torch
@@ -71,9 +70,9 @@ def direct_logit_attribution(
     Returns
     -------
     DataFrame with a row for every example and part: example, part ("embed", "attn", "head", "attn bias", "mlp", "bias"
-    of the final norm and the output layer, where they have one), layer and head (-1 where a part has none), value in logits, and logit: the
-    example's logit (difference) as the model computed it, to which its values sum. `attrs` holds the final norm's
-    scale that was held ("scale.0" of the first example), the targets and the positions.
+    of the final norm and the output layer, where they have one), layer and head (-1 where a part has none), value in
+    logits, and logit: the example's logit (difference) as the model computed it, to which its values sum. `attrs` holds
+    the final norm's scale that was held ("scale.0" of the first example), the targets and the positions.
 
     Raises
     ------

@@ -23,6 +23,7 @@ from vlm_probe.cli import (
     store,
     study,
     train,
+    verify,
 )
 from vlm_probe.cli.models import HUB_MODELS
 from vlm_probe.cli.terminal import app, console, err, one_line_warnings, plain
@@ -40,6 +41,7 @@ for command in (
     evaluate.evaluate,
     capture.capture,
     models.models,
+    verify.verify,
     fetch.fetch,
     train.train,
     study.study,

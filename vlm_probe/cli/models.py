@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterator
+from importlib import resources
 
 from vlm_probe.cli.terminal import console, plain
 
@@ -21,6 +23,16 @@ def models() -> None:
     for name, what, needs, here in _listed():
         console.print(f"[bold]{plain(name)}[/bold]  {here}".rstrip(), highlight=False, soft_wrap=True)
         console.print(f"  {plain(what)}; needs {plain(needs)}", style="dim", highlight=False, soft_wrap=True)
+    console.print(
+        "\n[bold]Families[/bold], and what `vlm-probe verify` finds on a random miniature of each", highlight=False
+    )
+    for row in verified():
+        found = f"{row['checks']} checks hold, {row['points']} points, within {row['difference']} of transformers"
+        found = f"{found} {row['transformers']}"
+        console.print(
+            f"{plain(row['title'])}  [dim]{row['part']} {row['family']!r}[/dim]", highlight=False, soft_wrap=True
+        )
+        console.print(f"  {found}", style="dim", highlight=False, soft_wrap=True)
 
 
 def _listed() -> Iterator[tuple[str, str, str, str]]:
@@ -44,13 +56,23 @@ def _listed() -> Iterator[tuple[str, str, str, str]]:
     for name, (what, billions) in HUB_MODELS.items():
         need = 2 * billions
         yield name, what, f"the Hub, {need:.0f} GB of memory in bfloat16", _here(name, need)
+    families = verified()
+    encoders, languages = (
+        "; ".join(row["title"] for row in families if row["part"] == part) for part in ("encoder", "language model")
+    )
     yield (
         "PATH",
-        "any LLaVA checkpoint directory: Hugging Face or original layout, CLIP or DINOv2 encoder, Gemma, Gemma 2, "
-        "Gemma 3, Llama or Qwen2; such a language model alone; adapters of peft's on one of them",
+        f"any LLaVA checkpoint directory, Hugging Face or original layout. Encoders: {encoders}. Language models: "
+        f"{languages}. Such a language model alone; adapters of peft's on one of them",
         "its files",
         "",
     )
+
+
+def verified() -> list[dict[str, str]]:
+    """A row a family: part, family (the configuration's model_type), title, and how its miniature did in `verify`."""
+    text = resources.files("vlm_probe").joinpath("hooked/verified.csv").read_text()
+    return list(csv.DictReader(text.splitlines()))
 
 
 def _here(repository: str, gigabytes: float) -> str:

@@ -44,6 +44,8 @@ class Blocks:
 class VisionFamily:
     """A vision encoder."""
 
+    title: str
+    """What people call it."""
     blocks: Blocks
     cls: bool = True
     """A CLS token stands before the patches."""
@@ -61,6 +63,8 @@ class VisionFamily:
 class LanguageFamily:
     """A language model, and how LLaVA checkpoints made with it were trained."""
 
+    title: str
+    """What people call it."""
     blocks: Blocks
     prompt: str
     """The text around images and question, with {bos}, {images} and {question}."""
@@ -141,25 +145,27 @@ _MISTRAL_PROMPT = "{bos}[INST] {images}\n{question} [/INST]"
 _PHI_PROMPT = "USER: {images}\n{question} ASSISTANT:"
 
 VISION: dict[str, VisionFamily] = {
-    "clip_vision_model": VisionFamily(_CLIP),
-    "dinov2": VisionFamily(_DINOV2, any_size=True),
-    "dinov2_with_registers": VisionFamily(_DINOV2, any_size=True, registers="num_register_tokens"),
+    "clip_vision_model": VisionFamily("CLIP", _CLIP),
+    "dinov2": VisionFamily("DINOv2", _DINOV2, any_size=True),
+    "dinov2_with_registers": VisionFamily(
+        "DINOv2 with registers", _DINOV2, any_size=True, registers="num_register_tokens"
+    ),
     # SigLIP 2 at one resolution has this type too. The head that pools its patches feeds nothing in LLaVA.
-    "siglip_vision_model": VisionFamily(_CLIP, cls=False),
+    "siglip_vision_model": VisionFamily("SigLIP, and SigLIP 2 at one resolution", _CLIP, cls=False),
 }
 """By the configuration's model_type."""
 LANGUAGE: dict[str, LanguageFamily] = {
     "gemma": LanguageFamily(
-        _LLAMA, _GEMMA_PROMPT, norm_offset=1.0, scales_tokens=True, scales_images=True, pads_images=True
+        "Gemma", _LLAMA, _GEMMA_PROMPT, norm_offset=1.0, scales_tokens=True, scales_images=True, pads_images=True
     ),
     "gemma2": LanguageFamily(
-        _SANDWICH, _GEMMA_PROMPT, norm_offset=1.0, scales_tokens=True, scales_images=True, pads_images=True
+        "Gemma 2", _SANDWICH, _GEMMA_PROMPT, norm_offset=1.0, scales_tokens=True, scales_images=True, pads_images=True
     ),
-    "gemma3_text": LanguageFamily(_SANDWICH, _GEMMA_PROMPT, norm_offset=1.0, scales_tokens=True),
-    "llama": LanguageFamily(_LLAMA, _LLAMA_PROMPT),
-    "qwen2": LanguageFamily(_LLAMA, _QWEN2_PROMPT),
-    "mistral": LanguageFamily(_LLAMA, _MISTRAL_PROMPT),
-    "phi": LanguageFamily(_PARALLEL, _PHI_PROMPT, norm="final_layernorm", output="dense"),
+    "gemma3_text": LanguageFamily("Gemma 3", _SANDWICH, _GEMMA_PROMPT, norm_offset=1.0, scales_tokens=True),
+    "llama": LanguageFamily("Llama, Vicuna", _LLAMA, _LLAMA_PROMPT),
+    "qwen2": LanguageFamily("Qwen2, Qwen2.5", _LLAMA, _QWEN2_PROMPT),
+    "mistral": LanguageFamily("Mistral", _LLAMA, _MISTRAL_PROMPT),
+    "phi": LanguageFamily("Phi 1, 1.5 and 2", _PARALLEL, _PHI_PROMPT, norm="final_layernorm", output="dense"),
 }
 """By the text configuration's model_type; a checkpoint's config may hold a prompt of its own (vlm_probe.prompt)."""
 

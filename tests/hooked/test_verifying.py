@@ -1,0 +1,175 @@
+"""A hooked model beside the plain one: what is right passes everywhere, and what was planted wrong is found."""
+
+import csv
+import io
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tiny import LANGUAGES, TOWERS, tiny_batch, tiny_language, tiny_llava, tiny_vlm
+from torch import nn
+
+import vlm_probe
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked import HookedVLM, families
+from vlm_probe.hooked.verifying import plain_twin, verify
+
+TABLE = Path(vlm_probe.__file__).parent / "hooked" / "verified.csv"
+BESIDE = {"encoder": "gemma", "language model": "clip"}
+
+
+def checked(model: HookedVLM) -> Any:
+    return verify(model)
+
+
+def rows() -> list[dict[str, str]]:
+    """Of every family a random miniature, beside Gemma or CLIP."""
+    found = []
+    for part, miniatures, known in (
+        ("encoder", TOWERS, families.VISION),
+        ("language model", LANGUAGES, families.LANGUAGE),
+    ):
+        for name, config in miniatures.items():
+            pair = (name, BESIDE[part]) if part == "encoder" else (BESIDE[part], name)
+            model, family = tiny_vlm(*pair), config().model_type
+            table = checked(model)
+            assert table["ok"].all(), table
+            found.append(
+                {
+                    "part": part,
+                    "family": family,
+                    "title": known[family].title,
+                    "points": str(len(model.hook_dict)),
+                    "checks": str(len(table)),
+                    "difference": f"{max(table['difference'].max(), 1e-7):.0e}",
+                    "transformers": transformers.__version__,
+                }
+            )
+    return found
+
+
+def written(found: list[dict[str, str]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return text.getvalue()
+
+
+def test_the_table_of_families_is_what_their_miniatures_give():
+    """To record it anew: `python tests/hooked/test_verifying.py`."""
+    found, recorded = rows(), list(csv.DictReader(TABLE.read_text().splitlines()))
+    assert {row["family"] for row in found} == {*families.VISION, *families.LANGUAGE}, "each family has a miniature"
+    moving = ("difference", "transformers")
+    for row, expected in zip(found, recorded, strict=True):
+        assert {k: v for k, v in row.items() if k not in moving} == {k: expected[k] for k in row if k not in moving}
+        assert float(row["difference"]) <= 1e-5
+
+
+def test_a_language_model_alone_and_tensors_without_words():
+    alone = checked(tiny_language())
+    assert alone["ok"].all()
+    assert not alone["check"].str.contains("vision|connector").any()
+    assert checked(HookedVLM(tiny_llava("registers", "gemma2")))["ok"].all()
+
+
+@pytest.mark.parametrize("scale", ["all", "text"])
+def test_it_is_compared_with_the_scale_that_is_set(scale):
+    model = HookedVLM(tiny_llava("clip", "gemma"), embed_scale=scale)
+    table = checked(model)
+    assert table["ok"].all()
+    assert table.attrs["image_scale"] == (42**0.5 if scale == "all" else 1.0)
+    other = HookedVLM(tiny_llava("clip", "gemma"), embed_scale="text" if scale == "all" else "all")
+    batch = tiny_batch(model.hf)
+    logits = [plain_twin(one, "sdpa")(**batch).logits for one in (model, other)]
+    assert not torch.allclose(*logits, atol=1e-3), "the scale would not be missed"
+
+
+def somebodys(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+    return output * 1.01
+
+
+def wrong_row(**changes: Any) -> families.LanguageFamily:
+    row = families.LANGUAGE["gemma"]
+    return replace(row, blocks=replace(row.blocks, **changes))
+
+
+@pytest.mark.parametrize(
+    ("planted", "found"),
+    [
+        # A family's row that names the wrong module.
+        (wrong_row(attn_out="post_attention_layernorm"), {"language: what layers add"}),
+        (wrong_row(mlp_out="input_layernorm"), {"language: what layers add"}),
+        (wrong_row(qkv=(("q_proj",), ("v_proj",), ("k_proj",))), {"language: patterns times values"}),
+    ],
+    ids=["attention's output", "MLP's output", "keys and values"],
+)
+def test_a_row_that_is_wrong_is_found(monkeypatch, planted, found):
+    monkeypatch.setitem(families.LANGUAGE, "gemma", planted)
+    table = checked(tiny_vlm("clip", "gemma"))
+    assert found <= set(table.loc[~table["ok"], "check"])
+
+
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [
+        ("vision_tower.encoder.layers.1.mlp.fc1", {"idle logits", "vision: residual stream"}),
+        ("multi_modal_projector.linear_2", {"idle logits"}),
+        ("language_model.layers.1.self_attn.q_proj", {"idle logits", "language: attention patterns"}),
+        ("language_model.norm", {"idle logits", "final norm"}),
+    ],
+)
+def test_a_model_that_computes_something_else_is_found(where, found):
+    """A hook of somebody's that stays in the model is what its plain twin does not have."""
+    model = tiny_vlm("clip", "llama")
+    model.hf.model.get_submodule(where).register_forward_hook(somebodys)
+    table = checked(model)
+    assert found <= set(table.loc[~table["ok"], "check"])
+
+
+def test_a_point_that_nothing_hears_is_found(monkeypatch):
+    """It is fed a copy: what is read there is right, and what is edited goes nowhere."""
+    from vlm_probe.hooked import wiring
+
+    def aside(point, _module, _args, output):
+        seen = output[0] if isinstance(output, tuple) else output
+        point(seen.clone())
+
+    def wire(module, point):
+        deaf = point.name == "language.blocks.1.hook_mlp_out"
+        module.register_forward_hook(partial(aside if deaf else wiring._output, point), prepend=True)
+
+    monkeypatch.setattr(wiring, "_on_output", wire)
+    table = checked(tiny_vlm("clip", "gemma"))
+    (row,) = table.loc[~table["ok"]].to_dict("records")
+    assert row["check"] == "language: edits reach the logits"
+    assert row["said"] == "an edit changes no logit at language.blocks.1.hook_mlp_out"
+
+
+def test_a_model_with_hooks_is_refused_and_none_is_left():
+    model = tiny_vlm("clip", "gemma")
+    model.add_hook("language.hook_embed", lambda x, hook: x)
+    with pytest.raises(VlmProbeError, match=r"model has hooks, which would be compared too"):
+        verify(model)
+    model.reset_hooks()
+    assert checked(model)["ok"].all()
+    assert not any(p._forward_hooks for p in model.hook_points())
+
+
+def test_the_command_says_so_and_ends_with_one_where_they_differ(command, monkeypatch):
+    ended = command("verify", "replica/default", "--device", "cpu")
+    assert (ended.code, ended.err) == (0, "")
+    assert "all 17 checks hold" in ended.out
+    assert "embedding scale, measured: token rows x 10.583, image rows x 1" in ended.out
+    monkeypatch.setitem(families.LANGUAGE, "gemma", wrong_row(mlp_out="input_layernorm"))
+    ended = command("verify", "replica/default", "--device", "cpu")
+    assert ended.code == 1
+    assert "differs from plain transformers: language: what layers add" in " ".join(ended.err.split())
+
+
+if __name__ == "__main__":
+    TABLE.write_text(written(rows()))
