@@ -61,10 +61,12 @@ def to_original(hf, folder, *, tower: str) -> None:
             name = name.removeprefix("language_model.")
             # The image token is the last row, which the original does not have.
             original[name] = (
-                tensor[:-1].contiguous() if name.endswith(("embed_tokens.weight", "lm_head.weight")) else tensor
+                tensor[:-1].contiguous()
+                if name.endswith(("embed_tokens.weight", "lm_head.weight", "lm_head.bias"))
+                else tensor
             )
     text = hf.config.text_config
-    architecture = {"gemma": "LlavaGemmaForCausalLM", "llama": "LlavaLlamaForCausalLM"}[text.model_type]
+    architecture = f"Llava{text.model_type.capitalize().removesuffix('2')}ForCausalLM"
     config = text.to_dict() | {
         "architectures": [architecture],
         "model_type": "llava_gemma",
@@ -87,8 +89,10 @@ def to_original(hf, folder, *, tower: str) -> None:
 
 
 @pytest.mark.parametrize("tower", ["inside", "beside"])
-@pytest.mark.parametrize("language", ["gemma", "llama"])
-@pytest.mark.parametrize("encoder", ["clip", "dinov2"])
+@pytest.mark.parametrize(
+    ("encoder", "language"),
+    [("clip", "gemma"), ("dinov2", "llama"), ("clip", "mistral"), ("siglip", "qwen2"), ("siglip", "phi")],
+)
 def test_original_layout_with_its_tower_inside_or_beside(tmp_path, tower, language, encoder):
     hf = tiny_llava(encoder, language)
     to_original(hf, tmp_path / "original", tower=tower)

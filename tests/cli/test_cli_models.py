@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from vlm_probe.cli import HUB_MODELS
+from vlm_probe.cli.models import verified
 from vlm_probe.zoo.catalog import FUSIONS, SOURCES
 from vlm_probe.zoo.replicas import DEFAULT, shipped
 
@@ -17,7 +18,7 @@ def rows(command, tmp_path, monkeypatch):
     def run() -> dict[str, list[str]]:
         ended = command("models")
         assert (ended.code, ended.err) == (0, "")
-        lines = ended.out.splitlines()
+        lines = ended.out.split("\n\n")[0].splitlines()
         found = {}
         for first, second in zip(lines[::2], lines[1::2], strict=True):
             name, *here = first.split("  ")
@@ -40,6 +41,12 @@ def test_names_are_whole_at_any_width(rows, monkeypatch, width):
     wide = rows()
     monkeypatch.setenv("COLUMNS", str(width))
     assert rows() == wide
+
+
+def test_families_are_listed_with_what_was_verified(command):
+    told = command("models").out.split("\n\n")[1]
+    for row in verified():
+        assert f"{row['title']}  {row['part']} {row['family']!r}\n  {row['checks']} checks hold" in told
 
 
 def test_what_each_needs(rows):

@@ -1,6 +1,6 @@
 """The original LLaVA checkpoint layout, converted in memory to Hugging Face's.
 
-`LlavaGemmaForCausalLM` (LLaVA-Gemma 7B) and `LlavaLlamaForCausalLM` (LLaVA-1.5): the language model
+`LlavaGemmaForCausalLM` (LLaVA-Gemma 7B), `LlavaLlamaForCausalLM` (LLaVA-1.5) and others: the language model
 under `model.`, the connector as `model.mm_projector.0/2`, the encoder inside the checkpoint
 (`model.vision_tower.vision_tower.`) or in a folder or repository that `mm_vision_tower` names.
 transformers reads such a folder as a default Llama, with no more than a warning.
@@ -9,7 +9,7 @@ transformers reads such a folder as a default Llama, with no more than a warning
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +27,13 @@ from vlm_probe.checkpoints.checkpoint import (
 from vlm_probe.checkpoints.files import read_weights, snapshot
 from vlm_probe.errors import VlmProbeError
 
-_LANGUAGE = {"LlavaGemmaForCausalLM": "gemma", "LlavaLlamaForCausalLM": "llama"}
+_LANGUAGE = {
+    "LlavaGemmaForCausalLM": "gemma",
+    "LlavaLlamaForCausalLM": "llama",
+    "LlavaMistralForCausalLM": "mistral",
+    "LlavaPhiForCausalLM": "phi",
+    "LlavaQwenForCausalLM": "qwen2",
+}
 _TOWER_PREFIX = "model.vision_tower.vision_tower."
 _CONNECTOR = {"0": "linear_1", "2": "linear_2"}
 
@@ -35,6 +41,12 @@ _CONNECTOR = {"0": "linear_1", "2": "linear_2"}
 def is_original(config: dict[str, Any]) -> bool:
     """Whether a config.json is of the original layout."""
     return "mm_vision_tower" in config or any(a in _LANGUAGE for a in config.get("architectures") or [])
+
+
+def _selection(config: dict[str, Any], sight: Any) -> Literal["default", "full"]:
+    """A selection of patches leaves the CLS token out; SigLIP has none, and every row is a patch."""
+    every = config.get("mm_vision_select_feature") == "cls_patch" or sight.model_type.startswith("siglip")
+    return "full" if every else "default"
 
 
 def _find_tower(folder: Path, name: str, *, offline_ok: bool) -> Path | str | None:
@@ -106,9 +118,10 @@ def read_original(name: str, folder: Path, revision: str | None, config: dict[st
                 weights[f"vision_tower.{key}"] = tensor
 
     rows = len(weights["language_model.model.embed_tokens.weight"])
-    for key in ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight"):
-        if key in weights:
-            weights[key] = torch.cat([weights[key], weights[key].new_zeros(1, weights[key].shape[1])])
+    for key in ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"):
+        by_token = weights.get(f"language_model.{key}")
+        if by_token is not None:
+            weights[f"language_model.{key}"] = torch.cat([by_token, by_token.new_zeros(1, *by_token.shape[1:])])
     text = {k: v for k, v in config.items() if not k.startswith(("mm_", "tune_", "use_mm", "image_", "architectures"))}
     text |= {"model_type": _LANGUAGE[architecture], "vocab_size": rows + 1}
     converted = LlavaConfig(
@@ -117,7 +130,7 @@ def read_original(name: str, folder: Path, revision: str | None, config: dict[st
         image_token_index=rows,
         projector_hidden_act="gelu",
         vision_feature_layer=config.get("mm_vision_select_layer", -2),
-        vision_feature_select_strategy="full" if config.get("mm_vision_select_feature") == "cls_patch" else "default",
+        vision_feature_select_strategy=_selection(config, tower_config),
     )
     apply_activation_rule(converted, config)
     own = config.get("vlm_probe") or {}

@@ -22,7 +22,7 @@ def verify(
 
         table = compare(opened)
     numbers = {name: table[name].map(lambda x: "0" if x == 0 else f"{x:.0e}") for name in ("difference", "allowed")}
-    shown = table.assign(**numbers, ok=table["ok"].map({True: "yes", False: "NO"}))
+    shown = table.assign(**numbers, ok=["yes" if ok else "NO" for ok in table["ok"]])
     show(shown, str(table.attrs["title"]))
     scale = f"token rows x {opened.token_scale:g}, image rows x {opened.image_scale:g}"
     console.print(f"embedding scale, measured: {scale}", highlight=False)

@@ -38,8 +38,8 @@ def verify(model: HookedVLM, inputs: ModelInputs | None = None) -> pd.DataFrame:
     compared or of 1), allowed (`ALLOWED`; 0 is bit for bit), ok, and said (what was raised, else empty). The checks:
     idle logits; logits while every point is hooked; residual streams against transformers' hidden states; patterns
     against its eager attention; the final norm; connector rows and token rows where the language model gets them; what
-    layers add; patterns times values; an identity edit at every point; an edit at each point of one block reaching the logits; no
-    hook left. `attrs` holds what the embedding scale does, and where the model comes from.
+    layers add; patterns times values; an identity edit at every point; an edit at each point of one block reaching the
+    logits; no hook left. `attrs` holds what the embedding scale does, and where the model comes from.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def _inputs(model: HookedVLM) -> ModelInputs:
 
     sees = model.vision_config is not None
     if model.tokenizer is not None and (model.preparer is not None or not sees):
-        pictures = [scene_image(sample_scene(seed), model.image_size) for seed in (1, 2)] if sees else None
+        pictures: Any = [scene_image(sample_scene(seed), model.image_size) for seed in (1, 2)] if sees else None
         return model.prepare(pictures, list(QUESTIONS))
     generator = torch.Generator().manual_seed(5)
     text = torch.randint(3, 50, (2, 9), generator=generator)
