@@ -12,6 +12,7 @@ from transformers import CLIPImageProcessor
 import vlm_probe
 from vlm_probe.checkpoints.original import read_original
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.anatomy import with_rows
 
 
 def same(a, b) -> bool:
@@ -95,14 +96,26 @@ def to_original(hf, folder, *, tower: str) -> None:
 )
 def test_original_layout_with_its_tower_inside_or_beside(tmp_path, tower, language, encoder):
     hf = tiny_llava(encoder, language)
+    if language == "phi":
+        # transformers' LLaVA leaves it out, and Phi has one.
+        hf.lm_head.bias = torch.nn.Parameter(torch.randn(97))
     to_original(hf, tmp_path / "original", tower=tower)
     loaded = vlm_probe.load(tmp_path / "original", device="cpu")
+    assert (loaded.hf.lm_head.bias is None) == (language != "phi")
+    assert vlm_probe.verify(loaded)["ok"].all()
+    loaded.save_pretrained(tmp_path / "again")
+    again = vlm_probe.load(tmp_path / "again", device="cpu")
+    trimmed = with_rows(again, [*range(3, 50), again.image_token_id])
     expected = HookedVLM(hf)
     assert loaded.image_scale == expected.image_scale
     batch = tiny_batch(hf)
     with torch.no_grad():
         # All but the row of the image token, which the original lacks.
-        torch.testing.assert_close(loaded(**batch).logits[..., :-1], expected(**batch).logits[..., :-1], atol=0, rtol=0)
+        logits = loaded(**batch).logits
+        torch.testing.assert_close(logits[..., :-1], expected(**batch).logits[..., :-1], atol=0, rtol=0)
+        assert torch.equal(again(**batch).logits, logits)
+    if language == "phi":
+        assert torch.equal(trimmed.lm_head.bias, again.hf.lm_head.bias[[*range(3, 50), again.image_token_id]])
 
 
 def test_an_original_layout_on_the_hub_is_fetched_whole(reference, monkeypatch):

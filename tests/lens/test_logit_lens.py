@@ -51,9 +51,11 @@ def test_half_precision_is_read_in_its_own_products():
     assert torch.equal(found.top_ids[..., 0], dense.argmax(-1))
 
 
-@pytest.mark.parametrize("language", ["gemma", "gemma2", "gemma3", "llama"])
+@pytest.mark.parametrize("language", ["gemma", "gemma2", "gemma3", "llama", "phi"])
 def test_the_last_layer_is_the_model(language):
     model = tiny_vlm("clip", language)
+    if language == "phi":
+        model.hf.lm_head.bias = torch.nn.Parameter(torch.randn(97))
     inputs = model.prepare(np.zeros((15, 15, 3), dtype=np.uint8), "red?")
     found = lens(model, inputs, tokens=["r", 7], sets={"all": range(97)}, k=4, block=10)
     with torch.no_grad():

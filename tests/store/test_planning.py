@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from storing import scenes
-from tiny import tiny_language, tiny_vlm
+from tiny import PAIRS, tiny_language, tiny_vlm
 from transformers import CLIPVisionConfig, GemmaConfig, LlavaConfig
 
 from vlm_probe.errors import VlmProbeError
@@ -20,8 +20,7 @@ def vectors(names):
     return [name for name in names if not name.endswith(("attn_scores", "pattern", "hook_scale", "hook_logits"))]
 
 
-@pytest.mark.parametrize("tower", ["clip", "dinov2", "registers"])
-@pytest.mark.parametrize("language", ["gemma", "gemma3", "qwen2"])
+@pytest.mark.parametrize(("tower", "language"), PAIRS)
 def test_points_are_those_of_the_model(tower, language):
     model = tiny_vlm(tower, language)
     assert points_of(model.hf.config) == list(model.hook_dict)

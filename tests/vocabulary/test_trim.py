@@ -36,7 +36,7 @@ def test_with_all_used_ids_kept_nothing_changes(replica, items):
     assert set(cache) == set(small.hook_dict)
 
 
-@pytest.mark.parametrize("language", ["gemma", "gemma3", "llama"])
+@pytest.mark.parametrize("language", ["gemma", "gemma3", "llama", "phi"])
 def test_every_family_tied_or_not(language):
     model = tiny_vlm("clip", language)
     small = trim(model, range(20, 60))

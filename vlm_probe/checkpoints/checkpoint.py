@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlavaForConditionalGeneration
 
 from vlm_probe.checkpoints.adapters import merge_adapter
-from vlm_probe.checkpoints.files import hub_file
+from vlm_probe.checkpoints.files import hub_file, read_weights, snapshot
 from vlm_probe.errors import VlmProbeError, first_line
 
 QUANTIZATION: dict[str, dict[str, Any]] = {
@@ -75,7 +75,9 @@ class Checkpoint:
             kwargs["revision"] = self.revision
         else:
             kwargs["state_dict"] = self.weights()
-        hf = _from_pretrained(self.name, self.source, **kwargs)
+        hf, biased = _from_pretrained(self.name, self.source, **kwargs)
+        if biased:
+            hf.lm_head.bias = nn.Parameter(self._output_bias(kwargs.get("state_dict")).to(dtype), requires_grad=False)
         if self.adapter is not None:
             hf = merge_adapter(self.name, hf, self.adapter)
         if self.suppressed:
@@ -83,7 +85,15 @@ class Checkpoint:
         hf.eval()
         return hf if quantization is not None else hf.to(device)
 
+    def _output_bias(self, given: dict[str, Tensor] | None) -> Tensor:
+        """Of the output layer. transformers' LLaVA gives every language model one without, Phi's among them."""
+        if given is None:
+            source = self.source if isinstance(self.source, Path) else snapshot(str(self.source), self.revision)
+            given = dict(read_weights(source))
+        return next(tensor for key, tensor in given.items() if key.endswith(_BIAS))
 
+
+_BIAS = "lm_head.bias"
 HARMLESS = (".rotary_emb.inv_freq", ".embeddings.position_ids")
 """Ends of names of what older transformers saved among the weights, and which is computed from the configuration."""
 
@@ -92,7 +102,8 @@ def _few(keys: list[str]) -> str:
     return ", ".join(keys[:4]) + (" ..." if len(keys) > 4 else "")
 
 
-def _from_pretrained(name: str, source: str | Path | None, **kwargs: Any) -> Any:
+def _from_pretrained(name: str, source: str | Path | None, **kwargs: Any) -> tuple[Any, bool]:
+    """A model with its weights, and whether a bias of its output layer is left over, for which it has no place yet."""
     kind: Any = LlavaForConditionalGeneration if hasattr(kwargs["config"], "vision_config") else AutoModelForCausalLM
     try:
         loaded: Any = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
@@ -102,6 +113,8 @@ def _from_pretrained(name: str, source: str | Path | None, **kwargs: Any) -> Any
     misshapen_keys = {entry[0] for entry in info["mismatched_keys"]}
     missing = sorted(set(info["missing_keys"]) - misshapen_keys)
     unknown = sorted(key for key in info["unexpected_keys"] if not key.endswith(HARMLESS))
+    biased = kind is LlavaForConditionalGeneration and _BIAS in unknown
+    unknown = [key for key in unknown if not (biased and key == _BIAS)]
     said = "LLaVA model" if kind is LlavaForConditionalGeneration else "language model"
     if missing:
         more = f", and holds {len(unknown)} that it does not know: {_few(unknown)}" if unknown else ""
@@ -118,7 +131,7 @@ def _from_pretrained(name: str, source: str | Path | None, **kwargs: Any) -> Any
             f"{name} has {len(misshapen)} weights of a shape its config.json does not promise: {key} is {list(have)}, "
             f"expected {list(want)}"
         )
-    return model
+    return model, biased
 
 
 def raw_config(name: str, folder: Path | None, revision: str | None) -> dict[str, Any]:

@@ -178,6 +178,17 @@ def patches_of(name: str, activation: Tensor, layouts: list[TokenLayout]) -> Flo
     return torch.gather(flat, 1, at[:, :, None].expand(-1, -1, flat.shape[-1]))
 
 
+def without_weights(hf: Any, settings: Any) -> Any:
+    """A Hugging Face model of another's class, which takes its weights: on the meta device, but for buffers."""
+    with init_empty_weights(include_buffers=False):
+        made = type(hf)(settings)
+        # transformers' LLaVA has an output layer of its own, which has no bias; Phi's is put there on loading.
+        if hf.get_output_embeddings().bias is not None:
+            rows = settings.get_text_config().vocab_size
+            made.get_output_embeddings().register_parameter("bias", nn.Parameter(torch.empty(rows)))
+    return made
+
+
 def with_rows(model: HookedVLM, kept: list[int]) -> Any:
     """The Hugging Face model with these rows of both vocabulary matrices alone, in their order.
 
@@ -200,11 +211,11 @@ def with_rows(model: HookedVLM, kept: list[int]) -> Any:
     settings.vlm_probe = {**own, "embed_scale": model.embed_scale, "prompt": model.prompt}
     if model.preparer is not None:
         settings.vlm_probe["pad"] = model.preparer.pad
-    with init_empty_weights(include_buffers=False):
-        smaller = type(hf)(settings)
+    smaller = without_weights(hf, settings)
     at = torch.as_tensor(kept, device=model.device)
-    matrices = (hf.get_input_embeddings().weight, hf.get_output_embeddings().weight)
-    rows = {id(matrix): matrix.detach()[at] for matrix in matrices}
+    output = hf.get_output_embeddings()
+    by_token = (hf.get_input_embeddings().weight, output.weight, getattr(output, "bias", None))
+    rows = {id(numbers): numbers.detach()[at] for numbers in by_token if numbers is not None}
     state = {}
     for name, value in hf.state_dict(keep_vars=True).items():
         state[name] = rows.get(id(value), value.detach() if isinstance(value, nn.Parameter) else value)

@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError, first_line
-from vlm_probe.hooked.anatomy import final_norm
+from vlm_probe.hooked.anatomy import final_norm, without_weights
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.points import is_active
 from vlm_probe.inputs.preparing import ModelInputs
@@ -105,8 +104,7 @@ def plain_twin(model: HookedVLM, implementation: str) -> Any:
         raise VlmProbeError(
             f"{model.name} is quantized: its weights cannot be shared with a plain model; load it whole"
         )
-    with init_empty_weights(include_buffers=False):
-        twin = type(hf)(copy.deepcopy(hf.config))
+    twin = without_weights(hf, copy.deepcopy(hf.config))
     twin.load_state_dict(hf.state_dict(), assign=True)
     twin.tie_weights()
     # SDPA has no soft cap: transformers runs Gemma 2's attention eagerly whatever is asked for.

@@ -29,7 +29,7 @@ def points_of(config: Any) -> list[str]:
 
     Raises VlmProbeError for a family that is not supported.
     """
-    families_of(config)
+    _, language = families_of(config)
     text, sight = config.get_text_config(), getattr(config, "vision_config", None)
     found: list[str] = []
     if sight is not None:
@@ -39,7 +39,8 @@ def points_of(config: Any) -> list[str]:
         found += [f"connector.{name}" for name in names.CONNECTOR]
     first, *behind = names.LANGUAGE
     found.append(f"language.{first}")
-    found += [f"language.blocks.{layer}.{name}" for layer in range(text.num_hidden_layers) for name in names.BLOCK]
+    block = [name for name in names.BLOCK if name not in language.blocks.absent]
+    found += [f"language.blocks.{layer}.{name}" for layer in range(text.num_hidden_layers) for name in block]
     return [*found, *(f"language.{name}" for name in behind)]
 
 
