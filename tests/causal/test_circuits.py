@@ -313,5 +313,5 @@ def test_what_faithfulness_refuses(changes, message):
 
 def test_layers_that_run_side_by_side_are_refused():
     model, clean, corrupt = twins("clip", "phi")
-    with pytest.raises(VlmProbeError, match=r"model runs attention and MLP side by side \(phi\): circuits are found"):
+    with pytest.raises(VlmProbeError, match=r"model runs attention and MLP side by side \(phi\); circuits are found"):
         scored(model, clean, corrupt)
