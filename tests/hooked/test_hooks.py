@@ -182,7 +182,7 @@ def test_another_vision_layer_may_be_asked_for_in_a_call(any_llava):
     hooked = HookedVLM(any_llava, embed_scale="text")
     text = "eager" if any_llava.config.text_config.model_type == "gemma2" else "sdpa"
     twin.set_attn_implementation({"": "sdpa", "vision_config": "sdpa", "text_config": text})
-    for layer in (-1, -3, 2):
+    for layer in (-1, -3, 2, -6):
         expected = twin(**batch, vision_feature_layer=layer).logits
         assert torch.equal(hooked(**batch, vision_feature_layer=layer).logits, expected)
 

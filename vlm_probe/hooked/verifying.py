@@ -42,11 +42,14 @@ def verify(model: HookedVLM, inputs: ModelInputs | None = None) -> pd.DataFrame:
 
     Raises
     ------
-    VlmProbeError: quantized weights, which cannot be shared with a second model; hooks that are there already.
+    VlmProbeError: quantized weights, which cannot be shared with a second model; hooks that are there already; inputs
+        without an image for a model that has an encoder.
     """
     if any(map(is_active, model.hook_points())):
         raise VlmProbeError(f"{model.name} has hooks, which would be compared too: model.reset_hooks() takes them away")
     inputs = _inputs(model) if inputs is None else inputs
+    if model.vision_config is not None and inputs.pixel_values is None:
+        raise VlmProbeError(f"{model.name} has an encoder: inputs need an image, or it would not be compared")
     checks = _Checks(model, inputs)
     rows = [_row(name, check, model) for name, check in checks.all()]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
