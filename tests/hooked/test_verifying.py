@@ -105,8 +105,17 @@ def wrong_row(**changes: Any) -> families.LanguageFamily:
         (wrong_row(attn_out="post_attention_layernorm"), {"language: what layers add"}),
         (wrong_row(mlp_out="input_layernorm"), {"language: what layers add"}),
         (wrong_row(qkv=(("q_proj",), ("v_proj",), ("k_proj",))), {"language: patterns times values"}),
+        (wrong_row(qkv=(("k_proj",), ("q_proj",), ("v_proj",))), {"language: queries, keys, values"}),
+        (wrong_row(mlp_in=("mlp.up_proj",)), {"language: MLP"}),
+        (wrong_row(mlp_down=("mlp.act_fn",)), {"language: MLP"}),
+        (replace(families.LANGUAGE["gemma"], norm_offset=0.0), {"final norm and logits"}),
+        (replace(families.LANGUAGE["gemma"], output="q_proj"), {"language: what heads add"}),
+        (
+            replace(families.LANGUAGE["gemma"], norm_before="post_attention_layernorm"),
+            {"language: queries, keys, values"},
+        ),
+        (replace(families.LANGUAGE["gemma"], scales_tokens=False), {"rows the language model gets"}),
     ],
-    ids=["attention's output", "MLP's output", "keys and values"],
 )
 def test_a_row_that_is_wrong_is_found(monkeypatch, planted, found):
     monkeypatch.setitem(families.LANGUAGE, "gemma", planted)
@@ -120,7 +129,7 @@ def test_a_row_that_is_wrong_is_found(monkeypatch, planted, found):
         ("vision_tower.encoder.layers.1.mlp.fc1", {"idle logits", "vision: residual stream"}),
         ("multi_modal_projector.linear_2", {"idle logits"}),
         ("language_model.layers.1.self_attn.q_proj", {"idle logits", "language: attention patterns"}),
-        ("language_model.norm", {"idle logits", "final norm"}),
+        ("language_model.norm", {"idle logits", "final norm and logits"}),
     ],
 )
 def test_a_model_that_computes_something_else_is_found(where, found):
@@ -129,6 +138,28 @@ def test_a_model_that_computes_something_else_is_found(where, found):
     model.hf.model.get_submodule(where).register_forward_hook(somebodys)
     table = checked(model)
     assert found <= set(table.loc[~table["ok"], "check"])
+
+
+def test_a_point_that_shows_something_else_is_found_wherever_it_is(monkeypatch):
+    """Twice what it should, and edits halved: the model itself computes what it did."""
+    from vlm_probe.hooked.points import Point
+
+    usual, model = nn.Module.__call__, tiny_vlm("siglip", "gemma3")
+    missed = []
+    for name in model.hook_dict:
+        if "blocks." in name and ".blocks.1." not in name:
+            continue
+
+        def doubled(self, x, name=name):
+            if self.name != name:
+                return usual(self, x)
+            self.fired = True
+            return usual(self, x * 2) / 2
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Point, "__call__", doubled, raising=False)
+            missed += [name] if checked(model)["ok"].all() else []
+    assert missed == []
 
 
 def test_a_point_that_nothing_hears_is_found(monkeypatch):
@@ -163,7 +194,7 @@ def test_a_model_with_hooks_is_refused_and_none_is_left():
 def test_the_command_says_so_and_ends_with_one_where_they_differ(command, monkeypatch):
     ended = command("verify", "replica/default", "--device", "cpu")
     assert (ended.code, ended.err) == (0, "")
-    assert "all 17 checks hold" in ended.out
+    assert "all 24 checks hold" in ended.out
     assert "embedding scale, measured: token rows x 10.583, image rows x 1" in ended.out
     monkeypatch.setitem(families.LANGUAGE, "gemma", wrong_row(mlp_out="input_layernorm"))
     ended = command("verify", "replica/default", "--device", "cpu")

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlm_probe.errors import VlmProbeError, first_line
-from vlm_probe.hooked.anatomy import final_norm, without_weights
+from vlm_probe.hooked.anatomy import (
+    attention_modules,
+    by_head,
+    embedding,
+    final_norm,
+    heads_add,
+    language_tower,
+    norm_before,
+    norm_gain,
+    score_settings,
+    without_weights,
+)
+from vlm_probe.hooked.families import families_of, submodule
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.points import is_active
+from vlm_probe.hooked.wiring import layers_of
 from vlm_probe.inputs.preparing import ModelInputs
 
 ALLOWED = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.01}
 """How far activations may lie apart, as a share of the largest or of 1, by dtype. Idle logits: not at all."""
 QUESTIONS = ("What is in the picture?", "What colour is it, and how many are there?")
+_ACTIVATIONS = ("act_fn", "activation_fn", "activation")
 COLUMNS = ("check", "compared", "difference", "allowed", "ok", "said")
 
 
@@ -36,9 +51,11 @@ def verify(model: HookedVLM, inputs: ModelInputs | None = None) -> pd.DataFrame:
     A row a check: check, compared (how many activations), difference (the largest, as a share of the largest value
     compared or of 1), allowed (`ALLOWED`; 0 is bit for bit), ok, and said (what was raised, else empty). The checks:
     idle logits; logits while every point is hooked; residual streams against transformers' hidden states; patterns
-    against its eager attention; the final norm; connector rows and token rows where the language model gets them; what
-    layers add; patterns times values; an identity edit at every point; an edit at each point of one block reaching the
-    logits; no hook left. `attrs` holds what the embedding scale does, and where the model comes from.
+    against its eager attention; scores from queries and keys, those from the norm and each head's weights; patterns
+    times values; what heads and layers add; MLPs, connector and final norm part by part; connector rows and token rows
+    where the language model gets them, with the scale that is measured; an identity edit at every point; an edit at
+    each point of one block reaching the logits; no hook left. `attrs` holds what the embedding scale does, and where
+    the model comes from. What is no error of the model's but of how its family is described is a row, too.
 
     Raises
     ------
@@ -143,6 +160,18 @@ def _nudged(x: Tensor, hook: Any) -> Tensor:
     return x * torch.linspace(0.5, 1.5, x.shape[-1], device=x.device, dtype=x.dtype) + 0.05
 
 
+def _compared(check: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+    """A check that runs nothing: what a wrong description of a family makes it raise is said in its row."""
+
+    def attempt() -> Any:
+        try:
+            return check(*args)
+        except (RuntimeError, AttributeError, ValueError) as error:
+            raise VlmProbeError(first_line(error)) from error
+
+    return attempt
+
+
 class _Checks:
     """Every check, with what several of them need run once."""
 
@@ -167,15 +196,21 @@ class _Checks:
         yield "idle logits", self.idle_logits
         yield "logits with every point hooked", self.watched_logits
         for part in self.parts:
-            yield f"{part}: residual stream", lambda part=part: self.residual(part)
-            yield f"{part}: attention patterns", lambda part=part: self.patterns(part)
-            yield f"{part}: what layers add", lambda part=part: self.added(part)
-            yield f"{part}: patterns times values", lambda part=part: self.mixed(part)
-        yield "rows the language model gets", self.rows
-        yield "final norm", self.norm
+            yield f"{part}: residual stream", _compared(self.residual, part)
+            yield f"{part}: attention patterns", _compared(self.patterns, part)
+            yield f"{part}: scores", _compared(self.scores, part)
+            yield f"{part}: patterns times values", _compared(self.mixed, part)
+            yield f"{part}: MLP", partial(self.mlp, part)
+            yield f"{part}: what layers add", _compared(self.added, part)
+        yield "language: queries, keys, values", _compared(self.projected)
+        yield "language: what heads add", _compared(self.heads)
+        if "vision" in self.parts:
+            yield "connector", _compared(self.connector)
+        yield "rows the language model gets", _compared(self.rows)
+        yield "final norm and logits", _compared(self.norm)
         yield "identity edit at every point", self.identity
         for part in (*self.parts, *(("connector",) if "vision" in self.parts else ())):
-            yield f"{part}: edits reach the logits", lambda part=part: self.reached(part)
+            yield f"{part}: edits reach the logits", partial(self.reached, part)
         yield "hooks left", self.left
 
     def idle_logits(self) -> tuple[int, float, float | None]:
@@ -224,11 +259,101 @@ class _Checks:
             apart.append(_apart(self.cache[at + "z"], torch.einsum("bhqk,bkhd->bqhd", pattern, value)))
         return len(apart), max(apart), None
 
+    def scores(self, part: str) -> tuple[int, float, float | None]:
+        """Queries times keys, as they reach attention, and their softmax; where a query may look."""
+        apart, rotary = [], "rot_" if f"{part}.blocks.0.attn.hook_rot_q" in self.model.hook_dict else ""
+        for layer in range(self.model.layers[part]):
+            at = f"{part}.blocks.{layer}.attn.hook_"
+            q, k, found = (self.cache[at + name].float() for name in (f"{rotary}q", f"{rotary}k", "attn_scores"))
+            scaling, cap = score_settings(self.model, part, layer)
+            k = k.repeat_interleave(q.shape[2] // k.shape[2], dim=2)
+            made = torch.einsum("bqhd,bkhd->bhqk", q, k) * scaling
+            made = made if cap is None else cap * torch.tanh(made / cap)
+            seen = found.isfinite()
+            apart.append(_apart(found[seen], made[seen]))
+            live = self._rows(part, found.softmax(-1), 2)
+            apart.append(_apart(live, self._rows(part, self.cache[at + "pattern"], 2)))
+            if rotary:  # a rotation keeps lengths; what norms queries and keys before it does so by itself
+                module: Any = attention_modules(self.model, part)[layer]
+                for name in "qk":
+                    own = getattr(module, f"{name}_norm", None) or getattr(module, f"{name}_layernorm", None)
+                    plain = self.cache[at + name] if own is None else own(self.cache[at + name])
+                    apart.append(_apart(self.cache[f"{at}rot_{name}"].norm(dim=-1), plain.norm(dim=-1)))
+        return len(apart), max(apart), None
+
+    def _given(self, modules: list[nn.Module]) -> list[Tensor]:
+        """What each of some modules is given in a run."""
+        given: dict[nn.Module, Tensor] = {}
+
+        def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            given[module] = args[0]
+
+        hooks = [module.register_forward_pre_hook(keep) for module in modules]
+        try:
+            self.model(self.inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [given[module] for module in modules]
+
+    def mlp(self, part: str) -> tuple[int, float, float | None]:
+        """hook_post is the activation of hook_pre, times what a second projection makes where there is one."""
+        family = families_of(self.model.hf.config)[0 if part == "vision" else 1]
+        assert family is not None
+        tower = self.model.hf.model.vision_tower if part == "vision" else language_tower(self.model)
+        # The layers behind the one that is read are not run where nothing is hooked.
+        depth = self.model.vision_layers_read if part == "vision" else self.model.layers[part]
+        modules: list[Any] = [submodule(layer, "mlp") for layer in layers_of(tower, family.blocks)][:depth]
+        apart = []
+        for layer, (module, x) in enumerate(zip(modules, self._given(modules), strict=True)):
+            act = next((getattr(module, name) for name in _ACTIVATIONS if hasattr(module, name)), None)
+            gate = getattr(module, "gate_proj", None) or getattr(module, "fc1", None)
+            if act is None or gate is None:
+                raise VlmProbeError(f"{type(module).__name__} has none of the parts that are known")
+            pre = gate(x)
+            post = act(pre) * module.up_proj(x) if hasattr(module, "up_proj") else act(pre)
+            at = f"{part}.blocks.{layer}.mlp.hook_"
+            apart += [_apart(self.cache[at + "pre"], pre), _apart(self.cache[at + "post"], post)]
+        return len(apart), max(apart), None
+
+    def projected(self) -> tuple[int, float, float | None]:
+        """By the norm in front of attention and the weights of each head, as methods read them."""
+        apart = []
+        for layer in range(self.model.layers["language"]):
+            at = f"language.blocks.{layer}."
+            normed = norm_before(self.model, layer)(self.cache[at + "hook_resid_pre"])
+            for letter in "qkv":
+                weight, bias = by_head(self.model, layer, letter)
+                made = torch.einsum("bpd,hed->bphe", normed, weight)
+                apart.append(_apart(self.cache[f"{at}attn.hook_{letter}"], made if bias is None else made + bias))
+        return len(apart), max(apart), None
+
+    def heads(self) -> tuple[int, float, float | None]:
+        apart = []
+        for layer in range(self.model.layers["language"]):
+            at = f"language.blocks.{layer}."
+            parts, bias = heads_add(self.model, layer, self.cache[at + "attn.hook_z"])
+            apart.append(_apart(self.cache[at + "hook_attn_out"], parts.sum(2) + bias))
+        return len(apart), max(apart), None
+
+    def connector(self) -> tuple[int, float, float | None]:
+        into, pre, post, out = (self.cache[f"connector.hook_{name}"] for name in ("in", "pre", "post", "out"))
+        own: Any = self.model.hf.model.multi_modal_projector
+        chosen = self.model.hf.config.vision_feature_layer
+        states = [self.states["vision"][i] for i in (chosen if isinstance(chosen, list) else [chosen])]
+        first = int(self.model.hf.config.vision_feature_select_strategy == "default")
+        read = torch.cat([state[:, first:] for state in states], dim=-1)
+        pairs = ((into, read), (pre, own.linear_1(into)), (post, own.act(pre)), (out, own.linear_2(post)))
+        apart = [_apart(found, expected) for found, expected in pairs]
+        apart.append(_apart(self.cache["vision.hook_embed"], self.states["vision"][0]))
+        return len(apart), max(apart), None
+
     def rows(self) -> tuple[int, float, float | None]:
         embed, ids = self.cache["language.hook_embed"], self.inputs.input_ids
         is_image = ids == self.model.image_token_id
-        words = self.model.hf.get_input_embeddings()(ids.masked_fill(is_image, 0))
-        apart = [_apart(embed[self.live & ~is_image], words[self.live & ~is_image])]
+        is_word = self.live & ~is_image
+        apart = [_apart(embed[is_word], self.model.hf.get_input_embeddings()(ids[is_word]))]
+        apart.append(_apart(embed[is_word], embedding(self.model)[ids[is_word]] * self.model.token_scale))
         if "vision" in self.parts:
             given = self.cache["connector.hook_out"].flatten(0, -2)
             scale = torch.tensor(self.model.image_scale, dtype=given.dtype, device=given.device)
@@ -237,8 +362,17 @@ class _Checks:
 
     def norm(self) -> tuple[int, float, float | None]:
         last = self.cache[f"language.blocks.{self.model.layers['language'] - 1}.hook_resid_post"]
-        normed = final_norm(self.model)(last)
-        return 1, _apart(normed[self.live], self.told.hidden_states[-1][self.live]), None
+        norm: Any = final_norm(self.model)
+        expected = self.told.hidden_states[-1][self.live]
+        scale, normalized = (self.cache[f"language.ln_final.hook_{name}"] for name in ("scale", "normalized"))
+        centred = last - last.mean(-1, keepdim=True) if isinstance(norm, nn.LayerNorm) else last
+        made = normalized * norm_gain(self.model, norm)
+        made = made + norm.bias if isinstance(norm, nn.LayerNorm) else made
+        pairs = ((norm(last), expected), (made, expected), (scale * normalized, centred))
+        apart = [_apart(a if a is expected else a[self.live], b if b is expected else b[self.live]) for a, b in pairs]
+        logits = self.model.hf.get_output_embeddings()(expected)
+        apart.append(_apart(self.cache["language.hook_logits"][self.live], logits))
+        return len(apart), max(apart), None
 
     def identity(self) -> tuple[int, float, float | None]:
         names = list(self.cache)
