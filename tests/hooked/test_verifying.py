@@ -16,7 +16,8 @@ from torch import nn
 import vlm_probe
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM, families
-from vlm_probe.hooked.verifying import plain_twin, verify
+from vlm_probe.hooked.plain import plain_twin
+from vlm_probe.hooked.verifying import verify
 
 TABLE = Path(vlm_probe.__file__).parent / "hooked" / "verified.csv"
 BESIDE = {"encoder": "gemma", "language model": "clip"}

@@ -295,10 +295,7 @@ class HookedVLM(GlobHooks):
         return max(s if s >= 0 else n + 1 + s for s in states)
 
     def _last_vision_layer(self) -> int | None:
-        """Index of the last vision layer that is read; None outside our own run, and where none is.
-
-        Of a model that reads the embeddings alone nothing is spared: they are what goes into the first layer.
-        """
+        """Index of the last vision layer that is read; None where none may be spared (layer 0 takes what is read)."""
         return self._read - 1 if self._read else None
 
     # --- inputs and plain verbs ---------------------------------------------------------------

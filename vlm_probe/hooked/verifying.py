@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -22,10 +21,10 @@ from vlm_probe.hooked.anatomy import (
     norm_before,
     norm_gain,
     score_settings,
-    without_weights,
 )
 from vlm_probe.hooked.families import families_of, submodule
 from vlm_probe.hooked.model import HookedVLM
+from vlm_probe.hooked.plain import plain_twin
 from vlm_probe.hooked.points import is_active
 from vlm_probe.hooked.wiring import layers_of
 from vlm_probe.inputs.preparing import ModelInputs
@@ -110,34 +109,6 @@ def _inputs(model: HookedVLM) -> ModelInputs:
     image = torch.full((2, patches.tokens(pixels)), model.image_token_id)
     ids = torch.cat([text[:, :4], image, text[:, 4:]], dim=1)
     return model.prepare_tensors(ids, pixels, torch.cat([mask[:, :4], torch.ones_like(image), mask[:, 4:]], dim=1))
-
-
-def plain_twin(model: HookedVLM, implementation: str) -> Any:
-    """The model's weights, not copied, in a Hugging Face model of its own: its attention ("sdpa", "eager"), no hook.
-
-    What leaves its connector is multiplied as the hooked model's is.
-
-    Raises VlmProbeError for quantized weights.
-    """
-    hf = model.hf
-    if getattr(hf, "is_quantized", False):
-        raise VlmProbeError(
-            f"{model.name} is quantized: its weights cannot be shared with a plain model; load it whole"
-        )
-    twin = without_weights(hf, copy.deepcopy(hf.config))
-    twin.load_state_dict(hf.state_dict(), assign=True)
-    twin.tie_weights()
-    # SDPA has no soft cap: transformers runs Gemma 2's attention eagerly whatever is asked for.
-    text = "eager" if getattr(model.text_config, "attn_logit_softcapping", None) else implementation
-    parts = {"": implementation, "vision_config": implementation, "text_config": text}
-    twin.set_attn_implementation(text if model.vision_config is None else parts)
-    if model.image_scale != 1.0:
-
-        def scaled(_module: Any, _args: Any, output: Tensor) -> Tensor:
-            return output * torch.tensor(model.image_scale, dtype=output.dtype, device=output.device)
-
-        twin.model.multi_modal_projector.register_forward_hook(scaled)
-    return twin.to(model.device).eval()
 
 
 def _apart(found: Tensor, expected: Tensor) -> float:
