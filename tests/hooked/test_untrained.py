@@ -3,11 +3,12 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import tiny_language, tiny_vlm
+from tiny import tiny_language, tiny_llava, tiny_vlm
 
 import vlm_probe
 from vlm_probe.embedding import image_embeddings
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.untrained import untrained, with_encoder, with_random_encoder
 from vlm_probe.scenes import sample_scene
 from vlm_probe.zoo.replicas import folder_of
@@ -69,3 +70,11 @@ def test_a_language_model_alone_has_none(swap):
     with pytest.raises(VlmProbeError) as caught:
         swap(model)
     assert str(caught.value) == f"{model.name} has no encoder"
+
+
+def test_an_output_bias_stays():
+    """transformers' LLaVA has no place for it; Phi's is put there on loading."""
+    hf = tiny_llava("siglip", "phi")
+    hf.lm_head.bias = torch.nn.Parameter(torch.randn(97))
+    other = with_random_encoder(HookedVLM(hf))
+    assert torch.equal(other.hf.lm_head.bias, hf.lm_head.bias)

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers.utils import logging
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.hooked.anatomy import without_weights
 from vlm_probe.hooked.model import HookedVLM
 
 MARK = " (untrained)"
@@ -89,8 +89,7 @@ def _with_tower(model: HookedVLM, tower: nn.Module, words: str) -> HookedVLM:
     for name, value in hf.state_dict(keep_vars=True).items():
         own = drawn.get(name.removeprefix(f"{prefix}."), None) if name.startswith(f"{prefix}.") else None
         state[name] = own if own is not None else (value.detach() if isinstance(value, nn.Parameter) else value)
-    with init_empty_weights(include_buffers=False):
-        other = type(hf)(copy.deepcopy(hf.config))
+    other = without_weights(hf, copy.deepcopy(hf.config))
     other.load_state_dict(state, assign=True)
     other.tie_weights()
     return _like(model, other.to(device=model.device), f"{model.name} ({words})")

@@ -339,10 +339,14 @@ class _Checks:
         centred = last - last.mean(-1, keepdim=True) if isinstance(norm, nn.LayerNorm) else last
         made = normalized * norm_gain(self.model, norm)
         made = made + norm.bias if isinstance(norm, nn.LayerNorm) else made
-        pairs = ((norm(last), expected), (made, expected), (scale * normalized, centred))
-        apart = [_apart(a if a is expected else a[self.live], b if b is expected else b[self.live]) for a, b in pairs]
         logits = self.model.hf.get_output_embeddings()(expected)
-        apart.append(_apart(self.cache["language.hook_logits"][self.live], logits))
+        pairs = (
+            (norm(last), expected),
+            (made, expected),
+            (scale * normalized, centred[self.live]),
+            (self.cache["language.hook_logits"], logits),
+        )
+        apart = [_apart(found[self.live], wanted) for found, wanted in pairs]
         return len(apart), max(apart), None
 
     def identity(self) -> tuple[int, float, float | None]:
