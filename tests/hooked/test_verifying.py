@@ -3,7 +3,6 @@
 import csv
 import io
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 import transformers
 from tiny import LANGUAGES, TOWERS, tiny_batch, tiny_language, tiny_llava, tiny_vlm
 from torch import nn
+from transformers import LlavaForConditionalGeneration
 
 import vlm_probe
 from vlm_probe.errors import VlmProbeError
@@ -163,23 +163,107 @@ def test_a_point_that_shows_something_else_is_found_wherever_it_is(monkeypatch):
     assert missed == []
 
 
-def test_a_point_that_nothing_hears_is_found(monkeypatch):
+@pytest.mark.parametrize(
+    "deaf",
+    [
+        "vision.blocks.2.attn.hook_pattern",
+        "connector.hook_pre",
+        "language.hook_embed",
+        "language.blocks.0.attn.hook_attn_scores",
+        "language.blocks.2.hook_mlp_out",
+        "language.ln_final.hook_normalized",
+        "language.hook_logits",
+    ],
+)
+def test_a_point_that_nothing_hears_is_found(monkeypatch, deaf):
     """It is fed a copy: what is read there is right, and what is edited goes nowhere."""
-    from vlm_probe.hooked import wiring
+    from vlm_probe.hooked.points import Point
 
-    def aside(point, _module, _args, output):
-        seen = output[0] if isinstance(output, tuple) else output
-        point(seen.clone())
+    usual = nn.Module.__call__
 
-    def wire(module, point):
-        deaf = point.name == "language.blocks.1.hook_mlp_out"
-        module.register_forward_hook(partial(aside if deaf else wiring._output, point), prepend=True)
+    def aside(self, x):
+        if self.name != deaf:
+            return usual(self, x)
+        usual(self, x.clone())
+        return x
 
-    monkeypatch.setattr(wiring, "_on_output", wire)
+    monkeypatch.setattr(Point, "__call__", aside, raising=False)
     table = checked(tiny_vlm("clip", "gemma"))
     (row,) = table.loc[~table["ok"]].to_dict("records")
-    assert row["check"] == "language: edits reach the logits"
-    assert row["said"] == "an edit changes no logit at language.blocks.1.hook_mlp_out"
+    assert row["check"] == f"{deaf.split('.')[0]}: edits reach the logits"
+    assert row["said"] == f"an edit changes no logit at {deaf}"
+
+
+def test_paths_that_only_some_runs_take_are_compared(monkeypatch):
+    """Attention without a mask, where nothing is padded, and patterns that are hooked alone."""
+    from vlm_probe.hooked import attention
+
+    allowed, by_head = attention._allowed, attention._pattern_by_head
+    with monkeypatch.context() as patch:
+        patch.setattr(attention, "_allowed", lambda mask, *rest: (None, None) if mask is None else allowed(mask, *rest))
+        table = checked(tiny_vlm("siglip", "phi"))
+        assert "language: attention patterns" in set(table.loc[~table["ok"], "check"])
+    monkeypatch.setattr(attention, "_pattern_by_head", lambda *given, **more: by_head(*given, **more).flip(1))
+    table = checked(tiny_vlm("siglip", "phi"))
+    assert set(table.loc[~table["ok"], "check"]) == {"vision: attention patterns", "language: attention patterns"}
+
+
+def test_what_a_layer_adds_is_not_lost_in_a_large_stream(monkeypatch):
+    """In bfloat16, beside a row of thousands: nothing at all passed once, at the same point, for what was added."""
+    from vlm_probe.hooked.points import Point
+
+    usual, model = nn.Module.__call__, tiny_vlm("clip", "llama").to(torch.bfloat16)
+    with torch.no_grad():
+        model.hf.get_input_embeddings().weight[:, 5] += 20_000
+    assert checked(model)["ok"].all()
+
+    def nothing(self, x):
+        if self.name != "language.blocks.1.hook_mlp_out":
+            return usual(self, x)
+        usual(self, x * 0)
+        return x
+
+    monkeypatch.setattr(Point, "__call__", nothing, raising=False)
+    table = checked(model)
+    assert "language: what layers add" in set(table.loc[~table["ok"], "check"])
+
+
+YARN = {"rope_theta": 1e4, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 50}
+
+
+@pytest.mark.parametrize("language", ["llama", "phi"])
+def test_a_rotation_that_also_scales_holds(language):
+    config = tiny_llava("clip", language).config
+    own = dict(config.text_config.rope_parameters or {})
+    config.text_config.rope_parameters = {**own, **YARN}
+    torch.manual_seed(1)
+    assert checked(HookedVLM(LlavaForConditionalGeneration(config).eval()))["ok"].all()
+
+
+def test_an_encoder_whose_embeddings_alone_are_read_holds():
+    assert checked(HookedVLM(tiny_llava("clip", "llama", vision_feature_layer=-6)))["ok"].all()
+
+
+def test_a_model_that_was_changed_after_loading_holds():
+    """Cast, in training, with matrices that are no longer one: the plain twin is that, not its configuration."""
+    model = HookedVLM(tiny_llava("clip", "gemma"))
+    assert model.hf.config.tie_word_embeddings
+    with torch.no_grad():
+        model.hf.lm_head.weight = nn.Parameter(model.hf.lm_head.weight + 0.3)
+    model.to(torch.bfloat16)
+    model.hf.train()
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    assert checked(model)["ok"].all()
+    assert model.hf.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_weights_that_are_not_those_of_the_configuration_are_refused():
+    hf = tiny_llava("clip", "llama")
+    hf.model.language_model.layers = hf.model.language_model.layers[:2]
+    with pytest.raises(VlmProbeError, match=r"model is not the model that its configuration describes"):
+        verify(HookedVLM(hf))
 
 
 def test_a_model_with_hooks_is_refused_and_none_is_left():

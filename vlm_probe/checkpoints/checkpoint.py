@@ -77,7 +77,8 @@ class Checkpoint:
             kwargs["state_dict"] = self.weights()
         hf, biased = _from_pretrained(self.name, self.source, **kwargs)
         if biased:
-            hf.lm_head.bias = nn.Parameter(self._output_bias(kwargs.get("state_dict")).to(dtype), requires_grad=False)
+            bias = self._output_bias(kwargs.get("state_dict"), hf.lm_head.out_features)
+            hf.lm_head.bias = nn.Parameter(bias.to(device, dtype), requires_grad=False)
         if self.adapter is not None:
             hf = merge_adapter(self.name, hf, self.adapter)
         if self.suppressed:
@@ -85,12 +86,15 @@ class Checkpoint:
         hf.eval()
         return hf if quantization is not None else hf.to(device)
 
-    def _output_bias(self, given: dict[str, Tensor] | None) -> Tensor:
+    def _output_bias(self, given: dict[str, Tensor] | None, rows: int) -> Tensor:
         """Of the output layer. transformers' LLaVA gives every language model one without, Phi's among them."""
         if given is None:
             source = self.source if isinstance(self.source, Path) else snapshot(str(self.source), self.revision)
             given = dict(read_weights(source))
-        return next(tensor for key, tensor in given.items() if key.endswith(_BIAS))
+        bias = next(tensor for key, tensor in given.items() if key.endswith(_BIAS))
+        if list(bias.shape) != [rows]:
+            raise VlmProbeError(f"{self.name} has the bias {_BIAS} of shape {list(bias.shape)}, expected {[rows]}")
+        return bias
 
 
 _BIAS = "lm_head.bias"

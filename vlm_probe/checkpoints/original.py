@@ -113,8 +113,8 @@ def read_original(name: str, folder: Path, revision: str | None, config: dict[st
     if not any(key.startswith("vision_tower.") for key in weights):
         source = tower if isinstance(tower, Path) else snapshot(tower)
         for key, tensor in read_weights(source):
-            # A full CLIP also holds its text part, which nobody asks for.
-            if not key.startswith(("text_model.", "text_projection", "visual_projection", "logit_scale")):
+            # A full CLIP or SigLIP also holds its text part, which nobody asks for.
+            if not key.startswith(("text_model.", "text_projection", "visual_projection", "logit_scale", "logit_bias")):
                 weights[f"vision_tower.{key}"] = tensor
 
     rows = len(weights["language_model.model.embed_tokens.weight"])

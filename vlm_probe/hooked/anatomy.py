@@ -6,6 +6,7 @@ Nobody else reads the Hugging Face model (`.hf`): a method that needs a part nam
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -178,15 +179,29 @@ def patches_of(name: str, activation: Tensor, layouts: list[TokenLayout]) -> Flo
     return torch.gather(flat, 1, at[:, :, None].expand(-1, -1, flat.shape[-1]))
 
 
-def without_weights(hf: Any, settings: Any) -> Any:
-    """A Hugging Face model of another's class, which takes its weights: on the meta device, but for buffers."""
-    with init_empty_weights(include_buffers=False):
+def with_state(hf: Any, settings: Any, state: Mapping[str, Tensor]) -> Any:
+    """A Hugging Face model of another's class with these weights, which are shared and not copied; it evaluates.
+
+    Tied where the other is, whatever its configuration says, and so is what `settings` says from then on. What is
+    computed from the configuration and kept out of checkpoints is the other's own: a model that was cast has it cast.
+    """
+    tied = hf.get_output_embeddings().weight is hf.get_input_embeddings().weight
+    for part in (settings, settings.get_text_config()):
+        part.tie_word_embeddings = tied
+    # Nothing is drawn on the meta device, but torch's generator would move.
+    with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
         made = type(hf)(settings)
         # transformers' LLaVA has an output layer of its own, which has no bias; Phi's is put there on loading.
         if hf.get_output_embeddings().bias is not None:
             rows = settings.get_text_config().vocab_size
             made.get_output_embeddings().register_parameter("bias", nn.Parameter(torch.empty(rows)))
-    return made
+    made.load_state_dict(state, assign=True)
+    if tied:
+        made.get_output_embeddings().weight = made.get_input_embeddings().weight
+    for name, module in hf.named_modules():
+        for buffer in module._non_persistent_buffers_set:
+            made.get_submodule(name)._buffers[buffer] = module._buffers[buffer]
+    return made.to(device=hf.device).eval()
 
 
 def with_rows(model: HookedVLM, kept: list[int]) -> Any:
@@ -211,7 +226,6 @@ def with_rows(model: HookedVLM, kept: list[int]) -> Any:
     settings.vlm_probe = {**own, "embed_scale": model.embed_scale, "prompt": model.prompt}
     if model.preparer is not None:
         settings.vlm_probe["pad"] = model.preparer.pad
-    smaller = without_weights(hf, settings)
     at = torch.as_tensor(kept, device=model.device)
     output = hf.get_output_embeddings()
     by_token = (hf.get_input_embeddings().weight, output.weight, getattr(output, "bias", None))
@@ -219,12 +233,11 @@ def with_rows(model: HookedVLM, kept: list[int]) -> Any:
     state = {}
     for name, value in hf.state_dict(keep_vars=True).items():
         state[name] = rows.get(id(value), value.detach() if isinstance(value, nn.Parameter) else value)
-    smaller.load_state_dict(state, assign=True)
-    smaller.tie_weights()
+    smaller = with_state(hf, settings, state)
     smaller.generation_config = copy.deepcopy(hf.generation_config)
     smaller.generation_config.eos_token_id = [new[i] for i in sorted(model.answer_ends) if i in new] or None
     for name in ("bos_token_id", "pad_token_id"):
         old = getattr(smaller.generation_config, name, None)
         setattr(smaller.generation_config, name, None if old is None else new.get(old))
     smaller.generation_config.suppress_tokens = [new[i] for i in model.suppressed_tokens if i in new] or None
-    return smaller.to(device=model.device).eval()
+    return smaller

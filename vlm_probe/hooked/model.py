@@ -93,6 +93,11 @@ class HookedVLM(GlobHooks):
                 f"HookedVLM takes a Hugging Face model, got a {type(hf).__name__}: merge its adapters first, "
                 "HookedVLM(model.merge_and_unload())"
             )
+        if getattr(hf, "_hf_peft_config_loaded", False):
+            raise VlmProbeError(
+                f"this {type(hf).__name__} runs adapters (add_adapter) beside its weights, which methods that read "
+                "weights would not see: merge them into it first (peft's merge_and_unload)"
+            )
         if hf in _wired:
             # Hooks on top of hooks would scale the image twice and starve the first wrapper's points.
             raise VlmProbeError(

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm_probe.errors import VlmProbeError
-from vlm_probe.hooked.anatomy import without_weights
+from vlm_probe.errors import VlmProbeError, first_line
+from vlm_probe.hooked.anatomy import with_state
 from vlm_probe.hooked.model import HookedVLM
 
 
@@ -18,16 +18,20 @@ def plain_twin(model: HookedVLM, implementation: str) -> Any:
 
     What leaves its connector is multiplied as the hooked model's is.
 
-    Raises VlmProbeError for quantized weights.
+    Raises VlmProbeError for quantized weights, and for others than its configuration describes.
     """
     hf = model.hf
     if getattr(hf, "is_quantized", False):
         raise VlmProbeError(
             f"{model.name} is quantized: its weights cannot be shared with a plain model; load it whole"
         )
-    twin = without_weights(hf, copy.deepcopy(hf.config))
-    twin.load_state_dict(hf.state_dict(), assign=True)
-    twin.tie_weights()
+    try:
+        twin = with_state(hf, copy.deepcopy(hf.config), hf.state_dict())
+    except RuntimeError as error:
+        raise VlmProbeError(
+            f"{model.name} is not the model that its configuration describes, so that no plain one takes its weights: "
+            f"{first_line(error)}"
+        ) from error
     # SDPA has no soft cap: transformers runs Gemma 2's attention eagerly whatever is asked for.
     text = "eager" if getattr(model.text_config, "attn_logit_softcapping", None) else implementation
     parts = {"": implementation, "vision_config": implementation, "text_config": text}
@@ -38,4 +42,4 @@ def plain_twin(model: HookedVLM, implementation: str) -> Any:
             return output * torch.tensor(model.image_scale, dtype=output.dtype, device=output.device)
 
         twin.model.multi_modal_projector.register_forward_hook(scaled)
-    return twin.to(model.device).eval()
+    return twin

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.hooked.anatomy import without_weights
+from vlm_probe.hooked.anatomy import is_tied, with_state
 from vlm_probe.hooked.model import HookedVLM
 
 MARK = " (untrained)"
@@ -27,10 +27,12 @@ def untrained(model: HookedVLM, *, seed: int = 0) -> HookedVLM:
 
     As its class initialises them (transformers' own distributions), in the model's dtype and on its device.
     """
-    hf = model.hf
+    hf, settings = model.hf, copy.deepcopy(model.hf.config)
+    for part in (settings, settings.get_text_config()):
+        part.tie_word_embeddings = is_tied(model)  # whatever the configuration says
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        bare = type(hf)(copy.deepcopy(hf.config))
+        bare = type(hf)(settings)
     bare.tie_weights()
     return _like(model, bare.to(device=model.device, dtype=model.dtype), f"{model.name}{MARK}")
 
@@ -89,10 +91,7 @@ def _with_tower(model: HookedVLM, tower: nn.Module, words: str) -> HookedVLM:
     for name, value in hf.state_dict(keep_vars=True).items():
         own = drawn.get(name.removeprefix(f"{prefix}."), None) if name.startswith(f"{prefix}.") else None
         state[name] = own if own is not None else (value.detach() if isinstance(value, nn.Parameter) else value)
-    other = without_weights(hf, copy.deepcopy(hf.config))
-    other.load_state_dict(state, assign=True)
-    other.tie_weights()
-    return _like(model, other.to(device=model.device), f"{model.name} ({words})")
+    return _like(model, with_state(hf, copy.deepcopy(hf.config), state), f"{model.name} ({words})")
 
 
 @contextmanager

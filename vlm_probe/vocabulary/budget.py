@@ -87,6 +87,8 @@ def budget(config: Any, *, context: int = CONTEXT, bytes_per_number: int = 2) ->
         else:
             continue
         part = _part(f"{name}.")
+        if "vision_tower.head." in name:
+            continue  # SigLIP's pooling sees each image once, and feeds nothing
         if part in ("encoder", "connector"):
             image_flops[part] += 2 * inner * outer * (tokens + extra * (part == "encoder"))
         else:
