@@ -12,19 +12,23 @@ from transformers import (
     Dinov2Config,
     Dinov2WithRegistersConfig,
     Gemma2Config,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     GemmaConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     MistralConfig,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
     PhiConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     SiglipVisionConfig,
 )
 
-from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked import HookedVLM, families
 from vlm_probe.inputs.images import ImagePreparer
 
 
@@ -80,22 +84,55 @@ LANGUAGES = {
         **_TEXT, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.4}
     ),
 }
+POOLED = 2
+"""Gemma 3's connector makes one row of so many by so many patches; its images are larger by that."""
+
+
+def _paligemma(text: Any, **changes: Any) -> PaliGemmaForConditionalGeneration:
+    sight = SiglipVisionConfig(**_VISION, intermediate_size=47, vision_use_head=False)
+    return PaliGemmaForConditionalGeneration(
+        PaliGemmaConfig(
+            vision_config=sight, text_config=text, image_token_index=IMAGE_TOKEN, projection_dim=42, **changes
+        )
+    )
+
+
+def _gemma3(text: Any, **changes: Any) -> Gemma3ForConditionalGeneration:
+    text.layer_types = ["sliding_attention", "full_attention", "sliding_attention"]
+    larger = {**_VISION, "image_size": POOLED * PATCH * GRID}
+    sight = SiglipVisionConfig(**larger, intermediate_size=47, vision_use_head=False)
+    own = {"image_token_index": IMAGE_TOKEN, "mm_tokens_per_image": PATCHES, "boi_token_index": 94}
+    return Gemma3ForConditionalGeneration(
+        Gemma3Config(vision_config=sight, text_config=text, eoi_token_index=95, **own, **changes)
+    )
+
+
+JOINED: dict[str, Any] = {"paligemma": _paligemma, "gemma3": _gemma3}
+"""Classes that have an encoder of their own (SigLIP), in the place of a tower's name."""
 PAIRS = [
-    (list(TOWERS)[i % len(TOWERS)], list(LANGUAGES)[i % len(LANGUAGES)])
-    for i in range(max(len(TOWERS), len(LANGUAGES)))
+    ("clip", "gemma"),
+    ("dinov2", "llama"),
+    ("registers", "qwen2"),
+    ("siglip", "phi"),
+    ("clip", "mistral"),
+    ("paligemma", "gemma2"),
+    ("gemma3", "gemma3"),
 ]
 """Every tower and every language model once or more: nothing but the connector is between them."""
 
 
-def tiny_llava(tower: str = "clip", language: str = "gemma", **changes) -> LlavaForConditionalGeneration:
+def tiny_llava(tower: str = "clip", language: str = "gemma", **changes) -> Any:
     """A model with weights large enough that every part matters to the output."""
-    # SigLIP has no CLS to leave out.
-    changes.setdefault("vision_feature_select_strategy", "full" if tower == "siglip" else "default")
-    config = LlavaConfig(
-        vision_config=TOWERS[tower](), text_config=LANGUAGES[language](), image_token_index=IMAGE_TOKEN, **changes
-    )
     torch.manual_seed(7)
-    model = LlavaForConditionalGeneration(config).eval()
+    if tower in JOINED:
+        model = JOINED[tower](LANGUAGES[language](), **changes).eval()
+    else:
+        # SigLIP has no CLS to leave out.
+        changes.setdefault("vision_feature_select_strategy", "full" if tower == "siglip" else "default")
+        config = LlavaConfig(
+            vision_config=TOWERS[tower](), text_config=LANGUAGES[language](), image_token_index=IMAGE_TOKEN, **changes
+        )
+        model = LlavaForConditionalGeneration(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:
@@ -123,9 +160,13 @@ def tiny_batch(model, *, batch: int = 2, pad: bool = False) -> dict[str, Any]:
         missing = 7 + n - len(row)
         rows.append([0] * missing + row)
         masks.append([0] * missing + [1] * len(row))
-    side = PATCH * GRID
+    side = model.config.vision_config.image_size
     pixels = torch.randn(batch, 3, side, side, generator=generator)
-    return {"input_ids": torch.tensor(rows), "pixel_values": pixels, "attention_mask": torch.tensor(masks)}
+    given = {"input_ids": torch.tensor(rows), "pixel_values": pixels, "attention_mask": torch.tensor(masks)}
+    types = families.joined_of(model.config).types
+    if types is not None:
+        given["token_type_ids"] = types.of(given["input_ids"] == IMAGE_TOKEN)
+    return given
 
 
 PROMPT = "{bos}Q{images}:{question}= "
@@ -153,10 +194,11 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 def tiny_vlm(tower: str = "clip", language: str = "gemma") -> HookedVLM:
     """A hooked tiny model that takes images and text."""
-    side = PATCH * GRID
+    hf = tiny_llava(tower, language)
+    side = hf.config.vision_config.image_size
     processor = CLIPImageProcessor(size={"height": side, "width": side}, do_center_crop=False)
     return HookedVLM(
-        tiny_llava(tower, language),
+        hf,
         tokenizer=tiny_tokenizer(),
         preparer=ImagePreparer(processor, pad=True),
         prompt=PROMPT,

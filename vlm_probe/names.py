@@ -46,8 +46,13 @@ CONNECTOR: dict[str, Dims] = {
     "hook_in": ("batch", "patch", "d_vision"),
     "hook_pre": ("batch", "patch", "d_model"),
     "hook_post": ("batch", "patch", "d_model"),
+    "hook_pooled": ("batch", "patch", "d_vision"),
+    "ln.hook_scale": ("batch", "patch", "one"),
+    "ln.hook_normalized": ("batch", "patch", "d_vision"),
     "hook_out": ("batch", "patch", "d_model"),
 }
+"""Of every connector `hook_in` and `hook_out`; of one with a hidden layer `hook_pre` and `hook_post`, of one that pools
+patches what follows (Gemma 3)."""
 
 
 def dimensions(name: str) -> Dims:

@@ -17,7 +17,7 @@ from vlm_probe.checkpoints import describe
 from vlm_probe.checkpoints.checkpoint import check_quantization
 from vlm_probe.errors import VlmProbeError, VlmProbeWarning, first_line
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.families import LANGUAGE, families_of
+from vlm_probe.hooked.families import JOINED, LANGUAGE, families_of, habits_of
 from vlm_probe.inputs.images import ImagePreparer
 from vlm_probe.inputs.remapped import remapped
 from vlm_probe.zoo.locating import locate
@@ -64,12 +64,14 @@ def load(
         device = find_device(device)
         number = find_dtype(dtype, device)
         check_quantization(quantization, device)
-        checkpoint = describe(name, folder, revision, languages=LANGUAGE)
+        checkpoint = describe(
+            name, folder, revision, languages=LANGUAGE, joined={kind: row.mark for kind, row in JOINED.items()}
+        )
         # Said before the model is built, where a family has no row.
         vision, language = families_of(checkpoint.config)
         hf = checkpoint.build(device, number, quantization)
         processor = checkpoint.image_processor if vision is not None else None
-        pad = language.pads_images if checkpoint.pad is None else checkpoint.pad
+        pad = habits_of(checkpoint.config).pads if checkpoint.pad is None else checkpoint.pad
         preparer = None if processor is None else ImagePreparer(processor, pad=pad)
         if preparer is not None and vision is not None and not vision.any_size:
             _check_size(name, preparer, checkpoint.config.vision_config.image_size)

@@ -33,7 +33,8 @@ def dense_relevancy(hf, batch, target: int | None) -> tuple[torch.Tensor, torch.
     logits = hf(**batch).logits[0, -1]
     logits[int(logits.argmax()) if target is None else target].backward()
     result = []
-    for part, layers in (("language", 3), ("vision", 4)):
+    read = 4 if hf.config.model_type == "llava" else 5
+    for part, layers in (("language", 3), ("vision", read)):
         n = kept[part, 0].shape[-1]
         r = torch.eye(n)
         for i in range(layers):
@@ -55,8 +56,13 @@ def test_equals_the_dense_product(any_llava, target):
     np.testing.assert_allclose(relevancy(model, inputs, target=target), row[span.positions].reshape(5, 5), atol=1e-5)
     received = torch.zeros(vision.shape[0])
     kept = [*span.extra_positions, *span.positions]
-    received[-len(kept) :] = row[kept]
-    expected = (received @ vision)[-25:].reshape(5, 5)
+    k = span.pooled
+    if k == 1:
+        received[-len(kept) :] = row[kept]
+    else:  # the mean that pools owes each of its patches a share
+        each = row[span.positions].reshape(5, 5).repeat_interleave(k, 0).repeat_interleave(k, 1)
+        received[:] = each.ravel() / k**2
+    expected = (received @ vision)[-25 * k**2 :].reshape(5 * k, 5 * k)
     np.testing.assert_allclose(relevancy(model, inputs, target=target, through_encoder=True), expected, atol=1e-5)
 
 
@@ -114,7 +120,8 @@ def test_each_image_of_a_prompt_has_its_own_map(any_llava):
     ids = batch["input_ids"].flatten()[None]
     inputs = model.prepare_tensors(ids, batch["pixel_values"])
     maps = [relevancy(model, inputs, image=i, through_encoder=t).values for i in (0, 1) for t in (False, True)]
-    assert all(m.shape == (5, 5) for m in maps)
+    through = 5 * inputs.layout.image().pooled
+    assert [m.shape for m in maps] == [(5, 5), (through, through)] * 2
     assert not np.allclose(maps[0], maps[2])
     whole = token_relevancy(model, inputs).values
     assert np.array_equal(maps[2].ravel(), whole[inputs.layout.image(1).positions])

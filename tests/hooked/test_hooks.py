@@ -45,7 +45,9 @@ def test_declared_names_are_those_of_the_design(any_llava):
     hooked = HookedVLM(any_llava)
     expected = {"vision.hook_embed", "language.hook_embed", "language.hook_logits"}
     expected |= {f"language.ln_final.hook_{p}" for p in ("scale", "normalized")}
-    expected |= {f"connector.hook_{p}" for p in ("in", "pre", "post", "out")}
+    connector = {"paligemma": (), "gemma3": ("hook_pooled", "ln.hook_scale", "ln.hook_normalized")}
+    own = connector.get(any_llava.config.model_type, ("hook_pre", "hook_post"))
+    expected |= {f"connector.{p}" for p in ("hook_in", *own, "hook_out")}
     expected |= {f"vision.blocks.{i}.{p}" for i in range(5) for p in LAYER_POINTS}
     rotary = (*LAYER_POINTS, "attn.hook_rot_q", "attn.hook_rot_k")
     expected |= {f"language.blocks.{i}.{p}" for i in range(3) for p in rotary}
@@ -104,8 +106,8 @@ def test_every_point_up_to_the_selected_layer_can_be_edited(any_llava):
 
     for name in hooked.hook_dict:
         edited = hooked.run_with_hooks(**batch, fwd_hooks=[(name, nudge)]).logits
-        # The connector reads the output of layer 3 (of 5): layer 4 is behind it.
-        behind = name.startswith("vision.blocks.4.")
+        # LLaVA's connector reads the output of layer 3 (of 5): layer 4 is behind it.
+        behind = name.startswith("vision.blocks.4.") and hooked.vision_layers_read == 4
         assert torch.equal(edited, idle) if behind else not torch.allclose(edited, idle, atol=1e-4), name
 
 
@@ -177,6 +179,10 @@ def test_a_model_is_wrapped_once_and_never_copied(model):
 
 @torch.no_grad()
 def test_another_vision_layer_may_be_asked_for_in_a_call(any_llava):
+    if any_llava.config.model_type != "llava":
+        with pytest.raises(VlmProbeError, match="takes no argument 'vision_feature_layer'"):
+            HookedVLM(any_llava)(**tiny_batch(any_llava), vision_feature_layer=-1)
+        return
     twin = copy.deepcopy(any_llava)
     batch = tiny_batch(any_llava)
     hooked = HookedVLM(any_llava, embed_scale="text")

@@ -20,7 +20,7 @@ from vlm_probe.hooked.plain import plain_twin
 from vlm_probe.hooked.verifying import verify
 
 TABLE = Path(vlm_probe.__file__).parent / "hooked" / "verified.csv"
-BESIDE = {"encoder": "gemma", "language model": "clip"}
+CLASSES = {"llava": ("clip", "gemma"), "paligemma": ("paligemma", "gemma2"), "gemma3": ("gemma3", "gemma3")}
 
 
 def checked(model: HookedVLM) -> Any:
@@ -28,28 +28,28 @@ def checked(model: HookedVLM) -> Any:
 
 
 def rows() -> list[dict[str, str]]:
-    """Of every family a random miniature, beside Gemma or CLIP."""
+    """Of every family and class a random miniature; encoders beside Gemma, language models beside CLIP."""
+    pairs = [("encoder", families.VISION, config().model_type, (name, "gemma")) for name, config in TOWERS.items()]
+    pairs += [
+        ("language model", families.LANGUAGE, config().model_type, ("clip", name)) for name, config in LANGUAGES.items()
+    ]
+    pairs += [("model", families.JOINED, kind, pair) for kind, pair in CLASSES.items()]
     found = []
-    for part, miniatures, known in (
-        ("encoder", TOWERS, families.VISION),
-        ("language model", LANGUAGES, families.LANGUAGE),
-    ):
-        for name, config in miniatures.items():
-            pair = (name, BESIDE[part]) if part == "encoder" else (BESIDE[part], name)
-            model, family = tiny_vlm(*pair), config().model_type
-            table = checked(model)
-            assert table["ok"].all(), table
-            found.append(
-                {
-                    "part": part,
-                    "family": family,
-                    "title": known[family].title,
-                    "points": str(len(model.hook_dict)),
-                    "checks": str(len(table)),
-                    "difference": f"{max(table['difference'].max(), 1e-7):.0e}",
-                    "transformers": transformers.__version__,
-                }
-            )
+    for part, known, family, pair in pairs:
+        model = tiny_vlm(*pair)
+        table = checked(model)
+        assert table["ok"].all(), table
+        found.append(
+            {
+                "part": part,
+                "family": family,
+                "title": known[family].title,
+                "points": str(len(model.hook_dict)),
+                "checks": str(len(table)),
+                "difference": f"{max(table['difference'].max(), 1e-7):.0e}",
+                "transformers": transformers.__version__,
+            }
+        )
     return found
 
 
@@ -64,7 +64,8 @@ def written(found: list[dict[str, str]]) -> str:
 def test_the_table_of_families_is_what_their_miniatures_give():
     """To record it anew: `python tests/hooked/test_verifying.py`."""
     found, recorded = rows(), list(csv.DictReader(TABLE.read_text().splitlines()))
-    assert {row["family"] for row in found} == {*families.VISION, *families.LANGUAGE}, "each family has a miniature"
+    every = {*families.VISION, *families.LANGUAGE, *families.JOINED}
+    assert {row["family"] for row in found} == every, "each family has a miniature"
     moving = ("difference", "transformers")
     for row, expected in zip(found, recorded, strict=True):
         assert {k: v for k, v in row.items() if k not in moving} == {k: expected[k] for k in row if k not in moving}

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
 import xarray as xr
 from jaxtyping import Float
 
@@ -26,6 +25,7 @@ from vlm_probe.embedding.attribution import attribute
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.anatomy import patches_of
 from vlm_probe.hooked.targets import target_token
 from vlm_probe.inputs.preparing import ModelInputs
 from vlm_probe.layout import ImageSpan
@@ -142,7 +142,7 @@ def encoder_map(model: HookedVLM, inputs: ModelInputs, *, target: int | str | No
         found = encoder_attention(model.trace(inputs, capture=[last])).isel(layer=0, drop=True)
         return found.mean("head", keep_attrs=True)
     trace = model.trace(inputs, capture=["connector.hook_in"])
-    rows = trace["connector.hook_in"][0, torch.as_tensor(span.rows_at("connector.hook_in"))]
+    rows = patches_of("connector.hook_in", trace["connector.hook_in"], [trace.layout])[0]
     attrs = {
         "title": "Length of what the connector reads",
         "units": "activation",

@@ -86,11 +86,11 @@ def encoder_attention(trace: Trace, query: str = "cls", *, image: int = 0) -> xr
     """
     if query not in ("cls", "mean"):
         raise VlmProbeError(f"the encoder's query must be 'cls' or 'mean', got {query!r}")
-    span = trace.layout.image(image)
+    span = trace.layout.image(image).in_encoder
     patterns = stacked(trace, "vision")[:, image]
     if query == "cls" and span.leading == 0:
         raise VlmProbeError("this encoder has no CLS token; ask for the mean over its patches")
-    patches = span.encoder_rows
+    patches = torch.as_tensor(span.positions)
     rows = patterns[:, :, 0] if query == "cls" else patterns[:, :, patches].mean(dim=2)
     return xr.DataArray(
         rows[..., patches].unflatten(-1, span.grid).numpy(),
@@ -183,9 +183,10 @@ def encoder_distance(trace: Trace, *, image: int = 0) -> xr.DataArray:
 
     Returns DataArray(layer, head), in patch widths.
     """
-    span = trace.layout.image(image)
+    span = trace.layout.image(image).in_encoder
     rows, columns = span.grid
-    patterns = stacked(trace, "vision")[:, image, :, span.encoder_rows, span.encoder_rows]
+    patches = slice(span.leading, span.leading + rows * columns)
+    patterns = stacked(trace, "vision")[:, image, :, patches, patches]
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     places = torch.stack([y.flatten(), x.flatten()], dim=-1).float()
     distance = torch.cdist(places, places)

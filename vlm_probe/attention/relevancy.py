@@ -70,9 +70,11 @@ def _propagate(
             # The backward pass has just come out of the connector, which gets the patches and what is kept before them.
             rows.vision = torch.zeros(pattern.shape[0], pattern.shape[-1], device=device)
             for number, span in enumerate(layout.images):
-                kept = torch.as_tensor([*span.extra_positions, *span.positions], device=device)
-                end = span.encoder_rows.stop
-                rows.vision[number, end - len(kept) : end] = rows.language[kept]
+                extra, own = (torch.as_tensor(at, device=device) for at in (span.extra_positions, span.positions))
+                rows.vision[number, span.leading - len(extra) : span.leading] = rows.language[extra]
+                # A mean of several patches owes each of them its share.
+                cells = torch.as_tensor(span.cells_at("vision.blocks"), device=device)
+                rows.vision[number, cells] = rows.language[own][:, None] / cells.shape[1]
         rows.vision += torch.einsum("bq,bqk->bk", rows.vision, _attended(pattern, gradient))
 
     start = "vision.hook_embed" if through_encoder else "language.hook_embed"
@@ -155,7 +157,8 @@ def relevancy(
     rows, token = _propagate(model, inputs, target, through_encoder=through_encoder)
     if through_encoder:
         assert rows.vision is not None
-        values = rows.vision[image, span.encoder_rows]
+        span = span.in_encoder
+        values = rows.vision[image, torch.as_tensor(span.positions, device=rows.vision.device)]
     else:
         values = rows.language[torch.as_tensor(span.positions, device=rows.language.device)]
     return xr.DataArray(

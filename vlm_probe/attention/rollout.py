@@ -57,13 +57,14 @@ def rollout(
             raise VlmProbeError(f"the encoder's query must be 'cls' or 'mean', got {query!r}")
         if query == "cls" and span.leading == 0:
             raise VlmProbeError("this encoder has no CLS token; ask for the mean over its patches")
-        positions = [0] if query == "cls" else span.rows_at("vision.blocks").tolist()
+        span = span.in_encoder
+        positions = [0] if query == "cls" else span.positions.tolist()
     else:
         raise VlmProbeError(f"part must be 'language' or 'vision', got {part!r}")
     start = torch.zeros(patterns.shape[-1])
     start[positions] = 1.0 / len(positions)
     row = roll(start, patterns)
-    patches = row[torch.as_tensor(span.rows_at(f"{part}.blocks"))]
+    patches = row[torch.as_tensor(span.positions)]
     return xr.DataArray(
         patches.unflatten(0, span.grid).numpy(),
         dims=("row", "col"),

@@ -97,6 +97,8 @@ class Branches:
         Raises VlmProbeError as `planning.plan` does.
         """
         begins = [begins_at(self.model, row, self.places) for row in rows]
+        if self.inputs.types is not None:  # what stands before a change sees it, too
+            begins = [(layer, 0) for layer, _ in begins]
         # Late ones first: those that begin about as late go together, from the earliest of them.
         order = sorted(range(len(rows)), key=lambda i: (begins[i][0], -begins[i][1]))
         found: list[Tensor | None] = [None] * len(rows)
@@ -126,6 +128,8 @@ class Branches:
             "attention_mask": self.inputs.attention_mask[at],
             "use_cache": False,
         }
+        if self.inputs.types is not None:
+            given["token_type_ids"] = self.inputs.tensors["token_type_ids"][at]
         if start:
             given |= {"past_key_values": self._before(start, at), "use_cache": True}
         with carried_out(model, made), starting_at(model, layer):

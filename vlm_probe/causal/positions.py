@@ -93,8 +93,8 @@ def _patches(layout: TokenLayout, boxes: Sequence[AnyBox], where: Where, name: s
     if len(layout.images) != 1:
         raise VlmProbeError(f"in {name} positions are those of one image, and this prompt has {len(layout.images)}")
     span = layout.image()
-    patches = span.rows_at(f"{name}." if "." not in name else name)
-    mask = np.zeros(int(patches[-1]) + 1, dtype=bool)
+    patches = span.cells_at(f"{name}." if "." not in name else name)
+    mask = np.zeros(int(patches.max()) + 1, dtype=bool)
     if not isinstance(where, str):
         given = numbers_in(where)
         if not given or not 0 <= min(given) <= max(given) < len(mask):
@@ -103,12 +103,13 @@ def _patches(layout: TokenLayout, boxes: Sequence[AnyBox], where: Where, name: s
     elif where.strip() == "all":
         mask[:] = True
     else:
-        at = {int(position): int(row) for position, row in zip(span.positions, patches, strict=True)}
+        at = {int(position): rows for position, rows in zip(span.positions, patches, strict=True)}
         found = positions_of(layout, where, boxes=boxes)
         elsewhere = [p for p in found.tolist() if p not in at]
         if elsewhere:
             raise VlmProbeError(f"{where!r} names positions that are no patches, and {name} has patches alone")
-        mask[[at[p] for p in found.tolist()]] = True
+        for position in found.tolist():
+            mask[at[position]] = True
     return mask
 
 

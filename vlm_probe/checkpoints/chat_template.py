@@ -25,7 +25,7 @@ def processor_template(folder: Path | None) -> str | None:
         raise VlmProbeError(f"{file} holds no chat template that can be read: {error}") from error
 
 
-def prompt_of(name: str, tokenizer: Any, folder: Path | None, placeholder: int) -> str | None:
+def prompt_of(name: str, tokenizer: Any, folder: Path | None, placeholder: int, *, mark: str = IMAGE) -> str | None:
     """The prompt template of a checkpoint's own chat format, {images} and {question} in it; None where it has none.
 
     One turn of a user with one image is rendered by the checkpoint's tokenizer. Templates for several media take a list
@@ -34,7 +34,7 @@ def prompt_of(name: str, tokenizer: Any, folder: Path | None, placeholder: int) 
     Parameters
     ----------
     folder: where a processor's file may be; None on the Hub.
-    placeholder: the image token's id.
+    placeholder: the image token's id. mark: what its class writes for an image, where that is another text.
 
     Raises VlmProbeError for a template that cannot be rendered, or in which question and image are not found once.
     """
@@ -46,7 +46,7 @@ def prompt_of(name: str, tokenizer: Any, folder: Path | None, placeholder: int) 
     if isinstance(template, dict):  # several of them, by use
         template = template.get("default") or next(iter(template.values()))
     own = tokenizer.convert_ids_to_tokens(placeholder) if 0 <= placeholder < len(tokenizer) else None
-    marks = [mark for mark in dict.fromkeys((own, IMAGE)) if mark]
+    marks = [one for one in dict.fromkeys((mark, own, IMAGE)) if one]
     several = [{"type": "image"}, {"type": "text", "text": QUESTION}]
     problem = f"it does not show {' or '.join(marks)} and the question once"
     for content in (several, f"{IMAGE}\n{QUESTION}"):
@@ -61,7 +61,7 @@ def prompt_of(name: str, tokenizer: Any, folder: Path | None, placeholder: int) 
             problem = str(error)
             continue
         # A template for text alone writes the list of contents out as Python does.
-        found = [mark for mark in marks if text.count(mark) == 1]
+        found = [one for one in marks if text.count(one) == 1]
         if found and text.count(QUESTION) == 1 and "'type'" not in text:
             return _with_bos(tokenizer, text.replace(found[0], IMAGES))
     raise VlmProbeError(

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlavaForConditionalGeneration
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from vlm_probe.checkpoints.adapters import merge_adapter
 from vlm_probe.checkpoints.files import hub_file, read_weights, snapshot
@@ -108,7 +109,8 @@ def _few(keys: list[str]) -> str:
 
 def _from_pretrained(name: str, source: str | Path | None, **kwargs: Any) -> tuple[Any, bool]:
     """A model with its weights, and whether a bias of its output layer is left over, for which it has no place yet."""
-    kind: Any = LlavaForConditionalGeneration if hasattr(kwargs["config"], "vision_config") else AutoModelForCausalLM
+    sees = hasattr(kwargs["config"], "vision_config")
+    kind: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(kwargs["config"])] if sees else AutoModelForCausalLM
     try:
         loaded: Any = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
     except (OSError, RuntimeError, ValueError, KeyError, ImportError, SafetensorError) as error:
@@ -117,9 +119,9 @@ def _from_pretrained(name: str, source: str | Path | None, **kwargs: Any) -> tup
     misshapen_keys = {entry[0] for entry in info["mismatched_keys"]}
     missing = sorted(set(info["missing_keys"]) - misshapen_keys)
     unknown = sorted(key for key in info["unexpected_keys"] if not key.endswith(HARMLESS))
-    biased = kind is LlavaForConditionalGeneration and _BIAS in unknown
+    biased = sees and _BIAS in unknown
     unknown = [key for key in unknown if not (biased and key == _BIAS)]
-    said = "LLaVA model" if kind is LlavaForConditionalGeneration else "language model"
+    said = f"{kwargs['config'].model_type} model" if sees else "language model"
     if missing:
         more = f", and holds {len(unknown)} that it does not know: {_few(unknown)}" if unknown else ""
         raise VlmProbeError(f"{name} lacks {len(missing)} weights a {said} needs: {_few(missing)}{more}")

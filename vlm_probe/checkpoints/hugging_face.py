@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,26 @@ from vlm_probe.inputs.prompts import IMAGE
 
 
 def read_hugging_face(
-    name: str, folder: Path | None, revision: str | None, raw: dict[str, Any], languages: Collection[str]
+    name: str,
+    folder: Path | None,
+    revision: str | None,
+    raw: dict[str, Any],
+    languages: Collection[str],
+    joined: Mapping[str, str],
 ) -> Checkpoint:
     """A checkpoint of a folder, or of the Hub where it is None; raw: its config.json as it stands.
 
-    languages: model types of language models that may come alone.
+    languages: model types of language models that may come alone. joined: those of models with an encoder,
+    and what stands for an image where their chat templates write it.
 
     Raises VlmProbeError for a model of another kind, and a shard that is missing.
     """
     alone = raw.get("model_type") in languages
-    if not alone and (raw.get("model_type") != "llava" or "text_config" not in raw):
+    if not alone and (raw.get("model_type") not in joined or "text_config" not in raw):
         raise VlmProbeError(
-            f"{name} is a {raw.get('model_type')!r} checkpoint, expected a LLaVA one (model_type 'llava', or "
-            f"the original layout with 'mm_vision_tower'), or a language model ({', '.join(languages)})"
+            f"{name} is a {raw.get('model_type')!r} checkpoint, expected a model with an encoder "
+            f"({', '.join(joined)}, or LLaVA's original layout with 'mm_vision_tower'), or a language model "
+            f"({', '.join(languages)})"
         )
     source: str | Path = folder or name
     config = read_config(name, source, revision, raw if alone else raw["text_config"])
@@ -56,7 +63,12 @@ def read_hugging_face(
         tokenizer=tokenizer,
         image_processor=None if alone else first_of(AutoImageProcessor, IMAGE_FILES, (source,), revision),
         prompt=lambda: (
-            own.get("prompt") or (None if alone else prompt_of(name, tokenizer, folder, config.image_token_id))
+            own.get("prompt")
+            or (
+                None
+                if alone
+                else prompt_of(name, tokenizer, folder, config.image_token_id, mark=joined[config.model_type])
+            )
         ),
         embed_scale=own.get("embed_scale"),
         pad=own.get("pad"),

@@ -57,13 +57,14 @@ def _listed() -> Iterator[tuple[str, str, str, str]]:
         need = 2 * billions
         yield name, what, f"the Hub, {need:.0f} GB of memory in bfloat16", _here(name, need)
     families = verified()
-    encoders, languages = (
-        "; ".join(row["title"] for row in families if row["part"] == part) for part in ("encoder", "language model")
+    classes, encoders, languages = (
+        "; ".join(row["title"] for row in families if row["part"] == part)
+        for part in ("model", "encoder", "language model")
     )
     yield (
         "PATH",
-        f"any LLaVA checkpoint directory, Hugging Face or original layout. Encoders: {encoders}. Language models: "
-        f"{languages}. Such a language model alone; adapters of peft's on one of them",
+        f"any checkpoint directory of these: {classes}; LLaVA's also in its original layout. Encoders: {encoders}. "
+        f"Language models: {languages}. Such a language model alone; adapters of peft's on one of them",
         "its files",
         "",
     )

@@ -57,8 +57,8 @@ def _per_patch(name: str, inputs: ModelInputs, values: Float[Tensor, "position f
     """A layer's attributions summed over features: of every patch, and of all positions that are none."""
     summed = values.float().sum(-1).cpu().numpy()
     span = inputs.layout.image()
-    at = span.rows_at(name)
-    return summed[at].reshape(span.grid), float(summed.sum() - summed[at].sum())
+    on_cells = summed[span.cells_at(name)].sum(1)
+    return on_cells.reshape(span.grid), float(summed.sum() - on_cells.sum())
 
 
 def attribute(
@@ -130,8 +130,8 @@ def attribute(
 
     def forward(images: Tensor, token: int | None = None) -> Tensor:
         n = len(images)
-        ids, mask = inputs.input_ids.expand(n, -1), inputs.attention_mask.expand(n, -1)
-        out = model(ids, images, mask, logits_to_keep=kept).logits[:, 0].float()
+        words = {name: one.expand(n, -1) for name, one in inputs.tensors.items() if name != "pixel_values"}
+        out = model(**words, pixel_values=images, logits_to_keep=kept).logits[:, 0].float()
         return out if token is None else out[:, token]
 
     with frozen(model), torch.no_grad():

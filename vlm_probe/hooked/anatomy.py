@@ -9,6 +9,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import init_empty_weights
 from jaxtyping import Float
@@ -172,11 +173,15 @@ def parameter_count(model: HookedVLM) -> int:
 def patches_of(name: str, activation: Tensor, layouts: list[TokenLayout]) -> Float[Tensor, "item patch feature"]:
     """The rows of an activation that belong to patches, in the order of the grid; one image an example.
 
+    Before a connector that pools patches (Gemma 3) a cell of the grid is the mean of its patches, as the connector has
+    it.
+
     activation: [example or image, position, ...], what follows is flattened.
     """
-    at = torch.as_tensor([layout.image().rows_at(name).tolist() for layout in layouts], device=activation.device)
+    at = torch.as_tensor(np.stack([layout.image().cells_at(name) for layout in layouts]), device=activation.device)
     flat = activation.flatten(2)
-    return torch.gather(flat, 1, at[:, :, None].expand(-1, -1, flat.shape[-1]))
+    rows = torch.gather(flat, 1, at.flatten(1)[:, :, None].expand(-1, -1, flat.shape[-1]))
+    return rows if at.shape[-1] == 1 else rows.unflatten(1, at.shape[1:]).mean(2)
 
 
 def with_state(hf: Any, settings: Any, state: Mapping[str, Tensor]) -> Any:
@@ -214,7 +219,7 @@ def with_rows(model: HookedVLM, kept: list[int]) -> Any:
     text = settings.get_text_config()
     text.vocab_size = len(kept)
     for part in (settings, text):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "boi_token_id", "eoi_token_id"):
             old = getattr(part, name, None)
             if isinstance(old, list):
                 setattr(part, name, [new[i] for i in old if i in new])

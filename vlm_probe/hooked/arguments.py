@@ -18,6 +18,20 @@ _PASSED_ON = frozenset({*TransformersKwargs.__annotations__, "use_cache", "retur
 """Keywords that a model's `forward` takes without naming them, because a part of it does."""
 
 
+def refuse_adapters(hf: nn.Module) -> None:
+    """VlmProbeError for a model whose adapters are not merged into its weights."""
+    if type(hf).__name__.startswith("PeftModel"):
+        raise VlmProbeError(
+            f"HookedVLM takes a Hugging Face model, got a {type(hf).__name__}: merge its adapters first, "
+            "HookedVLM(model.merge_and_unload())"
+        )
+    if getattr(hf, "_hf_peft_config_loaded", False):
+        raise VlmProbeError(
+            f"this {type(hf).__name__} runs adapters (add_adapter) beside its weights, which methods that read "
+            "weights would not see: merge them into it first (peft's merge_and_unload)"
+        )
+
+
 def own_configuration(hf: nn.Module) -> None:
     """Give a model a configuration that is its own.
 

@@ -21,7 +21,7 @@ from vlm_probe.hooked.anatomy import (
     norm_gain,
     score_settings,
 )
-from vlm_probe.hooked.families import families_of, submodule
+from vlm_probe.hooked.families import families_of, joined_of, submodule
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.points import is_active
 from vlm_probe.hooked.wiring import layers_of
@@ -246,16 +246,34 @@ class Checks:
         return apart
 
     def connector(self) -> list[float]:
-        into, pre, post, out = (self.cache[f"connector.hook_{name}"] for name in ("in", "pre", "post", "out"))
+        """What the configuration says is read, and the connector part by part."""
+        at = {name: self.cache[name] for name in self.model.hook_dict if name.startswith("connector.")}
+        into, out = at["connector.hook_in"], at["connector.hook_out"]
         own: Any = self.model.hf.model.multi_modal_projector
-        chosen = self.model.hf.config.vision_feature_layer
-        states = [self.seen.hidden_states[i] for i in (chosen if isinstance(chosen, list) else [chosen])]
-        first = int(self.model.hf.config.vision_feature_select_strategy == "default")
-        read = torch.cat([state[:, first:] for state in states], dim=-1)
-        pairs = ((into, read), (pre, own.linear_1(into)), (post, own.act(pre)), (out, own.linear_2(post)))
-        apart = [_apart(found, expected) for found, expected in pairs]
-        apart.append(_apart(self.cache["vision.hook_embed"], self.seen.hidden_states[0]))
+        apart = [_apart(into, self._read()), _apart(self.cache["vision.hook_embed"], self.seen.hidden_states[0])]
+        if "connector.hook_pre" in at:
+            pre, post = at["connector.hook_pre"], at["connector.hook_post"]
+            apart += [_apart(pre, own.linear_1(into)), _apart(post, own.act(pre)), _apart(out, own.linear_2(post))]
+        elif "connector.hook_pooled" in at:
+            scale, normalized = at["connector.ln.hook_scale"], at["connector.ln.hook_normalized"]
+            k = own.kernel_size
+            image = into.unflatten(1, (own.tokens_per_side, k, own.tokens_per_side, k)).mean((2, 4)).flatten(1, 2)
+            gain = 1 + own.mm_soft_emb_norm.weight
+            made = (normalized * gain).to(into.dtype) @ own.mm_input_projection_weight
+            pooled = at["connector.hook_pooled"]
+            apart += [_apart(pooled, image), _apart(scale * normalized, pooled.float()), _apart(out, made)]
+        else:
+            apart.append(_apart(out, own.linear(into)))
         return apart
+
+    def _read(self) -> Tensor:
+        """What the connector is given, of what the encoder alone tells."""
+        joined, settings = joined_of(self.model.hf.config), self.model.hf.config
+        if joined is None or not joined.selects:
+            return self.seen.last_hidden_state
+        chosen = settings.vision_feature_layer
+        states = [self.seen.hidden_states[i] for i in (chosen if isinstance(chosen, list) else [chosen])]
+        return torch.cat([x[:, int(settings.vision_feature_select_strategy == "default") :] for x in states], dim=-1)
 
     def rows(self) -> list[float]:
         embed, ids = self.cache["language.hook_embed"], self.inputs.input_ids

@@ -1,4 +1,4 @@
-"""HookedVLM: a LLaVA model whose activations can be read and edited by name."""
+"""HookedVLM: a vision-language model whose activations can be read and edited by name."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from torch import Tensor
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
 from vlm_probe.hooked import attention
-from vlm_probe.hooked.arguments import call_arguments, own_configuration
+from vlm_probe.hooked.arguments import call_arguments, own_configuration, refuse_adapters
 from vlm_probe.hooked.embedding_scale import measure_token_scale
-from vlm_probe.hooked.families import families_of
+from vlm_probe.hooked.families import families_of, habits_of, joined_of, patch_grid
 from vlm_probe.hooked.points import Point, Points, connector_points, language_points, vision_points
 from vlm_probe.hooked.proof import wire_proof
 from vlm_probe.hooked.provenance import versions, weights_digest
@@ -29,7 +29,6 @@ from vlm_probe.hooked.wiring import layers_of, wire_connector, wire_language, wi
 from vlm_probe.inputs.images import ImageLike, ImagePreparer, open_image
 from vlm_probe.inputs.preparing import ModelInputs, Preparer
 from vlm_probe.items import Item
-from vlm_probe.layout.patch_grid import PatchGrid
 from vlm_probe.running import answering
 from vlm_probe.running.capture import capture as run_capture
 from vlm_probe.running.protocol import NamesFilter
@@ -49,7 +48,7 @@ def _of_inputs(field: str, doc: str) -> Any:
 
 
 class HookedVLM(GlobHooks):
-    """A Hugging Face LLaVA model with hook points (a TransformerLens `HookedRootModule`).
+    """A Hugging Face vision-language model with hook points (a TransformerLens `HookedRootModule`).
 
     The hook points are listed by `model.hook_dict`; their names and dimensions are those of
     TransformerLens behind `vision.`, `connector.` or `language.`. `run_with_cache`,
@@ -61,9 +60,9 @@ class HookedVLM(GlobHooks):
 
     Parameters
     ----------
-    hf: a `LlavaForConditionalGeneration`, or a causal language model alone (Gemma, Llama), which then has
-        the points of `language.` only and takes no image (`language.hook_logits` is what its output layer
-        gives, before Gemma 2's soft cap). It keeps its class; it gains forward hooks and the
+    hf: a model of a class in `families.JOINED` (LLaVA, PaliGemma, Gemma 3 with its encoder), or a causal language
+        model alone (Gemma, Llama), which has the points of `language.` only and takes no image. `language.hook_logits`
+        is what the output layer gives, before Gemma 2's soft cap. It keeps its class; it gains forward hooks and the
         attention implementation "vlm_probe".
     embed_scale: "all" multiplies image rows by sqrt(d_model) as Gemma does with text rows, "text"
         leaves them; None takes the family's default ("all" for gemma and gemma2, else "text").
@@ -88,16 +87,7 @@ class HookedVLM(GlobHooks):
         prompt: str | None = None,
     ):
         super().__init__()
-        if type(hf).__name__.startswith("PeftModel"):
-            raise VlmProbeError(
-                f"HookedVLM takes a Hugging Face model, got a {type(hf).__name__}: merge its adapters first, "
-                "HookedVLM(model.merge_and_unload())"
-            )
-        if getattr(hf, "_hf_peft_config_loaded", False):
-            raise VlmProbeError(
-                f"this {type(hf).__name__} runs adapters (add_adapter) beside its weights, which methods that read "
-                "weights would not see: merge them into it first (peft's merge_and_unload)"
-            )
+        refuse_adapters(hf)
         if hf in _wired:
             # Hooks on top of hooks would scale the image twice and starve the first wrapper's points.
             raise VlmProbeError(
@@ -105,22 +95,19 @@ class HookedVLM(GlobHooks):
             )
         text, sight = hf.config.get_text_config(), getattr(hf.config, "vision_config", None)
         vision, language = families_of(hf.config)
-        patches = None
-        if vision is not None and sight is not None:
-            leading, kind = vision.leading(sight), hf.config.vision_feature_select_strategy
-            patches = PatchGrid(sight.patch_size, leading, leading - int(kind == "default"))
+        joined, patches = joined_of(hf.config), patch_grid(hf.config)
         language_tower = hf.model if vision is None else hf.model.language_model
         self.language = language_points(len(layers_of(language_tower, language.blocks)), language.blocks.absent)
-        if vision is not None:
+        if vision is not None and joined is not None:
             self.vision = vision_points(len(layers_of(hf.model.vision_tower, vision.blocks)))
-            self.connector = connector_points()
+            self.connector = connector_points(joined.connector.points)
         # Names are given before the Hugging Face model becomes a child, which keeps its own.
         self.setup()
-        if vision is None:
+        if joined is None:
             self.vision, self.connector = vision_points(0), Points(())  # not declared: there is nothing to hook
         self.hf, self.text_config, self.vision_config = hf, text, sight
         self.name, self.revision = name, revision
-        asked = "{bos}{question}" if vision is None else language.prompt
+        asked = "{bos}{question}" if joined is None else joined.prompt or language.prompt
         self.inputs = Preparer(
             name=name,
             tokenizer=tokenizer,
@@ -129,20 +116,21 @@ class HookedVLM(GlobHooks):
             image_token_id=-1 if vision is None else hf.config.image_token_id,
             patches=patches,
             context=getattr(text, "max_position_embeddings", None),
+            **({} if joined is None else {"types": joined.types, "image_text": joined.image_text}),
         )
         self._read: int | None = None
         self._layers_read(None)  # its error now
         self.token_scale: float = measure_token_scale(hf, text.hidden_size) if language.scales_tokens else 1.0
         """The factor by which a token's embedding row is multiplied before block 0."""
-        self.embed_scale = embed_scale or ("all" if language.scales_images and vision is not None else "text")
+        self.embed_scale = embed_scale or ("all" if habits_of(hf.config).scales else "text")
 
         own_configuration(hf)
         hf.set_attn_implementation(attention.IMPLEMENTATION)
-        if vision is not None and sight is not None:
+        if vision is not None and joined is not None and sight is not None:
             tower = hf.model.vision_tower
             wire_tower(tower, self.vision, vision.blocks, d_head=sight.hidden_size // sight.num_attention_heads)
             wire_skipping(tower, self.vision, vision.blocks, self._last_vision_layer)
-            wire_connector(hf.model.multi_modal_projector, self.connector, lambda: self.image_scale)
+            wire_connector(hf.model.multi_modal_projector, self.connector, joined.connector, lambda: self.image_scale)
         d_head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         _wired.add(hf)
         wire_language(language_tower, hf.lm_head, self.language, language, d_head=d_head)
@@ -253,6 +241,7 @@ class HookedVLM(GlobHooks):
         if return_type not in ("output", "logits", "loss", None):
             raise VlmProbeError(f"return_type must be 'output', 'logits', 'loss' or None, got {return_type!r}")
         kwargs = call_arguments(self.hf, input_ids, pixel_values, attention_mask, kwargs)
+        self._add_types(kwargs)
         if return_type == "loss" and kwargs.get("labels") is None:
             raise VlmProbeError("a loss needs labels: model(inputs, labels=..., return_type='loss')")
         with self._running(kwargs):
@@ -269,8 +258,15 @@ class HookedVLM(GlobHooks):
             kwargs = {**inputs.tensors, **kwargs}
         elif inputs is not None:
             kwargs["input_ids"] = inputs
+        self._add_types(kwargs)
         with self._running(kwargs):
             return self.hf.generate(**kwargs)
+
+    def _add_types(self, kwargs: dict[str, Any]) -> None:
+        """Give a class `token_type_ids` where nobody did: without them transformers runs another model, unsaid."""
+        types, ids = self.inputs.types, kwargs.get("input_ids")
+        if types and ids is not None and not {"token_type_ids", "past_key_values"} & kwargs.keys():
+            kwargs["token_type_ids"] = types.of(ids == self.image_token_id)
 
     @contextmanager
     def _running(self, kwargs: dict[str, Any]) -> Iterator[None]:
@@ -288,10 +284,10 @@ class HookedVLM(GlobHooks):
         return self._layers_read(None)
 
     def _layers_read(self, selected: int | list[int] | None) -> int:
-        if self.vision_config is None:
-            return 0
+        n, joined = len(self.vision.blocks), joined_of(self.hf.config)
+        if joined is None or not joined.selects:
+            return n
         chosen: Any = self.hf.config.vision_feature_layer if selected is None else selected
-        n = len(self.vision.blocks)
         states: list[int] = chosen if isinstance(chosen, list) else [chosen]
         if not all(-n - 1 <= s <= n and s != 0 for s in states):  # transformers takes 0 for none
             said = f"from {-n - 1} to {n} for {n} layers, and not 0 ({-n - 1} is the same), got {chosen!r}"

@@ -89,5 +89,5 @@ def language_points(n_layers: int, absent: Collection[str] = ()) -> TowerPoints:
     return TowerPoints(n_layers, names.LANGUAGE, absent=absent)
 
 
-def connector_points() -> Points:
-    return Points(names.CONNECTOR)
+def connector_points(own: Collection[str]) -> Points:
+    return Points(name for name in names.CONNECTOR if name in own)

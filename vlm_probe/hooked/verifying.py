@@ -89,7 +89,9 @@ def _row(name: str, checks: list[Callable[[], list[float]]], dtype: torch.dtype)
     try:
         for check in checks:
             apart += check()
-    except Exception as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (VlmProbeError, RuntimeError, AttributeError, LookupError, TypeError, ValueError) as error:
         said = first_line(error)
     allowed = 0.0 if name in EXACT else ALLOWED.get(dtype, ALLOWED[torch.float32])
     difference = max(apart) if apart and not said else float("nan")

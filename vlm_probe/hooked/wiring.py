@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from vlm_probe.hooked import attention
-from vlm_probe.hooked.families import Blocks, LanguageFamily, submodule
+from vlm_probe.hooked.families import Blocks, Connector, LanguageFamily, submodule
 from vlm_probe.hooked.points import Points, TowerPoints, is_active
 
 
@@ -153,15 +153,19 @@ def wire_language(
     _on_output(head, points["hook_logits"])
 
 
-def wire_connector(projector: nn.Module, points: Points, factor: Callable[[], float]) -> None:
+def wire_connector(projector: nn.Module, points: Points, paths: Connector, factor: Callable[[], float]) -> None:
     """Connect the connector, and apply the embedding scale to what leaves it.
 
     `factor` is asked at every call; the points see the features before it. It multiplies as a
     tensor in the features' dtype, rounded as the old code inside Gemma did.
     """
     _on_input(projector, partial(_through, (points["hook_in"],)))
-    _on_output(submodule(projector, "linear_1"), points["hook_pre"])
-    _on_input(submodule(projector, "linear_2"), partial(_through, (points["hook_post"],)))
+    for name, path in paths.outputs:
+        _on_output(submodule(projector, path), points[name])
+    for name, path in paths.inputs:
+        _on_input(submodule(projector, path), partial(_through, (points[name],)))
+    if paths.norm is not None:
+        wire_norm(submodule(projector, paths.norm), points["ln.hook_scale"], points["ln.hook_normalized"], 1.0)
     out = points["hook_out"]
 
     def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:

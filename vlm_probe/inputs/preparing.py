@@ -15,7 +15,8 @@ from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError, VlmProbeWarning
 from vlm_probe.inputs.images import ImageLike, ImagePreparer, open_image
-from vlm_probe.inputs.prompts import EncodedPrompt, encode_prompt, token_text
+from vlm_probe.inputs.prompts import IMAGE, EncodedPrompt, encode_prompt, token_text
+from vlm_probe.inputs.token_types import TokenTypes
 from vlm_probe.layout import ImageTransform, TokenLayout, lay_out
 from vlm_probe.layout.patch_grid import PatchGrid
 
@@ -33,11 +34,21 @@ class ModelInputs:
     images: list[list[Image.Image]] = field(default_factory=list)
     """The original images of every example; empty for tensors made elsewhere."""
     prompts: list[str] = field(default_factory=list)
+    types: TokenTypes | None = None
+    """Where positions look both ways; None where each sees what stands before it."""
+    answered: int = 0
+    """Positions at the end that are an answer's (`with_answer`)."""
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """Keyword arguments for the model."""
         given = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        if self.types is not None:
+            is_image = torch.zeros(self.input_ids.shape, dtype=torch.bool)
+            for row, layout in zip(is_image, self.layouts, strict=True):
+                for span in layout.images:
+                    row[np.concatenate([span.extra_positions, span.positions])] = True
+            given["token_type_ids"] = self.types.of(is_image, self.answered).to(self.input_ids.device)
         if self.pixel_values is not None:
             given["pixel_values"] = self.pixel_values
         return given
@@ -93,6 +104,7 @@ class ModelInputs:
             input_ids=torch.cat([self.input_ids, ids], dim=1),
             attention_mask=torch.cat([self.attention_mask, torch.ones_like(ids)], dim=1),
             layouts=[longer],
+            answered=self.answered + len(token_ids),
         )
 
 
@@ -140,6 +152,10 @@ class Preparer:
     """None for a language model without an encoder."""
     context: int | None = None
     """How many positions the language model was made for, where that is known."""
+    types: TokenTypes | None = None
+    """Where positions of a prompt look both ways; None where each sees what stands before it."""
+    image_text: str = IMAGE
+    """What stands for one image in a prompt's text, `<image>` for its positions in it."""
 
     def __post_init__(self) -> None:
         for name in ("{question}",) if self.patches is None else ("{images}", "{question}"):
@@ -151,6 +167,11 @@ class Preparer:
         # Questions about one image share its work: what stands before them must be the same.
         if self.patches is not None and self.prompt.index("{question}") < self.prompt.index("{images}"):
             raise VlmProbeError(f"a prompt must hold {{images}} before {{question}}, got {self.prompt!r}")
+
+    @property
+    def shares_images(self) -> bool:
+        """Whether what is made of an image does not depend on the question behind it, so that questions share it."""
+        return self.types is None or self.types.together == "image"
 
     def see(self, picture: Image.Image) -> Seen:
         """A picture as the encoder takes it; VlmProbeError without an encoder or image processor."""
@@ -184,7 +205,13 @@ class Preparer:
         if not isinstance(question, str):
             raise VlmProbeError(f"a question must be text, got a {type(question).__name__}")
         prompt = encode_prompt(
-            self.tokenizer, self.prompt, question, images=len(counts), image_token_id=self.image_token_id, answer=answer
+            self.tokenizer,
+            self.prompt,
+            question,
+            images=len(counts),
+            image_token_id=self.image_token_id,
+            image_text=self.image_text,
+            answer=answer,
         )
         ids, asked = expand(prompt, self.image_token_id, counts)
         if self.context is not None and len(ids) > self.context:
@@ -202,8 +229,9 @@ class Preparer:
         return tuple(token_text(self.tokenizer, int(i)) for i in ids)
 
     @property
-    def _leading(self) -> int:
-        return 0 if self.patches is None else self.patches.leading
+    def _geometry(self) -> dict[str, Any]:
+        """What `lay_out` needs to know of the encoder."""
+        return {} if self.patches is None else {"leading": self.patches.leading, "pooled": self.patches.pooled}
 
     def prepare_tensors(
         self,
@@ -243,11 +271,11 @@ class Preparer:
                     grids=[grid] * own,
                     tokens_per_image=[each] * own,
                     transforms=[None] * own,
-                    leading=self._leading,
                     tokens=self.token_strings(ids),
+                    **self._geometry,
                 )
             )
-        return ModelInputs(input_ids, attention_mask, pixel_values, layouts)
+        return ModelInputs(input_ids, attention_mask, pixel_values, layouts, types=self.types)
 
     def prepare(
         self,
@@ -284,14 +312,15 @@ class Preparer:
                 tokens_per_image=[one.tokens for one in own],
                 transforms=[one.transform for one in own],
                 patch_size=None if self.patches is None else self.patches.patch_size,
-                leading=self._leading,
+                **self._geometry,
                 question_positions=np.asarray(asked) + length - len(ids),
                 tokens=self.token_strings(row.numpy()),
             )
             for row, mask, own, (ids, asked, _) in zip(input_ids, attention_mask, seen, encoded, strict=True)
         ]
         stacked = torch.stack(pixels) if pixels else None
-        return ModelInputs(input_ids, attention_mask, stacked, layouts, pictures, [text for *_, text in encoded])
+        texts = [text for *_, text in encoded]
+        return ModelInputs(input_ids, attention_mask, stacked, layouts, pictures, texts, types=self.types)
 
 
 def _paired(image: Any, question: str | list[str]) -> tuple[list[str], list[list[ImageLike]]]:

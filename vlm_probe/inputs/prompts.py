@@ -48,7 +48,14 @@ def _spaced(tokenizer: Any, after: str, answer: str) -> str:
 
 
 def encode_prompt(
-    tokenizer: Any, template: str, question: str, *, images: int, image_token_id: int, answer: str = ""
+    tokenizer: Any,
+    template: str,
+    question: str,
+    *,
+    images: int,
+    image_token_id: int,
+    image_text: str = IMAGE,
+    answer: str = "",
 ) -> EncodedPrompt:
     """Fill a prompt template and tokenize it, with an answer behind it if there is one.
 
@@ -64,7 +71,7 @@ def encode_prompt(
     before, after = template.split("{question}")
     if images == 0:
         before = before.replace("{images}\n", "{images}")
-    before = before.replace("{bos}", tokenizer.bos_token or "").replace("{images}", IMAGE * images)
+    before = before.replace("{bos}", tokenizer.bos_token or "").replace("{images}", image_text * images)
     text = before + question + after + _spaced(tokenizer, after, answer)
     start, end = len(before), len(before) + len(question)
     knows_image = tokenizer.convert_tokens_to_ids(IMAGE) == image_token_id

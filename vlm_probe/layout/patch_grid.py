@@ -19,6 +19,8 @@ class PatchGrid:
     """Rows of the encoder's activations before the patches: CLS and registers."""
     kept: int
     """How many of them the model keeps: they stand in the prompt before the patches."""
+    pooled: int = 1
+    """The connector makes one row of so many by so many patches."""
 
     def __post_init__(self) -> None:
         if self.kept < 0:
@@ -28,8 +30,14 @@ class PatchGrid:
             )
 
     def of(self, pixels: Tensor) -> tuple[int, int]:
-        """(rows, columns) of patches in images [..., height, width]."""
-        return pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size
+        """(rows, columns) of patches in images [..., height, width], as the connector pools them."""
+        side = self.patch_size * self.pooled
+        return pixels.shape[-2] // side, pixels.shape[-1] // side
+
+    def encoded(self, pixels: Tensor) -> int:
+        """Positions that one such image takes in the encoder."""
+        rows, columns = self.of(pixels)
+        return rows * columns * self.pooled**2 + self.leading
 
     def tokens(self, pixels: Tensor) -> int:
         """Positions that one such image takes in the prompt."""

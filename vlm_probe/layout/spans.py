@@ -6,7 +6,7 @@ transform from the image processor that made the tensor.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -33,22 +33,44 @@ class ImageSpan:
     belongs to no patch. None: the grid divides the input evenly."""
     leading: int = 0
     """Rows of the encoder's activations that stand before the patches: CLS and registers, kept by the model or not."""
+    pooled: int = 1
+    """The connector makes one row of so many by so many patches of the encoder (Gemma 3): a cell of `grid`."""
 
     def rows_at(self, name: str) -> Int[np.ndarray, " patch"]:
         """Where this image's patches stand along the position axis of an activation, by its hook name.
 
         Row by row of the grid. In `vision.` CLS and registers come first, in `connector.` those of them that the
         model keeps; in `language.` the patches have their places in the sequence.
+
+        Raises VlmProbeError before a connector that pools: there several patches are one cell (`cells_at`).
         """
+        cells = self.cells_at(name)
+        if cells.shape[1] != 1:
+            raise VlmProbeError(
+                f"at {name} every {self.pooled} x {self.pooled} patches are one cell of the grid, which the connector "
+                "pools: name a point behind it"
+            )
+        return cells[:, 0]
+
+    def cells_at(self, name: str) -> Int[np.ndarray, "patch each"]:
+        """As `rows_at`, where a cell of the grid may be several patches: those before a connector that pools."""
         if name.startswith("language."):
-            return self.positions
+            return self.positions[:, None]
         before = self.leading if name.startswith("vision.") else len(self.extra_positions)
-        return before + np.arange(self.grid[0] * self.grid[1])
+        k = self.pooled if name.startswith("vision.") or name.endswith("hook_in") else 1
+        rows, columns = self.grid
+        patches = np.arange(rows * columns * k * k).reshape(rows, k, columns, k)
+        return before + patches.transpose(0, 2, 1, 3).reshape(rows * columns, k * k)
 
     @property
-    def encoder_rows(self) -> slice:
-        """The patches' place along the position axis of the encoder's activations."""
-        return slice(self.leading, self.leading + self.grid[0] * self.grid[1])
+    def in_encoder(self) -> ImageSpan:
+        """The image as the encoder has it, every patch a cell; its positions are those in the encoder.
+
+        The image itself but for that where nothing is pooled.
+        """
+        rows, columns = self.grid[0] * self.pooled, self.grid[1] * self.pooled
+        positions = self.leading + np.arange(rows * columns)
+        return replace(self, grid=(rows, columns), positions=positions, extra_positions=np.arange(0), pooled=1)
 
     def edges(self) -> dict[str, tuple[str, Float[np.ndarray, " edge"]]]:
         """Pixel edges of the grid's rows and columns on the original image, as coordinates of a map.
@@ -74,7 +96,7 @@ class ImageSpan:
                 "model.prepare(image, question)"
             )
         if self.patch_size is not None:
-            return self.patch_size, self.patch_size
+            return self.patch_size * self.pooled, self.patch_size * self.pooled
         (rows, columns), (width, height) = self.grid, self.transform.size
         return width / columns, height / rows
 

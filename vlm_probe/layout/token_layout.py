@@ -71,12 +71,13 @@ def lay_out(
     transforms: list[ImageTransform | None],
     patch_size: int | None = None,
     leading: int = 0,
+    pooled: int = 1,
     question_positions: Any = None,
     tokens: tuple[str, ...] = (),
 ) -> TokenLayout:
     """Read one example's layout off its token ids.
 
-    leading: rows of the encoder's activations before the patches (`ImageSpan.leading`). Without
+    leading, pooled: as of `ImageSpan`. Without
     `question_positions`, the question is all text behind the last image.
 
     Raises VlmProbeError if the image placeholders do not add up to what the images need.
@@ -93,7 +94,7 @@ def lay_out(
         own = placeholders[start : start + count]
         # What the model keeps of `leading` stands before the patches.
         extra = count - grid[0] * grid[1]
-        spans.append(ImageSpan(own[extra:], grid, own[:extra], transform, patch_size, leading))
+        spans.append(ImageSpan(own[extra:], grid, own[:extra], transform, patch_size, leading, pooled))
         start += count
     text = live[input_ids[live] != image_token_id]
     if question_positions is None:

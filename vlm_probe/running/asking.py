@@ -89,11 +89,11 @@ def ask_all(
         # All prefixes are one and the same row of ids: a template around equally many placeholders.
         prefix, _ = rows[0]
         pixels = torch.stack([one.pixels for one in seen[start : start + batch_size]]).to(model.device, model.dtype)
-        cache = _read_images(model, prefix, pixels)
+        cache = _read_images(model, prefix, pixels) if model.inputs.shares_images else None
         for batch in _batches(model, part, len(prefix), max_new_tokens, batch_size):
-            own = deepcopy(cache)
-            own.batch_select_indices(torch.tensor([row.image - start for row in batch], device=model.device))
-            for row, answered in zip(batch, _finish(model, own, len(prefix), batch, max_new_tokens), strict=True):
+            at = torch.tensor([row.image - start for row in batch], device=model.device)
+            begun = _whole(model, prefix, pixels[at], batch) if cache is None else _on(model, prefix, cache, at, batch)
+            for row, answered in zip(batch, _finish(model, *begun, batch, max_new_tokens), strict=True):
                 results[row.index] = answered
     return [results[i] for i in range(len(asked))]
 
@@ -120,8 +120,45 @@ def check_numbers(model: Runs, logits: Float[Tensor, "*batch vocabulary"]) -> No
 @torch.no_grad()
 def _read_images(model: Runs, prefix: list[int], pixels: Float[Tensor, "image channel height width"]) -> Any:
     """The cache after every image's prefix."""
-    ids = torch.tensor([prefix] * len(pixels), device=model.device)
-    return model(ids, pixels, torch.ones_like(ids), use_cache=True, logits_to_keep=1).past_key_values
+    ids = torch.tensor([prefix] * len(pixels))
+    inputs = model.inputs.prepare_tensors(ids, pixels, None).to(model.device, model.dtype)
+    return model(inputs, use_cache=True, logits_to_keep=1).past_key_values
+
+
+_Begun = tuple[Any, Tensor, Tensor]
+"""After some prompts: the cache, the logits of the last position, and the mask of what was read."""
+
+
+def _padded(rows: list[_Row], device: torch.device) -> tuple[Tensor, Tensor]:
+    """What follows the images, padded on the left, and its mask."""
+    width = max(len(row.suffix) for row in rows)
+    suffix = torch.tensor([[0] * (width - len(r.suffix)) + r.suffix for r in rows], device=device)
+    real = torch.tensor([[0] * (width - len(r.suffix)) + [1] * len(r.suffix) for r in rows], device=device)
+    return suffix, real
+
+
+@torch.no_grad()
+def _on(model: Runs, prefix: list[int], cache: Any, images: Tensor, rows: list[_Row]) -> _Begun:
+    """Questions run on from the cache of their images."""
+    own = deepcopy(cache)
+    own.batch_select_indices(images)
+    suffix, real = _padded(rows, model.device)
+    mask = torch.cat([real.new_ones(len(rows), len(prefix)), real], dim=1)
+    return own, _step(model, own, suffix, mask, logits_to_keep=1)[:, -1], mask
+
+
+@torch.no_grad()
+def _whole(model: Runs, prefix: list[int], pixels: Tensor, rows: list[_Row]) -> _Begun:
+    """Whole prompts, where an image's rows depend on the question behind them."""
+    longest = max(len(row.suffix) for row in rows)
+    before = [[0] * (longest - len(row.suffix)) for row in rows]
+    ids = torch.tensor([[*pad, *prefix, *row.suffix] for pad, row in zip(before, rows, strict=True)])
+    real = torch.tensor([pad + [1] * (ids.shape[1] - len(pad)) for pad in before])
+    inputs = model.inputs.prepare_tensors(ids, pixels, real).to(model.device, model.dtype)
+    mask = inputs.attention_mask
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    out = model(inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
+    return out.past_key_values, _allowed_to_say(model, out.logits.float())[:, -1], mask
 
 
 def _batches(model: Runs, rows: list[_Row], prefix: int, new: int, batch_size: int) -> Iterator[list[_Row]]:
@@ -147,14 +184,11 @@ def _batches(model: Runs, rows: list[_Row], prefix: int, new: int, batch_size: i
 
 
 @torch.no_grad()
-def _finish(model: Runs, cache: Any, prefix: int, rows: list[_Row], max_new_tokens: int) -> list[Answered]:
-    """Run questions on from the cache of their images: score the right answers, then decode."""
+def _finish(
+    model: Runs, cache: Any, first: Tensor, mask: Tensor, rows: list[_Row], max_new_tokens: int
+) -> list[Answered]:
+    """Score the right answers, then decode."""
     device = model.device
-    width = max(len(row.suffix) for row in rows)
-    suffix = torch.tensor([[0] * (width - len(r.suffix)) + r.suffix for r in rows], device=device)
-    real = torch.tensor([[0] * (width - len(r.suffix)) + [1] * len(r.suffix) for r in rows], device=device)
-    mask = torch.cat([real.new_ones(len(rows), prefix), real], dim=1)
-    first = _step(model, cache, suffix, mask, logits_to_keep=1)[:, -1]
     check_numbers(model, first)
 
     length = max(len(row.answer) for row in rows)
@@ -189,8 +223,11 @@ def _step(
     """Logits (float32) of new tokens, or of the last ones if `logits_to_keep` says so; the cache grows."""
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     out = model(ids, None, mask, position_ids=positions, past_key_values=cache, use_cache=True, **kwargs)
-    logits = out.logits.float()
-    # The one logits processor that our checkpoints' generation settings hold.
+    return _allowed_to_say(model, out.logits.float())
+
+
+def _allowed_to_say(model: Runs, logits: Tensor) -> Tensor:
+    """Logits without what is never said: the one logits processor that our checkpoints' generation settings hold."""
     if model.suppressed_tokens:
         logits[..., model.suppressed_tokens] = -torch.inf
     return logits

@@ -24,10 +24,10 @@ def _bytes_needed(model: Runs, inputs: ModelInputs, names: list[str]) -> dict[st
     item = torch.finfo(model.dtype).bits // 8
     images = 0 if inputs.pixel_values is None else len(inputs.pixel_values)
     grid = model.inputs.patches
-    kept = tokens = 0
+    kept = tokens = entering = 0
     if inputs.pixel_values is not None and grid is not None:
-        kept = grid.tokens(inputs.pixel_values)
-        tokens = kept - grid.kept + grid.leading
+        kept, tokens = grid.tokens(inputs.pixel_values), grid.encoded(inputs.pixel_values)
+        entering = tokens - grid.leading + grid.kept
     sizes = {}
     for name in names:
         language = name.startswith("language.")
@@ -44,7 +44,7 @@ def _bytes_needed(model: Runs, inputs: ModelInputs, names: list[str]) -> dict[st
             "d_model": text.hidden_size,
             "d_vision": getattr(sight, "hidden_size", 0),
             "d_mlp": inner,
-            "patch": kept,
+            "patch": entering if name.endswith("hook_in") else kept,
             "vocabulary": text.vocab_size,
             "one": 1,
         }

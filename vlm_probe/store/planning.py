@@ -11,7 +11,7 @@ import pandas as pd
 
 from vlm_probe import names
 from vlm_probe.errors import VlmProbeError, nearest
-from vlm_probe.hooked.families import families_of
+from vlm_probe.hooked.families import families_of, joined_of, patch_grid
 from vlm_probe.store.describing import VALUES
 from vlm_probe.store.picking import Pick
 from vlm_probe.store.records import DTYPES
@@ -29,14 +29,15 @@ def points_of(config: Any) -> list[str]:
 
     Raises VlmProbeError for a family that is not supported.
     """
-    _, language = families_of(config)
-    text, sight = config.get_text_config(), getattr(config, "vision_config", None)
+    (_, language), joined = families_of(config), joined_of(config)
+    text = config.get_text_config()
     found: list[str] = []
-    if sight is not None:
+    if joined is not None:
+        sight = config.vision_config
         block = [name for name in names.BLOCK if name not in names.ROTARY]
         found += [f"vision.{name}" for name in names.VISION]
         found += [f"vision.blocks.{layer}.{name}" for layer in range(sight.num_hidden_layers) for name in block]
-        found += [f"connector.{name}" for name in names.CONNECTOR]
+        found += [f"connector.{name}" for name in names.CONNECTOR if name in joined.connector.points]
     first, *behind = names.LANGUAGE
     found.append(f"language.{first}")
     block = [name for name in names.BLOCK if name not in language.blocks.absent]
@@ -100,13 +101,11 @@ def plan(
     pick.check(chosen)
     if dtype not in VALUES:
         raise VlmProbeError(f"values are kept as {' or '.join(VALUES)}, got {dtype!r}")
-    sight = getattr(config, "vision_config", None)
-    patches = leading = kept = 0
-    if sight is not None:
-        family, _ = families_of(config)
-        assert family is not None
-        patches, leading = (sight.image_size // sight.patch_size) ** 2, family.leading(sight)
-        kept = leading - int(config.vision_feature_select_strategy == "default")
+    grid = patch_grid(config)
+    patches = encoded = kept = 0
+    if grid is not None:
+        kept, patches = grid.kept, (config.vision_config.image_size // (grid.patch_size * grid.pooled)) ** 2
+        encoded = patches * grid.pooled**2 + grid.leading
     sequence = patches + kept + text_tokens
     rows = {
         name: 1
@@ -115,7 +114,9 @@ def plan(
         if pick.patches_only
         else pick.longest(sequence, text_tokens // 3, patches + kept)
         if name.startswith("language.")
-        else patches + (leading if name.startswith("vision.") else kept)
+        else encoded
+        if name.startswith("vision.")
+        else patches * (grid.pooled**2 if grid is not None and name.endswith("hook_in") else 1) + kept
         for name in chosen
     }
     item_bytes = sum(DTYPES[dtype] * rows[name] * _features(name, config) for name in chosen)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.pytorch_utils import Conv1D
 
 from vlm_probe.errors import VlmProbeError
@@ -38,12 +38,12 @@ def _part(name: str) -> str:
 
 def _meta(config: Any) -> nn.Module:
     """The model without weights."""
-    kind: Any = LlavaForConditionalGeneration if config.model_type == "llava" else AutoModelForCausalLM
+    kind: Any = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
     try:
         with torch.device("meta"):
-            return kind(config) if config.model_type == "llava" else kind.from_config(config)
+            return kind.from_config(config)
     except ValueError as error:
-        raise VlmProbeError(f"no causal or LLaVA model of type {config.model_type!r}") from error
+        raise VlmProbeError(f"no causal or vision-language model of type {config.model_type!r}") from error
 
 
 def budget(config: Any, *, context: int = CONTEXT, bytes_per_number: int = 2) -> pd.DataFrame:
@@ -79,6 +79,10 @@ def budget(config: Any, *, context: int = CONTEXT, bytes_per_number: int = 2) ->
     flops, image_flops, outputs = (dict.fromkeys(PARTS, 0) for _ in range(3))
     tokens = 0 if sight is None else (sight.image_size // sight.patch_size) ** 2
     extra = 0 if sight is None else vision_family(sight).leading(sight)
+    # Gemma 3 pools patches, and multiplies by a matrix that is no linear layer.
+    pooled = getattr(config, "mm_tokens_per_image", tokens)
+    bare = [p.numel() for name, p in model.named_parameters() if name.endswith("mm_input_projection_weight")]
+    image_flops["connector"] += 2 * sum(bare) * pooled
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             inner, outer = module.in_features, module.out_features
