@@ -28,7 +28,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from vlm_probe.hooked import HookedVLM, families
+from vlm_probe.checkpoints.prismatic_model import PrismaticConfig, PrismaticForConditionalGeneration
+from vlm_probe.hooked import HookedVLM, joined
 from vlm_probe.inputs.images import ImagePreparer
 
 
@@ -107,13 +108,38 @@ def _gemma3(text: Any, **changes: Any) -> Gemma3ForConditionalGeneration:
     )
 
 
-JOINED: dict[str, Any] = {"paligemma": _paligemma, "gemma3": _gemma3}
-"""Classes that have an encoder of their own (SigLIP), in the place of a tower's name."""
+def _prismatic(projector: str, first: str, *more: str) -> Any:
+    def made(text: Any, **changes: Any) -> PrismaticForConditionalGeneration:
+        # Of other width and depth than the first encoder.
+        others = [{**TOWERS[name]().to_dict(), "hidden_size": 33, "num_hidden_layers": 4} for name in more]
+        return PrismaticForConditionalGeneration(
+            PrismaticConfig(
+                vision_config=TOWERS[first](),
+                more_vision_configs=others or None,
+                text_config=text,
+                image_token_index=IMAGE_TOKEN,
+                projector_type=projector,
+                **changes,
+            )
+        )
+
+    return made
+
+
+JOINED: dict[str, Any] = {
+    "paligemma": _paligemma,
+    "gemma3": _gemma3,
+    "prismatic": _prismatic("gelu-mlp", "registers"),
+    "prismatic_linear": _prismatic("linear", "clip"),
+    "prismatic_fused": _prismatic("fused-gelu-mlp", "registers", "siglip"),
+}
+"""Classes of their own, in the place of a tower's name."""
 PAIRS = [
     ("clip", "gemma"),
     ("dinov2", "llama"),
     ("registers", "qwen2"),
     ("siglip", "phi"),
+    ("prismatic", "llama"),
     ("clip", "mistral"),
     ("paligemma", "gemma2"),
     ("gemma3", "gemma3"),
@@ -145,7 +171,7 @@ def tiny_llava(tower: str = "clip", language: str = "gemma", **changes) -> Any:
 
 def image_tokens(model) -> int:
     extra = getattr(model.config.vision_config, "num_register_tokens", 0)
-    return PATCHES + extra
+    return PATCHES + (extra if model.config.model_type == "llava" else 0)
 
 
 def tiny_batch(model, *, batch: int = 2, pad: bool = False) -> dict[str, Any]:
@@ -161,9 +187,9 @@ def tiny_batch(model, *, batch: int = 2, pad: bool = False) -> dict[str, Any]:
         rows.append([0] * missing + row)
         masks.append([0] * missing + [1] * len(row))
     side = model.config.vision_config.image_size
-    pixels = torch.randn(batch, 3, side, side, generator=generator)
+    pixels = torch.randn(batch, 3 * len(joined.encoders_of(model.config)), side, side, generator=generator)
     given = {"input_ids": torch.tensor(rows), "pixel_values": pixels, "attention_mask": torch.tensor(masks)}
-    types = families.joined_of(model.config).types
+    types = joined.joined_of(model.config).types
     if types is not None:
         given["token_type_ids"] = types.of(given["input_ids"] == IMAGE_TOKEN)
     return given

@@ -7,7 +7,8 @@ from __future__ import annotations
 Dims = tuple[str, ...]
 
 PARTS = ("vision", "connector", "language")
-"""What a name begins with: the part of the model it belongs to."""
+"""What a name begins with: the part of the model it belongs to. Of several encoders side by side each is a part of its
+own, `vision.0` and `vision.1`, so that `vision.*` still names all that is seen."""
 
 RESIDUAL: Dims = ("batch", "position", "d_model")
 HEADS: Dims = ("batch", "position", "head", "d_head")
@@ -44,15 +45,27 @@ LANGUAGE: dict[str, Dims] = {
 }
 CONNECTOR: dict[str, Dims] = {
     "hook_in": ("batch", "patch", "d_vision"),
-    "hook_pre": ("batch", "patch", "d_model"),
-    "hook_post": ("batch", "patch", "d_model"),
+    "hook_pre": ("batch", "patch", "d_hidden"),
+    "hook_post": ("batch", "patch", "d_hidden"),
+    "hook_pre_2": ("batch", "patch", "d_model"),
+    "hook_post_2": ("batch", "patch", "d_model"),
     "hook_pooled": ("batch", "patch", "d_vision"),
     "ln.hook_scale": ("batch", "patch", "one"),
     "ln.hook_normalized": ("batch", "patch", "d_vision"),
     "hook_out": ("batch", "patch", "d_model"),
 }
-"""Of every connector `hook_in` and `hook_out`; of one with a hidden layer `hook_pre` and `hook_post`, of one that pools
-patches what follows (Gemma 3)."""
+"""Of every connector `hook_in` and `hook_out`; of one with a hidden layer `hook_pre` and `hook_post`, with a second one
+`hook_pre_2` and `hook_post_2`, of one that pools patches what follows (Gemma 3)."""
+
+
+def part_of(name: str) -> str:
+    """The part that a hook point belongs to, or a part itself.
+
+    >>> part_of("language.blocks.3.attn.hook_q"), part_of("vision.hook_embed"), part_of("vision.1.hook_embed")
+    ('language', 'vision', 'vision.1')
+    """
+    first, *rest = name.split(".")
+    return f"{first}.{rest[0]}" if rest and rest[0].isdigit() else first
 
 
 def dimensions(name: str) -> Dims:
@@ -63,14 +76,14 @@ def dimensions(name: str) -> Dims:
     >>> dimensions("language.blocks.0.attn.hook_pattern")
     ('batch', 'head', 'query', 'key')
     """
-    part, rest = name.split(".", 1)
+    part, rest = part_of(name), name.removeprefix(f"{part_of(name)}.")
     if part == "connector":
         return CONNECTOR[rest]
     if rest.startswith("blocks."):
         dims = BLOCK[rest.split(".", 2)[2]]
     else:
-        dims = (VISION if part == "vision" else LANGUAGE)[rest]
-    return tuple("d_vision" if d == "d_model" and part == "vision" else d for d in dims)
+        dims = (LANGUAGE if part == "language" else VISION)[rest]
+    return tuple("d_vision" if d == "d_model" and part != "language" else d for d in dims)
 
 
 def sequence_axis(name: str) -> int:
@@ -89,5 +102,5 @@ def layer_of(name: str) -> int | None:
     >>> layer_of("language.blocks.3.attn.hook_q"), layer_of("connector.hook_out")
     (3, None)
     """
-    _, *rest = name.split(".")
+    rest = name.removeprefix(f"{part_of(name)}.").split(".")
     return int(rest[1]) if rest[0] == "blocks" else None

@@ -17,7 +17,8 @@ from vlm_probe.checkpoints import describe
 from vlm_probe.checkpoints.checkpoint import check_quantization
 from vlm_probe.errors import VlmProbeError, VlmProbeWarning, first_line
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.hooked.families import JOINED, LANGUAGE, families_of, habits_of
+from vlm_probe.hooked.families import LANGUAGE, families_of
+from vlm_probe.hooked.joined import JOINED, habits_of
 from vlm_probe.inputs.images import ImagePreparer
 from vlm_probe.inputs.remapped import remapped
 from vlm_probe.zoo.locating import locate
@@ -72,7 +73,8 @@ def load(
         hf = checkpoint.build(device, number, quantization)
         processor = checkpoint.image_processor if vision is not None else None
         pad = habits_of(checkpoint.config).pads if checkpoint.pad is None else checkpoint.pad
-        preparer = None if processor is None else ImagePreparer(processor, pad=pad)
+        more = checkpoint.more_image_processors
+        preparer = None if processor is None else ImagePreparer(processor, pad=pad, more=more)
         if preparer is not None and vision is not None and not vision.any_size:
             _check_size(name, preparer, checkpoint.config.vision_config.image_size)
         template = checkpoint.prompt() if prompt is None else prompt

@@ -40,7 +40,8 @@ class Trace:
     logits: Float[Tensor, "position vocabulary"]
     provenance: dict[str, Any]
     depth: dict[str, int]
-    """How many layers the model has: of its encoder ("vision") and its language model ("language")."""
+    """How many layers the model has: of its encoder ("vision", or "vision.0" of several) and its language model
+    ("language")."""
     vision_layers_read: int = 0
     """How many of the encoder's layers feed the connector."""
     images: list[Image.Image] = field(default_factory=list)
@@ -172,8 +173,9 @@ def _layout(about: dict[str, Any]) -> TokenLayout:
         moved = one["transform"]
         if moved is not None:
             moved = ImageTransform(**{name: tuple(values) for name, values in moved.items()})
-        own = {name: positions(one[name]) for name in ("positions", "extra_positions")}
-        spans.append(ImageSpan(**{**one, **own, "grid": tuple(one["grid"]), "transform": moved}))
+        own: dict[str, Any] = {name: positions(one[name]) for name in ("positions", "extra_positions")}
+        own |= {"grid": tuple(one["grid"]), "transform": moved, "more_leading": tuple(one.get("more_leading", ()))}
+        spans.append(ImageSpan(**{**one, **own}))
     read = {name: positions(about[name]) for name in ("text_positions", "question_positions")}
     return TokenLayout(**{**about, **read, "images": tuple(spans), "tokens": tuple(about["tokens"])})
 

@@ -26,14 +26,14 @@ def dense_relevancy(hf, batch, target: int | None) -> tuple[torch.Tensor, torch.
 
     for i, layer in enumerate(hf.model.language_model.layers):
         layer.self_attn.register_forward_hook(keep(("language", i)))
-    encoder = hf.model.vision_tower.encoder
+    encoder = getattr(hf.model.vision_tower, "towers", [hf.model.vision_tower])[0].encoder
     for i, layer in enumerate(encoder.layers if hasattr(encoder, "layers") else encoder.layer):
         module = layer.self_attn if hasattr(layer, "self_attn") else layer.attention
         module.register_forward_hook(keep(("vision", i)))
     logits = hf(**batch).logits[0, -1]
     logits[int(logits.argmax()) if target is None else target].backward()
     result = []
-    read = 4 if hf.config.model_type == "llava" else 5
+    read = 4 if hf.config.model_type in ("llava", "prismatic") else 5
     for part, layers in (("language", 3), ("vision", read)):
         n = kept[part, 0].shape[-1]
         r = torch.eye(n)

@@ -38,6 +38,7 @@ def twins(tower: str, language: str, step: float = 1.0) -> tuple[HookedVLM, Mode
     hf = tiny_llava(tower, language)
     model = HookedVLM(hf)
     given = tiny_batch(hf, pad=True)
+    given.pop("token_type_ids", None)  # made anew
     noise = torch.randn(given["pixel_values"].shape, generator=torch.Generator().manual_seed(3))
     other = {**given, "pixel_values": given["pixel_values"] + step * noise}
     return model, model.prepare_tensors(**other), model.prepare_tensors(**given)

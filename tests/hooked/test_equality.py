@@ -50,7 +50,8 @@ def test_captured_activations_equal_eager_transformers(any_llava):
     twin = plain_twin(any_llava, implementation="eager")
     batch = tiny_batch(any_llava, pad=True)
     expected = twin(**batch, output_hidden_states=True, output_attentions=True)
-    seen = twin.model.vision_tower(batch["pixel_values"], output_hidden_states=True, output_attentions=True)
+    tower = getattr(twin.model.vision_tower, "towers", [twin.model.vision_tower])[0]
+    seen = tower(batch["pixel_values"], output_hidden_states=True, output_attentions=True)
     hooked = HookedVLM(any_llava, embed_scale="text")
     output, cache = hooked.run_with_cache(**batch)
     live = batch["attention_mask"].bool()

@@ -15,12 +15,17 @@ from transformers import LlavaForConditionalGeneration
 
 import vlm_probe
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.hooked import HookedVLM, families
+from vlm_probe.hooked import HookedVLM, families, joined
 from vlm_probe.hooked.plain import plain_twin
 from vlm_probe.hooked.verifying import verify
 
 TABLE = Path(vlm_probe.__file__).parent / "hooked" / "verified.csv"
-CLASSES = {"llava": ("clip", "gemma"), "paligemma": ("paligemma", "gemma2"), "gemma3": ("gemma3", "gemma3")}
+CLASSES = {
+    "llava": ("clip", "gemma"),
+    "paligemma": ("paligemma", "gemma2"),
+    "prismatic": ("prismatic_fused", "llama"),
+    "gemma3": ("gemma3", "gemma3"),
+}
 
 
 def checked(model: HookedVLM) -> Any:
@@ -33,7 +38,7 @@ def rows() -> list[dict[str, str]]:
     pairs += [
         ("language model", families.LANGUAGE, config().model_type, ("clip", name)) for name, config in LANGUAGES.items()
     ]
-    pairs += [("model", families.JOINED, kind, pair) for kind, pair in CLASSES.items()]
+    pairs += [("model", joined.JOINED, kind, pair) for kind, pair in CLASSES.items()]
     found = []
     for part, known, family, pair in pairs:
         model = tiny_vlm(*pair)
@@ -64,7 +69,7 @@ def written(found: list[dict[str, str]]) -> str:
 def test_the_table_of_families_is_what_their_miniatures_give():
     """To record it anew: `python tests/hooked/test_verifying.py`."""
     found, recorded = rows(), list(csv.DictReader(TABLE.read_text().splitlines()))
-    every = {*families.VISION, *families.LANGUAGE, *families.JOINED}
+    every = {*families.VISION, *families.LANGUAGE, *joined.JOINED}
     assert {row["family"] for row in found} == every, "each family has a miniature"
     moving = ("difference", "transformers")
     for row, expected in zip(found, recorded, strict=True):

@@ -114,6 +114,6 @@ def test_the_share_of_the_vocabulary():
 
 
 def test_what_is_no_language_model():
-    with pytest.raises(VlmProbeError, match="^no causal or LLaVA model of type 'clip_vision_model'$"):
+    with pytest.raises(VlmProbeError, match="^no causal or vision-language model of type 'clip_vision_model'$"):
         budget(CLIPVisionConfig())
     assert torch.get_default_device().type == "cpu"

@@ -76,8 +76,10 @@ def _rows(trace: Trace, query: Query) -> Float[Tensor, "layer head key"]:
     return stacked(trace, "language")[:, 0, :, query_positions(trace, query)].mean(dim=2)
 
 
-def encoder_attention(trace: Trace, query: str = "cls", *, image: int = 0) -> xr.DataArray:
+def encoder_attention(trace: Trace, query: str = "cls", *, image: int = 0, part: str = "vision") -> xr.DataArray:
     """Attention inside the vision encoder, from its CLS token or as the mean over patch queries.
+
+    part: of several encoders which one ("vision.0").
 
     Returns
     -------
@@ -86,8 +88,8 @@ def encoder_attention(trace: Trace, query: str = "cls", *, image: int = 0) -> xr
     """
     if query not in ("cls", "mean"):
         raise VlmProbeError(f"the encoder's query must be 'cls' or 'mean', got {query!r}")
-    span = trace.layout.image(image).in_encoder
-    patterns = stacked(trace, "vision")[:, image]
+    span = trace.layout.image(image).in_encoder(part)
+    patterns = stacked(trace, part)[:, image]
     if query == "cls" and span.leading == 0:
         raise VlmProbeError("this encoder has no CLS token; ask for the mean over its patches")
     patches = torch.as_tensor(span.positions)
@@ -95,7 +97,7 @@ def encoder_attention(trace: Trace, query: str = "cls", *, image: int = 0) -> xr
     return xr.DataArray(
         rows[..., patches].unflatten(-1, span.grid).numpy(),
         dims=("layer", "head", "row", "col"),
-        coords={"layer": trace.layers("vision", PATTERN), **span.edges()},
+        coords={"layer": trace.layers(part, PATTERN), **span.edges()},
         name="attention",
         attrs=method_attrs(
             trace,
@@ -175,7 +177,7 @@ def head_summary(
     )
 
 
-def encoder_distance(trace: Trace, *, image: int = 0) -> xr.DataArray:
+def encoder_distance(trace: Trace, *, image: int = 0, part: str = "vision") -> xr.DataArray:
     """Mean attention distance of every encoder head: how far, in patches, patches look for patches.
 
     Dosovitskiy et al. 2021 (arXiv:2010.11929), figure 7; deviation: attention among patches is
@@ -183,10 +185,10 @@ def encoder_distance(trace: Trace, *, image: int = 0) -> xr.DataArray:
 
     Returns DataArray(layer, head), in patch widths.
     """
-    span = trace.layout.image(image).in_encoder
+    span = trace.layout.image(image).in_encoder(part)
     rows, columns = span.grid
     patches = slice(span.leading, span.leading + rows * columns)
-    patterns = stacked(trace, "vision")[:, image, :, patches, patches]
+    patterns = stacked(trace, part)[:, image, :, patches, patches]
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     places = torch.stack([y.flatten(), x.flatten()], dim=-1).float()
     distance = torch.cdist(places, places)
@@ -194,7 +196,7 @@ def encoder_distance(trace: Trace, *, image: int = 0) -> xr.DataArray:
     return xr.DataArray(
         (weights * distance).sum(-1).mean(-1).numpy(),
         dims=("layer", "head"),
-        coords={"layer": trace.layers("vision", PATTERN)},
+        coords={"layer": trace.layers(part, PATTERN)},
         name="attention_distance",
         attrs=method_attrs(trace, "Mean attention distance", "patches", "Dosovitskiy et al. 2021, arXiv:2010.11929"),
     )

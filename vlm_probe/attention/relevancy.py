@@ -58,6 +58,9 @@ def _propagate(
     layout = inputs.layout
     if through_encoder and not layout.images:
         raise VlmProbeError("through_encoder=True needs an image in the prompt")
+    if through_encoder and "vision" not in model.layers:
+        several = ", ".join(part for part in model.layers if part != "language")
+        raise VlmProbeError(f"through_encoder=True composes with one encoder, and this model has several: {several}")
     device = model.device
     rows = _Rows(torch.zeros(layout.length, device=device))
     rows.language[layout.answer_position] = 1.0
@@ -157,7 +160,7 @@ def relevancy(
     rows, token = _propagate(model, inputs, target, through_encoder=through_encoder)
     if through_encoder:
         assert rows.vision is not None
-        span = span.in_encoder
+        span = span.in_encoder()
         values = rows.vision[image, torch.as_tensor(span.positions, device=rows.vision.device)]
     else:
         values = rows.language[torch.as_tensor(span.positions, device=rows.language.device)]

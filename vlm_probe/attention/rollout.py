@@ -50,14 +50,14 @@ def rollout(
     if part == "language":
         patterns = trace.stack("language", "attn.hook_pattern")[:, 0].float().cpu()
         positions = query_positions(trace, "answer" if query is None else query)
-    elif part == "vision":
-        read = trace.vision_layers_read
-        patterns = trace.stack("vision", "attn.hook_pattern", first=read)[:, image].float().cpu()
+    elif part.startswith("vision"):
+        read = trace.vision_layers_read if part == "vision" else None
+        patterns = trace.stack(part, "attn.hook_pattern", first=read)[:, image].float().cpu()
         if query not in (None, "mean", "cls"):
             raise VlmProbeError(f"the encoder's query must be 'cls' or 'mean', got {query!r}")
+        span = span.in_encoder(part)
         if query == "cls" and span.leading == 0:
             raise VlmProbeError("this encoder has no CLS token; ask for the mean over its patches")
-        span = span.in_encoder
         positions = [0] if query == "cls" else span.positions.tolist()
     else:
         raise VlmProbeError(f"part must be 'language' or 'vision', got {part!r}")

@@ -200,10 +200,12 @@ def _names(model: HookedVLM, points: str | Sequence[str], inputs: ModelInputs) -
             raise VlmProbeError(f"{name} needs an image in the prompt")
         if not name.startswith("language.") and any(len(layout.images) != 1 for layout in inputs.layouts):
             raise VlmProbeError(f"{name} takes one image in each prompt")
-    read = model.vision_layers_read
-    kept = [name for name in names if not name.startswith("vision.") or (layer_of(name) or 0) < read]
+    kept = [name for name in names if not name.startswith("vision.") or (layer_of(name) or 0) < model.layers_read(name)]
     if not kept:
+        read = model.layers_read(names[0])
         raise VlmProbeError(f"nothing depends on {names[0]}: the connector reads {read} layers of the encoder")
+    if "vision" not in model.layers and any(name.startswith("vision.") for name in kept):
+        raise VlmProbeError(f"{kept[0]} is in one of several encoders; points behind the connector can be taken")
     return kept
 
 

@@ -112,7 +112,8 @@ class Split:
     """A model whose residual stream is taken apart, for one batch of layouts."""
 
     def __init__(self, model: HookedVLM, inputs: ModelInputs, groups: Sequence[str], places: Places):
-        self.model, self.mask = model, inputs.attention_mask
+        self.model = model
+        self.given = {name: one for name, one in inputs.tensors.items() if name not in ("input_ids", "pixel_values")}
         own, masks = (
             list(groups),
             [torch.stack([places.at(g, "language", i) for i in range(len(inputs))]) for g in groups],
@@ -215,7 +216,7 @@ class Split:
 
     def _forward(self, embedded: Tensor, hooks: list[Any]) -> Float[Tensor, "example vocabulary"]:
         with self.model.hooks(fwd_hooks=hooks):
-            output = self.model(inputs_embeds=embedded, attention_mask=self.mask, use_cache=False, logits_to_keep=1)
+            output = self.model(inputs_embeds=embedded, **self.given, use_cache=False, logits_to_keep=1)
         return output.logits[:, -1].float()
 
     def products(

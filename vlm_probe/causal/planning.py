@@ -126,7 +126,7 @@ def plan(model: HookedVLM, inputs: ModelInputs, rows: Sequence[Row], places: Pla
 def is_read(model: HookedVLM, name: str) -> bool:
     """Whether anything depends on a point: on vision layers behind the one that the connector reads nothing does."""
     layer = layer_of(name)
-    return not name.startswith("vision.") or layer is None or layer < model.vision_layers_read
+    return not name.startswith("vision.") or layer is None or layer < model.layers_read(name)
 
 
 def numbers_of(given: Numbers, n: int, what: str) -> list[int]:
@@ -178,14 +178,13 @@ def _add_cut(
     row: int,
     n: int,
 ) -> None:
-    if one.part not in ("language", "vision"):
-        raise VlmProbeError(f"part must be 'language' or 'vision', got {one.part!r}")
-    if one.part == "vision" and inputs.pixel_values is None:
+    if one.part not in model.layers:
+        raise VlmProbeError(f"part must be {' or '.join(map(repr, reversed(model.layers)))}, got {one.part!r}")
+    if one.part != "language" and inputs.pixel_values is None:
         raise VlmProbeError("a knockout in the encoder needs an image in the prompt")
     language = one.part == "language"
-    config: Any = model.text_config if language else model.vision_config
-    every = config.num_attention_heads
-    depth = model.layers["language"] if language else model.vision_layers_read
+    every = model.config_of(one.part).num_attention_heads
+    depth = model.layers_read(one.part)
     heads = torch.zeros(1 if one.heads is None else every, dtype=torch.bool, device=model.device)
     heads[slice(None) if one.heads is None else numbers_of(one.heads, every, "head")] = True
     cuts, of_kind = False, dict[object, Tensor]()
@@ -265,7 +264,7 @@ def _add_edits(
         heads = None
         if not isinstance(one, Steer) and one.heads is not None:
             head_axis(name)
-            config: Any = model.text_config if name.startswith("language.") else model.vision_config
+            config: Any = model.config_of(name)
             grouped = getattr(config, "num_key_value_heads", None) if name.endswith(("_k", "_v")) else None
             heads = numbers_of(one.heads, grouped or config.num_attention_heads, "head")
         goes_on = torch.zeros(len(examples), dtype=torch.bool, device=model.device)

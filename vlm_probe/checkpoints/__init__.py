@@ -15,6 +15,7 @@ from vlm_probe.checkpoints.files import hub_file, snapshot
 from vlm_probe.checkpoints.hugging_face import read_hugging_face
 from vlm_probe.checkpoints.original import is_original, read_original
 from vlm_probe.checkpoints.parts import is_in_parts, read_parts
+from vlm_probe.checkpoints.prismatic import is_prismatic, read_prismatic
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.inputs.prompts import IMAGE
 from vlm_probe.zoo.locating import locate
@@ -49,7 +50,7 @@ def describe(
     own = raw.get("vlm_probe") or {}
     if not isinstance(own, dict):
         raise VlmProbeError(f"{name}'s config.json holds a {type(own).__name__} under vlm_probe, expected an object")
-    original, parts = is_original(raw), is_in_parts(raw)
+    original, parts, prismatic = is_original(raw), is_in_parts(raw), is_prismatic(raw)
     if folder is not None and not parts and is_adapter(folder):
         if original:
             raise VlmProbeError(
@@ -57,10 +58,12 @@ def describe(
                 "(LLaVA's scripts/merge_lora_weights.py)"
             )
         return _adapted(name, folder, languages, joined)
-    if not original and not parts:
+    if not original and not parts and not prismatic:
         return read_hugging_face(name, folder, revision, raw, languages, joined)
     # transformers cannot read these layouts, so they have to be here whole.
     here = folder if folder is not None else snapshot(name, revision)
+    if prismatic:
+        return read_prismatic(name, here, revision, raw)
     return read_original(name, here, revision, raw) if original else read_parts(name, here, revision, raw)
 
 

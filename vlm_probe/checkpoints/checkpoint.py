@@ -59,6 +59,8 @@ class Checkpoint:
     """Whether its images were padded to a square, where it says so; else the family's habit."""
     adapter: Path | None = None
     """A folder of peft's whose adapters are merged into the weights."""
+    more_image_processors: tuple[Any, ...] = ()
+    """Of the encoders behind the first."""
     suppressed: tuple[int, ...] = field(default=())
     """Ids that are never to be generated."""
 

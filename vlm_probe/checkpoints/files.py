@@ -48,6 +48,14 @@ def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
         yield from weights.items()
 
 
+def find_beside(folder: Path, name: str) -> Path | str:
+    """The folder of a part that a checkpoint names: inside it, beside it or by its path; else the name, for the Hub."""
+    for candidate in (folder / name, folder / Path(name).name, folder.parent / Path(name).name, Path(name)):
+        if name and (candidate / "config.json").is_file():
+            return candidate
+    return name
+
+
 def hub_file(repository: str, name: str, revision: str | None) -> Path | None:
     """A file of a Hub repository in the local cache; None where the Hub does not give it."""
     from huggingface_hub import hf_hub_download

@@ -24,7 +24,7 @@ from vlm_probe.checkpoints.checkpoint import (
     apply_activation_rule,
     first_of,
 )
-from vlm_probe.checkpoints.files import read_weights, snapshot
+from vlm_probe.checkpoints.files import find_beside, read_weights, snapshot
 from vlm_probe.errors import VlmProbeError
 
 _LANGUAGE = {
@@ -47,14 +47,6 @@ def _selection(config: dict[str, Any], sight: Any) -> Literal["default", "full"]
     """A selection of patches leaves the CLS token out; SigLIP has none, and every row is a patch."""
     every = config.get("mm_vision_select_feature") == "cls_patch" or sight.model_type.startswith("siglip")
     return "full" if every else "default"
-
-
-def _find_tower(folder: Path, name: str, *, offline_ok: bool) -> Path | str | None:
-    """The encoder's folder beside or inside the checkpoint, or else its Hub id."""
-    for candidate in (folder / name, folder / Path(name).name, folder.parent / Path(name).name, Path(name)):
-        if (candidate / "config.json").is_file():
-            return candidate
-    return name if offline_ok and not name.startswith((".", "/")) else None
 
 
 def read_original(name: str, folder: Path, revision: str | None, config: dict[str, Any]) -> Checkpoint:
@@ -86,8 +78,8 @@ def read_original(name: str, folder: Path, revision: str | None, config: dict[st
             f"supported are {', '.join(_LANGUAGE)}"
         )
     tower_name = config.get("mm_vision_tower") or ""
-    tower = _find_tower(folder, tower_name, offline_ok=True)
-    if tower is None:
+    tower = find_beside(folder, tower_name)
+    if not tower_name or (isinstance(tower, str) and tower.startswith((".", "/"))):
         raise VlmProbeError(
             f"{folder} is in the original LLaVA layout and its encoder is missing: config.json names "
             f"mm_vision_tower={tower_name!r}, expected a folder with config.json there"

@@ -43,17 +43,18 @@ def image_embeddings(
 ) -> Float[Tensor, "image feature"]:
     """One vector an image from a model's encoder alone; the language model does not run.
 
-    point: a residual stream of the encoder; what the connector reads if None. pool: "mean" over patches,
-    or "cls".
+    point: a residual stream of the encoder; what the connector reads of it (of several: the first) if None.
+    pool: "mean" over patches, or "cls".
 
     Raises VlmProbeError for an unknown point or pool, and images that cannot be read.
     """
     if pool not in POOLS:
         raise VlmProbeError(f"no pool {pool!r}; there are {', '.join(POOLS)}")
-    name = point or f"vision.blocks.{model.vision_layers_read - 1}.hook_resid_post"
+    part = next(iter(model.layers))
+    name = point or f"{part}.blocks.{model.layers_read(part) - 1}.hook_resid_post"
     (name,) = streams(model, [name])
     assert model.inputs.patches is not None
-    before = model.inputs.patches.leading
+    before = model.inputs.patches.before(name)
     if pool == "cls" and before == 0:
         raise VlmProbeError(f"the encoder of {model.name} has no CLS token; pool the mean over its patches")
     found: list[Tensor] = []

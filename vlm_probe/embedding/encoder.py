@@ -26,7 +26,7 @@ def streams(model: HookedVLM, points: Sequence[str]) -> list[str]:
     """Hook names of residual streams of the encoder."""
     names = model.match(list(points))
     for name in names:
-        if not (name == "vision.hook_embed" or (name.startswith("vision.") and "hook_resid" in name)):
+        if not (name.startswith("vision.") and ("hook_resid" in name or name.endswith("hook_embed"))):
             raise VlmProbeError(f"{name} is no residual stream of the encoder")
     return names
 
@@ -80,7 +80,7 @@ def encoded(model: HookedVLM, items: Sequence[Item], points: Sequence[str]) -> t
     of the same patches, [item, number].
     """
     assert model.inputs.patches is not None
-    before, size = model.inputs.patches.leading, model.inputs.patches.patch_size
+    size, before = model.inputs.patches.patch_size, model.inputs.patches.before
     found: dict[str, list[np.ndarray]] = {"box": [], "mean": []}
     pixels: dict[str, list[np.ndarray]] = {"box": [], "mean": []}
     for start in range(0, len(items), AT_ONCE):
@@ -89,7 +89,7 @@ def encoded(model: HookedVLM, items: Sequence[Item], points: Sequence[str]) -> t
         for seen, rows in run_encoder(model, [model.picture(item) for item in some], points):
             for number, one in enumerate(seen):
                 item, patches = next(left), one.grid[0] * one.grid[1]
-                own = torch.stack([rows[point][number, before : before + patches] for point in points]).numpy()
+                own = torch.stack([rows[point][number, before(point) :][:patches] for point in points]).numpy()
                 for pool in found:
                     weights = _weights(item, one, size, pool)
                     found[pool].append(np.einsum("p,lpf->lf", weights, own))

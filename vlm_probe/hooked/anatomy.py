@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.hooked.families import families_of, submodule
+from vlm_probe.hooked.families import Blocks, families_of, submodule
+from vlm_probe.hooked.joined import encoders_of
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.wiring import layers_of
 from vlm_probe.layout import TokenLayout
@@ -58,18 +59,23 @@ def final_norm(model: HookedVLM) -> nn.Module:
 
 
 def attention_modules(model: HookedVLM, part: str) -> list[nn.Module]:
-    """The modules that call the attention function, by layer, of "vision" or "language".
-
-    Raises VlmProbeError for another part, and "vision" of a language model alone.
-    """
-    vision, language = families_of(model.hf.config)
-    if part == "language":
-        tower, blocks = language_tower(model), language.blocks
-    elif part == "vision" and vision is not None:
-        tower, blocks = model.hf.model.vision_tower, vision.blocks
-    else:
-        raise VlmProbeError(f"{model.name} has no attention in {part!r}")
+    """The modules that call the attention function, by layer, of a part; VlmProbeError as `tower_of`."""
+    tower, blocks = tower_of(model, part)
     return [submodule(layer, *blocks.attention) for layer in layers_of(tower, blocks)]
+
+
+def tower_of(model: HookedVLM, part: str) -> tuple[nn.Module, Blocks]:
+    """An encoder or the language model by its part, and where its layers keep things.
+
+    Raises VlmProbeError for a part that the model does not have, and "vision" of one with several encoders.
+    """
+    encoders = encoders_of(model.hf.config)
+    if part == "language":
+        return language_tower(model), families_of(model.hf.config)[1].blocks
+    if part not in encoders:
+        there = [*encoders, "language"]
+        raise VlmProbeError(f"{model.name} has no part {part!r}; it has {', '.join(there)}")
+    return submodule(model.hf.model, encoders[part].path), encoders[part].family.blocks
 
 
 def head_bias(model: HookedVLM) -> Float[Tensor, " row"] | None:

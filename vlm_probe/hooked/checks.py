@@ -20,13 +20,15 @@ from vlm_probe.hooked.anatomy import (
     norm_before,
     norm_gain,
     score_settings,
+    tower_of,
 )
-from vlm_probe.hooked.families import families_of, joined_of, submodule
+from vlm_probe.hooked.families import submodule
+from vlm_probe.hooked.joined import encoders_of, joined_of
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.points import is_active
 from vlm_probe.hooked.wiring import layers_of
 from vlm_probe.inputs.preparing import ModelInputs
-from vlm_probe.names import layer_of
+from vlm_probe.names import layer_of, part_of
 
 _ACTIVATIONS = ("act_fn", "activation_fn", "activation")
 
@@ -54,7 +56,7 @@ class Checks:
     def __init__(self, model: HookedVLM, inputs: ModelInputs, twins: dict[str, Any]):
         self.model, self.inputs, self.twins = model, inputs, twins
         self.live = inputs.attention_mask.bool()
-        self.parts = [part for part in ("vision", "language") if model.layers[part]]
+        self.parts = [part for part, depth in model.layers.items() if depth]
 
     @cached_property
     def idle(self) -> Tensor:
@@ -68,10 +70,14 @@ class Checks:
         )
 
     @cached_property
-    def seen(self) -> Any:
-        """What its encoder alone tells of itself."""
-        tower: Any = self.twins["eager"].model.vision_tower
-        return tower(self.inputs.pixel_values, output_hidden_states=True, output_attentions=True, return_dict=True)
+    def seen(self) -> dict[str, Any]:
+        """What its encoders alone tell of themselves, by part."""
+        encoders, told = encoders_of(self.model.hf.config), {}
+        pixels: Any = self.inputs.pixel_values
+        for own, (part, one) in zip(pixels.chunk(len(encoders), dim=1), encoders.items(), strict=True):
+            tower: Any = submodule(self.twins["eager"].model, one.path)
+            told[part] = tower(own, output_hidden_states=True, output_attentions=True, return_dict=True)
+        return told
 
     @cached_property
     def _watched(self) -> tuple[Tensor, Any, dict[nn.Module, Tensor]]:
@@ -94,7 +100,7 @@ class Checks:
         return self._watched[1]
 
     def _told(self, part: str) -> Any:
-        return self.told if part == "language" else self.seen
+        return self.told if part == "language" else self.seen[part]
 
     def all(self) -> Iterator[tuple[str, Callable[[], list[float]]]]:
         yield "idle logits", self.idle_logits
@@ -108,13 +114,13 @@ class Checks:
             yield f"{part}: what layers add", partial(self.added, part)
         yield "language: queries, keys, values", self.projected
         yield "language: what heads add", self.heads
-        if "vision" in self.parts:
+        if self.parts != ["language"]:
             yield "connector", self.connector
         yield "rows the language model gets", self.rows
         yield "final norm and logits", self.norm
         yield "identity edit at every point", self.identity
-        for part in (*self.parts, *(("connector",) if "vision" in self.parts else ())):
-            if part != "vision" or self.model.vision_layers_read:
+        for part in (*self.parts, *(("connector",) if self.parts != ["language"] else ())):
+            if part == "connector" or self.model.layers_read(part):
                 yield f"{part}: edits reach the logits", partial(self.reached, part)
         yield "hooks left", self.left
 
@@ -128,7 +134,7 @@ class Checks:
 
     def _rows(self, part: str, x: Tensor, axis: int = 1) -> Tensor:
         """Padding left out: what transformers gives there is nobody's."""
-        return x if part == "vision" else x.movedim(axis, 1)[self.live]
+        return x if part != "language" else x.movedim(axis, 1)[self.live]
 
     def residual(self, part: str) -> list[float]:
         depth, apart = self.model.layers[part], []
@@ -204,10 +210,8 @@ class Checks:
         return max(left, _apart(after[..., :n].norm(dim=-1), factor * before[..., :n].norm(dim=-1)))
 
     def _mlps(self, part: str) -> list[Any]:
-        family = families_of(self.model.hf.config)[0 if part == "vision" else 1]
-        assert family is not None
-        tower = self.model.hf.model.vision_tower if part == "vision" else language_tower(self.model)
-        return [submodule(layer, "mlp") for layer in layers_of(tower, family.blocks)]
+        tower, blocks = tower_of(self.model, part)
+        return [submodule(layer, "mlp") for layer in layers_of(tower, blocks)]
 
     def mlp(self, part: str) -> list[float]:
         """hook_post is the activation of hook_pre, times what a second projection makes where there is one."""
@@ -250,10 +254,16 @@ class Checks:
         at = {name: self.cache[name] for name in self.model.hook_dict if name.startswith("connector.")}
         into, out = at["connector.hook_in"], at["connector.hook_out"]
         own: Any = self.model.hf.model.multi_modal_projector
-        apart = [_apart(into, self._read()), _apart(self.cache["vision.hook_embed"], self.seen.hidden_states[0])]
+        apart = [_apart(into, self._read())]
+        apart += [_apart(self.cache[f"{part}.hook_embed"], told.hidden_states[0]) for part, told in self.seen.items()]
         if "connector.hook_pre" in at:
             pre, post = at["connector.hook_pre"], at["connector.hook_post"]
-            apart += [_apart(pre, own.linear_1(into)), _apart(post, own.act(pre)), _apart(out, own.linear_2(post))]
+            apart += [_apart(pre, own.linear_1(into)), _apart(post, own.act(pre))]
+            if "connector.hook_pre_2" in at:
+                pre, last = at["connector.hook_pre_2"], at["connector.hook_post_2"]
+                apart += [_apart(pre, own.linear_2(post)), _apart(last, own.act(pre)), _apart(out, own.linear_3(last))]
+            else:
+                apart.append(_apart(out, own.linear_2(post)))
         elif "connector.hook_pooled" in at:
             scale, normalized = at["connector.ln.hook_scale"], at["connector.ln.hook_normalized"]
             k = own.kernel_size
@@ -263,17 +273,25 @@ class Checks:
             pooled = at["connector.hook_pooled"]
             apart += [_apart(pooled, image), _apart(scale * normalized, pooled.float()), _apart(out, made)]
         else:
-            apart.append(_apart(out, own.linear(into)))
+            (linear,) = (module for module in own.modules() if isinstance(module, nn.Linear))
+            apart.append(_apart(out, linear(into)))
         return apart
 
     def _read(self) -> Tensor:
         """What the connector is given, of what the encoder alone tells."""
-        joined, settings = joined_of(self.model.hf.config), self.model.hf.config
-        if joined is None or not joined.selects:
-            return self.seen.last_hidden_state
-        chosen = settings.vision_feature_layer
-        states = [self.seen.hidden_states[i] for i in (chosen if isinstance(chosen, list) else [chosen])]
-        return torch.cat([x[:, int(settings.vision_feature_select_strategy == "default") :] for x in states], dim=-1)
+        settings = self.model.hf.config
+        joined, found = joined_of(settings), []
+        assert joined is not None
+        for part, one in encoders_of(settings).items():
+            told = self.seen[part]
+            if joined.selects:
+                chosen = settings.vision_feature_layer
+                first = int(settings.vision_feature_select_strategy == "default")
+                found += [told.hidden_states[i][:, first:] for i in (chosen if isinstance(chosen, list) else [chosen])]
+            else:
+                state = told.hidden_states[joined.reads] if joined.reads else told.last_hidden_state
+                found.append(state[:, one.family.leading(one.config) if joined.patches_alone else 0 :])
+        return torch.cat(found, dim=-1)
 
     def rows(self) -> list[float]:
         embed, ids = self.cache["language.hook_embed"], self.inputs.input_ids
@@ -281,7 +299,7 @@ class Checks:
         is_word = self.live & ~is_image
         apart = [_apart(embed[is_word], self.model.hf.get_input_embeddings()(ids[is_word]))]
         apart.append(_apart(embed[is_word], embedding(self.model)[ids[is_word]] * self.model.token_scale))
-        if "vision" in self.parts:
+        if self.parts != ["language"]:
             given = self.cache["connector.hook_out"].flatten(0, -2)
             scale = torch.tensor(self.model.image_scale, dtype=given.dtype, device=given.device)
             apart.append(_apart(embed[self.live & is_image], given * scale if self.model.image_scale != 1.0 else given))
@@ -330,8 +348,8 @@ class Checks:
         }
 
     def reached(self, part: str) -> list[float]:
-        read = self.model.vision_layers_read if part == "vision" else self.model.layers["language"]
-        names = [n for n in self.cache if n.startswith(f"{part}.") and (layer_of(n) or 0) < read]
+        names = [n for n in self.cache if part_of(n) == part]
+        names = [n for n in names if part == "connector" or (layer_of(n) or 0) < self.model.layers_read(part)]
         deaf = [name for name in names if not self._heard[name]]
         if deaf:
             raise VlmProbeError(f"an edit changes no logit at {', '.join(deaf)}")

@@ -1,20 +1,17 @@
 """Model families as data: ONE row a family says where its modules are, how it is asked and what it scales.
 
-To add a family, add a row to `VISION`, `LANGUAGE` or `JOINED`; no class is subclassed, and nothing else knows families.
+To add a family, add a row to `VISION` or `LANGUAGE`; to add a class that joins two, one to `joined.JOINED`. No class is
+subclassed, and nothing else knows families.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isqrt
 from typing import Any, TypeVar
 
 from torch import nn
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.inputs.prompts import IMAGE
-from vlm_probe.inputs.token_types import TokenTypes
-from vlm_probe.layout.patch_grid import PatchGrid
 
 
 @dataclass(frozen=True)
@@ -86,48 +83,6 @@ class LanguageFamily:
     """Checkpoints of this family were trained with image rows multiplied likewise."""
     pads_images: bool = False
     """They were trained on images padded to a square."""
-
-
-@dataclass(frozen=True)
-class Connector:
-    """What stands between encoder and language model, and which of its modules feed which points of `names.CONNECTOR`;
-    its input is `hook_in`, its output `hook_out`."""
-
-    outputs: tuple[tuple[str, str], ...] = ()
-    """(point, module whose output it is), relative to the connector."""
-    inputs: tuple[tuple[str, str], ...] = ()
-    """(point, module whose input it is)."""
-    norm: str | None = None
-    """An RMSNorm of (1 + weight), for `ln.*`."""
-
-    @property
-    def points(self) -> tuple[str, ...]:
-        """The names of its points."""
-        own = [name for name, _ in (*self.outputs, *self.inputs)]
-        return ("hook_in", *own, *(("ln.hook_scale", "ln.hook_normalized") if self.norm else ()), "hook_out")
-
-
-@dataclass(frozen=True)
-class Joined:
-    """A class of transformers that joins an encoder and a language model."""
-
-    title: str
-    """What people call it."""
-    connector: Connector
-    selects: bool = False
-    """Its configuration says which layer of the encoder is read, and whether without CLS; else all of the last is."""
-    prompt: str | None = None
-    """Where it is not asked as its language model's family is."""
-    image_text: str = IMAGE
-    """What stands for one image in a prompt's text, `<image>` for its positions in it."""
-    mark: str = IMAGE
-    """What stands for one image where a chat template writes it."""
-    types: TokenTypes | None = None
-    """Where positions look both ways."""
-    varies: bool = False
-    """How images were treated in training hangs on the language model (`LanguageFamily`)."""
-    tokens: str | None = None
-    """The field of its configuration that counts an image's positions, where patches are pooled."""
 
 
 _CLIP = Blocks(
@@ -215,37 +170,11 @@ LANGUAGE: dict[str, LanguageFamily] = {
 }
 """By the text configuration's model_type; a checkpoint's config may hold a prompt of its own (vlm_probe.prompt)."""
 
-_GEMMA3_PROMPT = "{bos}<start_of_turn>user\n{images}{question}<end_of_turn>\n<start_of_turn>model\n"
-
-JOINED: dict[str, Joined] = {
-    "llava": Joined(
-        "LLaVA",
-        Connector(outputs=(("hook_pre", "linear_1"),), inputs=(("hook_post", "linear_2"),)),
-        selects=True,
-        varies=True,
-    ),
-    "paligemma": Joined(
-        "PaliGemma, PaliGemma 2",
-        Connector(),
-        prompt="{images}{bos}{question}\n",
-        types=TokenTypes("prompt", text=0, image=0, answer=1),
-    ),
-    "gemma3": Joined(
-        "Gemma 3 with its encoder",
-        Connector(inputs=(("hook_pooled", "mm_soft_emb_norm"),), norm="mm_soft_emb_norm"),
-        prompt=_GEMMA3_PROMPT,
-        image_text=f"\n\n<start_of_image>{IMAGE}<end_of_image>\n\n",
-        mark="<start_of_image>",
-        types=TokenTypes("image", text=0, image=1, answer=0),
-        tokens="mm_tokens_per_image",
-    ),
-}
-"""By the configuration's model_type."""
-
-Row = TypeVar("Row", VisionFamily, LanguageFamily, Joined)
+Row = TypeVar("Row")
 
 
-def _row(table: dict[str, Row], model_type: str, part: str) -> Row:
+def row(table: dict[str, Row], model_type: str, part: str) -> Row:
+    """The row of a type; VlmProbeError that names those there are."""
     if model_type not in table:
         raise VlmProbeError(f"{part} of type {model_type!r} is not supported; supported are {', '.join(sorted(table))}")
     return table[model_type]
@@ -253,57 +182,17 @@ def _row(table: dict[str, Row], model_type: str, part: str) -> Row:
 
 def vision_family(sight: Any) -> VisionFamily:
     """The row of an encoder's configuration; VlmProbeError for a family without one."""
-    return _row(VISION, sight.model_type, "a vision encoder")
+    return row(VISION, sight.model_type, "a vision encoder")
 
 
 def families_of(config: Any) -> tuple[VisionFamily | None, LanguageFamily]:
-    """The rows of a model's encoder (None for a language model alone) and language model.
+    """The rows of a model's (first) encoder, None for a language model alone, and language model.
 
     Raises VlmProbeError for a family without a row; it names those that have one.
     """
     sight = getattr(config, "vision_config", None)
     vision = None if sight is None else vision_family(sight)
-    return vision, _row(LANGUAGE, config.get_text_config().model_type, "a language model")
-
-
-def joined_of(config: Any) -> Joined | None:
-    """The row of a model's class; None for a language model alone, VlmProbeError for a class without one."""
-    if getattr(config, "vision_config", None) is None:
-        return None
-    return _row(JOINED, config.model_type, "a model")
-
-
-@dataclass(frozen=True)
-class Habits:
-    """How images were treated where checkpoints of a kind were trained."""
-
-    scales: bool = False
-    """Image rows were multiplied as token rows are."""
-    pads: bool = False
-    """Images were padded to a square."""
-
-
-def habits_of(config: Any) -> Habits:
-    """By the class; of LLaVA, whose training varied, by its language model."""
-    joined, (_, language) = joined_of(config), families_of(config)
-    if joined is None or not joined.varies:
-        return Habits()
-    return Habits(language.scales_images, language.pads_images)
-
-
-def patch_grid(config: Any) -> PatchGrid | None:
-    """The geometry of a model's images, of its configuration alone; None for a language model alone.
-
-    Raises VlmProbeError as `families_of` and `PatchGrid` do.
-    """
-    joined, (vision, _) = joined_of(config), families_of(config)
-    if joined is None or vision is None:
-        return None
-    sight = config.vision_config
-    leading, side = vision.leading(sight), sight.image_size // sight.patch_size
-    dropped = int(joined.selects and config.vision_feature_select_strategy == "default")
-    pooled = 1 if joined.tokens is None else side // isqrt(getattr(config, joined.tokens))
-    return PatchGrid(sight.patch_size, leading, leading - dropped, pooled)
+    return vision, row(LANGUAGE, config.get_text_config().model_type, "a language model")
 
 
 def submodule(root: nn.Module, *paths: str) -> nn.Module:

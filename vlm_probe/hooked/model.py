@@ -20,15 +20,17 @@ from vlm_probe.files import writable
 from vlm_probe.hooked import attention
 from vlm_probe.hooked.arguments import call_arguments, own_configuration, refuse_adapters
 from vlm_probe.hooked.embedding_scale import measure_token_scale
-from vlm_probe.hooked.families import families_of, habits_of, joined_of, patch_grid
-from vlm_probe.hooked.points import Point, Points, connector_points, language_points, vision_points
+from vlm_probe.hooked.families import families_of
+from vlm_probe.hooked.joined import connector_width, encoders_of, habits_of, joined_of, patch_grid, states_read
+from vlm_probe.hooked.points import Point
 from vlm_probe.hooked.proof import wire_proof
-from vlm_probe.hooked.provenance import versions, weights_digest
+from vlm_probe.hooked.provenance import in_words, versions, weights_digest
 from vlm_probe.hooked.root import GlobHooks
-from vlm_probe.hooked.wiring import layers_of, wire_connector, wire_language, wire_skipping, wire_tower
+from vlm_probe.hooked.wiring import declare, wire
 from vlm_probe.inputs.images import ImageLike, ImagePreparer, open_image
 from vlm_probe.inputs.preparing import ModelInputs, Preparer
 from vlm_probe.items import Item
+from vlm_probe.names import part_of
 from vlm_probe.running import answering
 from vlm_probe.running.capture import capture as run_capture
 from vlm_probe.running.protocol import NamesFilter
@@ -60,7 +62,7 @@ class HookedVLM(GlobHooks):
 
     Parameters
     ----------
-    hf: a model of a class in `families.JOINED` (LLaVA, PaliGemma, Gemma 3 with its encoder), or a causal language
+    hf: a model of a class in `joined.JOINED` (LLaVA, PaliGemma, Gemma 3, Prismatic), or a causal language
         model alone (Gemma, Llama), which has the points of `language.` only and takes no image. `language.hook_logits`
         is what the output layer gives, before Gemma 2's soft cap. It keeps its class; it gains forward hooks and the
         attention implementation "vlm_probe".
@@ -94,17 +96,10 @@ class HookedVLM(GlobHooks):
                 f"this {type(hf).__name__} is wrapped in a HookedVLM already; use that one, or load anew"
             )
         text, sight = hf.config.get_text_config(), getattr(hf.config, "vision_config", None)
-        vision, language = families_of(hf.config)
-        joined, patches = joined_of(hf.config), patch_grid(hf.config)
-        language_tower = hf.model if vision is None else hf.model.language_model
-        self.language = language_points(len(layers_of(language_tower, language.blocks)), language.blocks.absent)
-        if vision is not None and joined is not None:
-            self.vision = vision_points(len(layers_of(hf.model.vision_tower, vision.blocks)))
-            self.connector = connector_points(joined.connector.points)
+        (_, language), joined = families_of(hf.config), joined_of(hf.config)
+        self.vision, self._seen, self.connector, self.language = declare(hf)
         # Names are given before the Hugging Face model becomes a child, which keeps its own.
         self.setup()
-        if joined is None:
-            self.vision, self.connector = vision_points(0), Points(())  # not declared: there is nothing to hook
         self.hf, self.text_config, self.vision_config = hf, text, sight
         self.name, self.revision = name, revision
         asked = "{bos}{question}" if joined is None else joined.prompt or language.prompt
@@ -113,27 +108,21 @@ class HookedVLM(GlobHooks):
             tokenizer=tokenizer,
             images=preparer,
             prompt=asked if prompt is None else prompt,
-            image_token_id=-1 if vision is None else hf.config.image_token_id,
-            patches=patches,
+            image_token_id=-1 if joined is None else hf.config.image_token_id,
+            patches=patch_grid(hf.config),
             context=getattr(text, "max_position_embeddings", None),
             **({} if joined is None else {"types": joined.types, "image_text": joined.image_text}),
         )
-        self._read: int | None = None
-        self._layers_read(None)  # its error now
+        self._read: list[int] | None = None
+        self._selected(None)  # its error now
         self.token_scale: float = measure_token_scale(hf, text.hidden_size) if language.scales_tokens else 1.0
         """The factor by which a token's embedding row is multiplied before block 0."""
         self.embed_scale = embed_scale or ("all" if habits_of(hf.config).scales else "text")
 
         own_configuration(hf)
         hf.set_attn_implementation(attention.IMPLEMENTATION)
-        if vision is not None and joined is not None and sight is not None:
-            tower = hf.model.vision_tower
-            wire_tower(tower, self.vision, vision.blocks, d_head=sight.hidden_size // sight.num_attention_heads)
-            wire_skipping(tower, self.vision, vision.blocks, self._last_vision_layer)
-            wire_connector(hf.model.multi_modal_projector, self.connector, joined.connector, lambda: self.image_scale)
-        d_head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         _wired.add(hf)
-        wire_language(language_tower, hf.lm_head, self.language, language, d_head=d_head)
+        wire(hf, self._seen, self.connector, self.language, lambda: self.image_scale, self._last_vision_layer)
         self._forget_fired = wire_proof(hf, cast(dict[str, Point], self.hook_dict))
 
     # --- what the model is -------------------------------------------------------------------
@@ -149,8 +138,19 @@ class HookedVLM(GlobHooks):
 
     @property
     def layers(self) -> dict[str, int]:
-        """How many layers the encoder ("vision") and the language model ("language") have."""
-        return {"vision": len(self.vision.blocks), "language": len(self.language.blocks)}
+        """How many layers the encoder ("vision"; "vision.0" and so on of several) and the language model have."""
+        seen = {part: len(points.blocks) for part, points in self._seen.items()} or {"vision": 0}
+        return {**seen, "language": len(self.language.blocks)}
+
+    def config_of(self, name: str) -> Any:
+        """The Hugging Face configuration of the tower that a hook point, or a part, belongs to."""
+        part = part_of(name)
+        return self.text_config if part == "language" else encoders_of(self.hf.config)[part].config
+
+    @property
+    def connector_width(self) -> int:
+        """Numbers a row has in the connector's hidden layer."""
+        return connector_width(self.hf.config)
 
     @property
     def embed_scale(self) -> str:
@@ -208,15 +208,7 @@ class HookedVLM(GlobHooks):
         return self.vision_config.image_size
 
     def __repr__(self) -> str:
-        text, sight = self.text_config, self.vision_config
-        eyes = "" if sight is None else f"{sight.model_type} {len(self.vision.blocks)} x {sight.hidden_size} -> "
-        millions = sum(p.numel() for p in self.hf.parameters()) / 1e6
-        scale = f", embed_scale={self.embed_scale!r} (image rows x {self.image_scale:g})"
-        return (
-            f"HookedVLM({self.name}: {eyes}{text.model_type} {len(self.language.blocks)} x {text.hidden_size}, "
-            f"vocabulary {text.vocab_size}, {millions:.1f}M parameters, {str(self.dtype).removeprefix('torch.')} on "
-            f"{self.device}{'' if sight is None else scale}, prompt={self.prompt!r})"
-        )
+        return in_words(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HookedVLM:
         raise VlmProbeError("a HookedVLM cannot be copied: its hooks belong to one model; load it a second time")
@@ -271,7 +263,7 @@ class HookedVLM(GlobHooks):
     @contextmanager
     def _running(self, kwargs: dict[str, Any]) -> Iterator[None]:
         """Meanwhile vision layers behind the one the connector reads in this call may be spared."""
-        before, self._read = self._read, self._layers_read(kwargs.get("vision_feature_layer"))
+        before, self._read = self._read, self._selected(kwargs.get("vision_feature_layer"))
         self._forget_fired()
         try:
             yield
@@ -280,24 +272,26 @@ class HookedVLM(GlobHooks):
 
     @property
     def vision_layers_read(self) -> int:
-        """How many vision layers feed the connector; those behind them change nothing."""
-        return self._layers_read(None)
+        """How many layers of the (first) encoder feed the connector; those behind them change nothing."""
+        return self.layers_read(next(iter(self.layers)))
 
-    def _layers_read(self, selected: int | list[int] | None) -> int:
-        n, joined = len(self.vision.blocks), joined_of(self.hf.config)
-        if joined is None or not joined.selects:
-            return n
-        chosen: Any = self.hf.config.vision_feature_layer if selected is None else selected
-        states: list[int] = chosen if isinstance(chosen, list) else [chosen]
-        if not all(-n - 1 <= s <= n and s != 0 for s in states):  # transformers takes 0 for none
-            said = f"from {-n - 1} to {n} for {n} layers, and not 0 ({-n - 1} is the same), got {chosen!r}"
-            raise VlmProbeError(f"vision_feature_layer must be {said}")
+    def layers_read(self, name: str) -> int:
+        """How many layers feed what stands behind, of the part that a hook point belongs to."""
+        return self._read_in(part_of(name), self._selected(None))
+
+    def _read_in(self, part: str, selected: list[int]) -> int:
         # Hidden state 0 is the embedding, so hidden state i is what i layers made.
-        return max(s if s >= 0 else n + 1 + s for s in states)
+        n = self.layers[part]
+        return n if part == "language" or not n else max(s if s >= 0 else n + 1 + s for s in selected)
 
-    def _last_vision_layer(self) -> int | None:
-        """Index of the last vision layer that is read; None where none may be spared (layer 0 takes what is read)."""
-        return self._read - 1 if self._read else None
+    def _selected(self, asked: int | list[int] | None) -> list[int]:
+        return states_read(self.hf.config, asked, self.layers.get("vision", 0))
+
+    def _last_vision_layer(self, part: str) -> int | None:
+        """Index of the last layer of an encoder that is read; None where none may be spared (layer 0 takes what is
+        read)."""
+        read = self._read_in(part, self._read) if self._read else 0
+        return read - 1 if read else None
 
     # --- inputs and plain verbs ---------------------------------------------------------------
 
@@ -398,4 +392,4 @@ class HookedVLM(GlobHooks):
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
         if self.preparer is not None:
-            self.preparer.processor.save_pretrained(folder)
+            self.preparer.save(folder)

@@ -81,8 +81,8 @@ class TowerPoints(Points):
         return found
 
 
-def vision_points(n_layers: int) -> TowerPoints:
-    return TowerPoints(n_layers, names.VISION, absent=names.ROTARY)
+def vision_points(n_layers: int, absent: Collection[str] = ()) -> TowerPoints:
+    return TowerPoints(n_layers, names.VISION, absent=(*names.ROTARY, *absent))
 
 
 def language_points(n_layers: int, absent: Collection[str] = ()) -> TowerPoints:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,3 +32,17 @@ def weights_digest(module: nn.Module) -> str:
         some = flat[:: max(1, len(flat) // SAMPLED)].to(device="cpu", dtype=torch.float64)
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + some.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def in_words(model: Any) -> str:
+    """A model's `repr`: its towers, size, dtype and device, and how it is asked."""
+    text = model.text_config
+    towers = [(model.config_of(part), n) for part, n in model.layers.items() if n]
+    shown = [f"{own.model_type} {n} x {own.hidden_size}" for own, n in towers]
+    millions = sum(p.numel() for p in model.hf.parameters()) / 1e6
+    scale = f", embed_scale={model.embed_scale!r} (image rows x {model.image_scale:g})" if len(towers) > 1 else ""
+    return (
+        f"HookedVLM({model.name}: {' + '.join(shown[:-1])}{' -> ' * (len(shown) > 1)}{shown[-1]}, vocabulary "
+        f"{text.vocab_size}, {millions:.1f}M parameters, {str(model.dtype).removeprefix('torch.')} on "
+        f"{model.device}{scale}, prompt={model.prompt!r})"
+    )

@@ -12,6 +12,7 @@ from torch import nn
 
 from vlm_probe.errors import VlmProbeError, first_line
 from vlm_probe.hooked.checks import Checks
+from vlm_probe.hooked.joined import encoders_of
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.plain import plain_twin
 from vlm_probe.hooked.points import is_active
@@ -19,7 +20,7 @@ from vlm_probe.inputs.preparing import ModelInputs
 
 ALLOWED = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.01}
 """How far activations may lie apart, as a share of the largest or of 1, by dtype."""
-EXACT = ("idle logits", "language: what layers add", "vision: what layers add", "hooks left")
+EXACT = ("idle logits", "what layers add", "hooks left")
 """Checks of what is the very same sum or product: bit for bit."""
 QUESTIONS = ("What is in the picture?", "What colour is it, and how many are there?")
 COLUMNS = ("check", "compared", "difference", "allowed", "ok", "said")
@@ -93,7 +94,7 @@ def _row(name: str, checks: list[Callable[[], list[float]]], dtype: torch.dtype)
         raise
     except (VlmProbeError, RuntimeError, AttributeError, LookupError, TypeError, ValueError) as error:
         said = first_line(error)
-    allowed = 0.0 if name in EXACT else ALLOWED.get(dtype, ALLOWED[torch.float32])
+    allowed = 0.0 if name.endswith(EXACT) else ALLOWED.get(dtype, ALLOWED[torch.float32])
     difference = max(apart) if apart and not said else float("nan")
     ok = not said and difference <= allowed
     return dict(zip(COLUMNS, (name, len(apart), difference, allowed, ok, said), strict=True))
@@ -123,7 +124,7 @@ def _inputs(model: HookedVLM) -> ModelInputs:
     patches = model.inputs.patches
     if patches is None:
         return model.prepare_tensors(text, None, mask)
-    pixels = torch.randn(2, 3, model.image_size, model.image_size, generator=generator)
+    pixels = torch.randn(2, 3 * len(encoders_of(model.hf.config)), *[model.image_size] * 2, generator=generator)
     image = torch.full((2, patches.tokens(pixels)), model.image_token_id)
     ids = torch.cat([text[:, :4], image, text[:, 4:]], dim=1)
     return model.prepare_tensors(ids, pixels, torch.cat([mask[:, :4], torch.ones_like(image), mask[:, 4:]], dim=1))

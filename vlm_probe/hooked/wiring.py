@@ -7,7 +7,7 @@ connector's input) with forward hooks of its own, which must see what ours retur
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,16 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from vlm_probe.hooked import attention
-from vlm_probe.hooked.families import Blocks, Connector, LanguageFamily, submodule
-from vlm_probe.hooked.points import Points, TowerPoints, is_active
+from vlm_probe.hooked.families import Blocks, LanguageFamily, families_of, submodule
+from vlm_probe.hooked.joined import Connector, connector_of, encoders_of, joined_of
+from vlm_probe.hooked.points import (
+    Points,
+    TowerPoints,
+    connector_points,
+    is_active,
+    language_points,
+    vision_points,
+)
 
 
 def _on_output(module: nn.Module, point: HookPoint) -> None:
@@ -198,3 +206,47 @@ def wire_skipping(tower: nn.Module, points: TowerPoints, paths: Blocks, last_use
     for i, layer in enumerate(layers_of(tower, paths)):
         # Runs after the layer's own points, which are idle wherever it has an effect.
         _on_input(layer, partial(spare, i), prepend=False)
+
+
+def declare(hf: Any) -> tuple[Points, dict[str, TowerPoints], Points, TowerPoints]:
+    """The hook points of a Hugging Face model: all that sees, the same by encoder, the connector, the language model.
+
+    A part that it does not have has no point: there is nothing to hook.
+    """
+    encoders, connector, (_, language) = encoders_of(hf.config), connector_of(hf.config), families_of(hf.config)
+    seen = {}
+    for part, (family, _, path) in encoders.items():
+        depth = len(layers_of(submodule(hf.model, path), family.blocks))
+        seen[part] = vision_points(depth, family.blocks.absent)
+    vision = seen.get("vision", Points(()))
+    if "vision" not in seen:
+        for part, points in seen.items():
+            vision.add_module(part.removeprefix("vision."), points)
+    depth = len(layers_of(_language_tower(hf), language.blocks))
+    through = Points(()) if connector is None else connector_points(connector.points)
+    return vision, seen, through, language_points(depth, language.blocks.absent)
+
+
+def _language_tower(hf: Any) -> nn.Module:
+    return hf.model if joined_of(hf.config) is None else hf.model.language_model
+
+
+def wire(
+    hf: Any,
+    seen: Mapping[str, TowerPoints],
+    through: Points,
+    language: TowerPoints,
+    factor: Callable[[], float],
+    last_used: Callable[[str], int | None],
+) -> None:
+    """Connect a whole model to the points that `declare` made; `factor` and `last_used` as below, by encoder."""
+    for part, (family, own, path) in encoders_of(hf.config).items():
+        tower = submodule(hf.model, path)
+        wire_tower(tower, seen[part], family.blocks, d_head=own.hidden_size // own.num_attention_heads)
+        wire_skipping(tower, seen[part], family.blocks, partial(last_used, part))
+    connector = connector_of(hf.config)
+    if connector is not None:
+        wire_connector(hf.model.multi_modal_projector, through, connector, factor)
+    text, (_, family) = hf.config.get_text_config(), families_of(hf.config)
+    d_head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    wire_language(_language_tower(hf), hf.lm_head, language, family, d_head=d_head)

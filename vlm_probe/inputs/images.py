@@ -246,6 +246,10 @@ def _resized(size: Any, before: tuple[int, int]) -> tuple[int, int]:
     raise VlmProbeError(f"the image processor's size {dict(size)} is neither shortest_edge nor height and width")
 
 
+MORE = "vision_"
+"""What folders of further image processors begin with, inside a checkpoint."""
+
+
 @dataclass(frozen=True)
 class ImagePreparer:
     """A Hugging Face image processor with LLaVA's way of making an image square."""
@@ -254,9 +258,29 @@ class ImagePreparer:
     pad: bool
     """Pad to a square with the processor's mean colour first, as LLaVA's training did; otherwise
     the processor alone decides (CLIP's crops the centre)."""
+    more: tuple[Any, ...] = ()
+    """Processors of encoders behind the first: what they make are further channels."""
 
-    def __call__(self, image: Image.Image) -> tuple[Float[Tensor, "channel height width"], ImageTransform]:
-        processor, original = self.processor, image.size
+    def __call__(self, image: Image.Image) -> tuple[Float[Tensor, "channels height width"], ImageTransform]:
+        """Three channels an encoder, and the one map from the picture to all of them.
+
+        Raises VlmProbeError for a processor that makes other sizes than its settings say, and for several that would
+        show their encoders different parts of the picture.
+        """
+        made = [self._by(processor, image) for processor in (self.processor, *self.more)]
+        pixels, transforms = zip(*made, strict=True)
+        if len(set(transforms)) > 1:
+            raise VlmProbeError("the image processors of the encoders cut pictures differently: patches would not meet")
+        return torch.cat(pixels), transforms[0]
+
+    def save(self, folder: Path) -> None:
+        """Write the processors into a checkpoint's folder."""
+        self.processor.save_pretrained(folder)
+        for number, processor in enumerate(self.more):
+            processor.save_pretrained(folder / f"{MORE}{number + 1}")
+
+    def _by(self, processor: Any, image: Image.Image) -> tuple[Float[Tensor, "channel height width"], ImageTransform]:
+        original = image.size
         # Newer LLaVA processors can pad by themselves.
         pad = self.pad or bool(getattr(processor, "do_pad", False) and "Llava" in type(processor).__name__)
         if pad and image.width != image.height:

@@ -231,7 +231,8 @@ class Preparer:
     @property
     def _geometry(self) -> dict[str, Any]:
         """What `lay_out` needs to know of the encoder."""
-        return {} if self.patches is None else {"leading": self.patches.leading, "pooled": self.patches.pooled}
+        names = ("leading", "pooled", "more_leading")
+        return {} if self.patches is None else {name: getattr(self.patches, name) for name in names}
 
     def prepare_tensors(
         self,

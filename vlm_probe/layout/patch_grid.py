@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.names import part_of
+
+
+def leading_at(name: str, first: int, more: tuple[int, ...]) -> int:
+    """Of a hook point's encoder, or a part, the rows before its patches: of several encoders each has its own."""
+    number = part_of(name).partition(".")[2]
+    return (first, *more)[int(number or 0)]
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,8 @@ class PatchGrid:
     """How many of them the model keeps: they stand in the prompt before the patches."""
     pooled: int = 1
     """The connector makes one row of so many by so many patches."""
+    more_leading: tuple[int, ...] = ()
+    """As `leading`, of the encoders behind the first."""
 
     def __post_init__(self) -> None:
         if self.kept < 0:
@@ -29,15 +38,19 @@ class PatchGrid:
                 "patches: vision_feature_select_strategy must be 'full' there"
             )
 
+    def before(self, name: str) -> int:
+        """Rows before the patches, of the encoder that a hook point or a part belongs to."""
+        return leading_at(name, self.leading, self.more_leading)
+
     def of(self, pixels: Tensor) -> tuple[int, int]:
         """(rows, columns) of patches in images [..., height, width], as the connector pools them."""
         side = self.patch_size * self.pooled
         return pixels.shape[-2] // side, pixels.shape[-1] // side
 
-    def encoded(self, pixels: Tensor) -> int:
-        """Positions that one such image takes in the encoder."""
+    def encoded(self, pixels: Tensor, part: str = "vision") -> int:
+        """Positions that one such image takes in an encoder."""
         rows, columns = self.of(pixels)
-        return rows * columns * self.pooled**2 + self.leading
+        return rows * columns * self.pooled**2 + self.before(part)
 
     def tokens(self, pixels: Tensor) -> int:
         """Positions that one such image takes in the prompt."""

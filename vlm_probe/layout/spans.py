@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.layout.boxes import AnyBox, Number, PixelBox
+from vlm_probe.layout.patch_grid import leading_at
 from vlm_probe.layout.transform import ImageTransform
 
 
@@ -35,6 +36,8 @@ class ImageSpan:
     """Rows of the encoder's activations that stand before the patches: CLS and registers, kept by the model or not."""
     pooled: int = 1
     """The connector makes one row of so many by so many patches of the encoder (Gemma 3): a cell of `grid`."""
+    more_leading: tuple[int, ...] = ()
+    """As `leading`, of the encoders behind the first."""
 
     def rows_at(self, name: str) -> Int[np.ndarray, " patch"]:
         """Where this image's patches stand along the position axis of an activation, by its hook name.
@@ -56,21 +59,22 @@ class ImageSpan:
         """As `rows_at`, where a cell of the grid may be several patches: those before a connector that pools."""
         if name.startswith("language."):
             return self.positions[:, None]
-        before = self.leading if name.startswith("vision.") else len(self.extra_positions)
+        seen = name.startswith("vision.")
+        before = leading_at(name, self.leading, self.more_leading) if seen else len(self.extra_positions)
         k = self.pooled if name.startswith("vision.") or name.endswith("hook_in") else 1
         rows, columns = self.grid
         patches = np.arange(rows * columns * k * k).reshape(rows, k, columns, k)
         return before + patches.transpose(0, 2, 1, 3).reshape(rows * columns, k * k)
 
-    @property
-    def in_encoder(self) -> ImageSpan:
-        """The image as the encoder has it, every patch a cell; its positions are those in the encoder.
+    def in_encoder(self, part: str = "vision") -> ImageSpan:
+        """The image as an encoder has it, every patch a cell; its positions are those in the encoder.
 
-        The image itself but for that where nothing is pooled.
+        The image itself but for that where nothing is pooled. part: "vision", or one of several ("vision.1").
         """
         rows, columns = self.grid[0] * self.pooled, self.grid[1] * self.pooled
-        positions = self.leading + np.arange(rows * columns)
-        return replace(self, grid=(rows, columns), positions=positions, extra_positions=np.arange(0), pooled=1)
+        before = leading_at(part, self.leading, self.more_leading)
+        own = {"leading": before, "positions": before + np.arange(rows * columns)}
+        return replace(self, grid=(rows, columns), extra_positions=np.arange(0), pooled=1, **own)
 
     def edges(self) -> dict[str, tuple[str, Float[np.ndarray, " edge"]]]:
         """Pixel edges of the grid's rows and columns on the original image, as coordinates of a map.

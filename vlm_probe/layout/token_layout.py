@@ -72,12 +72,13 @@ def lay_out(
     patch_size: int | None = None,
     leading: int = 0,
     pooled: int = 1,
+    more_leading: tuple[int, ...] = (),
     question_positions: Any = None,
     tokens: tuple[str, ...] = (),
 ) -> TokenLayout:
     """Read one example's layout off its token ids.
 
-    leading, pooled: as of `ImageSpan`. Without
+    leading, pooled, more_leading: as of `ImageSpan`. Without
     `question_positions`, the question is all text behind the last image.
 
     Raises VlmProbeError if the image placeholders do not add up to what the images need.
@@ -94,7 +95,7 @@ def lay_out(
         own = placeholders[start : start + count]
         # What the model keeps of `leading` stands before the patches.
         extra = count - grid[0] * grid[1]
-        spans.append(ImageSpan(own[extra:], grid, own[:extra], transform, patch_size, leading, pooled))
+        spans.append(ImageSpan(own[extra:], grid, own[:extra], transform, patch_size, leading, pooled, more_leading))
         start += count
     text = live[input_ids[live] != image_token_id]
     if question_positions is None:

@@ -12,7 +12,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
 from vlm_probe.inputs.images import image_digest
 from vlm_probe.inputs.preparing import ModelInputs
-from vlm_probe.names import dimensions
+from vlm_probe.names import dimensions, part_of
 from vlm_probe.running.asking import check_numbers
 from vlm_probe.running.protocol import Runs
 from vlm_probe.trace import Trace
@@ -20,18 +20,20 @@ from vlm_probe.trace import Trace
 
 def _bytes_needed(model: Runs, inputs: ModelInputs, names: list[str]) -> dict[str, int]:
     """Size of every activation a capture would keep, from the model's configuration."""
-    text, sight = model.text_config, model.vision_config
+    text = model.text_config
     item = torch.finfo(model.dtype).bits // 8
     images = 0 if inputs.pixel_values is None else len(inputs.pixel_values)
     grid = model.inputs.patches
-    kept = tokens = entering = 0
-    if inputs.pixel_values is not None and grid is not None:
-        kept, tokens = grid.tokens(inputs.pixel_values), grid.encoded(inputs.pixel_values)
-        entering = tokens - grid.leading + grid.kept
+    seen = [model.config_of(part) for part, layers in model.layers.items() if part != "language" and layers]
     sizes = {}
     for name in names:
-        language = name.startswith("language.")
-        config: Any = text if language else sight
+        kept = tokens = entering = 0
+        part, language = part_of(name), name.startswith("language.")
+        if inputs.pixel_values is not None and grid is not None:
+            kept = grid.tokens(inputs.pixel_values)
+            tokens = grid.encoded(inputs.pixel_values, "vision" if part == "connector" or language else part)
+            entering = (kept - grid.kept) * grid.pooled**2 + grid.kept
+        config: Any = seen[0] if part == "connector" else model.config_of(part)
         inner = getattr(config, "intermediate_size", None) or int(config.hidden_size * getattr(config, "mlp_ratio", 4))
         length = inputs.input_ids.shape[1] if language else tokens
         axis = {
@@ -42,7 +44,8 @@ def _bytes_needed(model: Runs, inputs: ModelInputs, names: list[str]) -> dict[st
             "head": config.num_attention_heads,
             "d_head": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
             "d_model": text.hidden_size,
-            "d_vision": getattr(sight, "hidden_size", 0),
+            "d_vision": sum(one.hidden_size for one in seen) if part == "connector" else config.hidden_size,
+            "d_hidden": model.connector_width,
             "d_mlp": inner,
             "patch": entering if name.endswith("hook_in") else kept,
             "vocabulary": text.vocab_size,

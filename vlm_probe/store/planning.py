@@ -11,7 +11,9 @@ import pandas as pd
 
 from vlm_probe import names
 from vlm_probe.errors import VlmProbeError, nearest
-from vlm_probe.hooked.families import families_of, joined_of, patch_grid
+from vlm_probe.hooked.families import families_of
+from vlm_probe.hooked.joined import connector_of, connector_width, encoders_of, patch_grid
+from vlm_probe.layout.patch_grid import PatchGrid
 from vlm_probe.store.describing import VALUES
 from vlm_probe.store.picking import Pick
 from vlm_probe.store.records import DTYPES
@@ -29,15 +31,15 @@ def points_of(config: Any) -> list[str]:
 
     Raises VlmProbeError for a family that is not supported.
     """
-    (_, language), joined = families_of(config), joined_of(config)
+    (_, language), connector = families_of(config), connector_of(config)
     text = config.get_text_config()
     found: list[str] = []
-    if joined is not None:
-        sight = config.vision_config
-        block = [name for name in names.BLOCK if name not in names.ROTARY]
-        found += [f"vision.{name}" for name in names.VISION]
-        found += [f"vision.blocks.{layer}.{name}" for layer in range(sight.num_hidden_layers) for name in block]
-        found += [f"connector.{name}" for name in names.CONNECTOR if name in joined.connector.points]
+    for part, (family, own, _) in encoders_of(config).items():
+        block = [name for name in names.BLOCK if name not in (*names.ROTARY, *family.blocks.absent)]
+        found += [f"{part}.{name}" for name in names.VISION]
+        found += [f"{part}.blocks.{layer}.{name}" for layer in range(own.num_hidden_layers) for name in block]
+    if connector is not None:
+        found += [f"connector.{name}" for name in names.CONNECTOR if name in connector.points]
     first, *behind = names.LANGUAGE
     found.append(f"language.{first}")
     block = [name for name in names.BLOCK if name not in language.blocks.absent]
@@ -47,8 +49,9 @@ def points_of(config: Any) -> list[str]:
 
 def _features(name: str, config: Any) -> int:
     """Numbers that one position has at a point."""
-    text, sight = config.get_text_config(), getattr(config, "vision_config", None)
-    tower: Any = text if name.startswith("language.") else sight
+    text, encoders = config.get_text_config(), encoders_of(config)
+    part, sights = names.part_of(name), [one.config for one in encoders.values()]
+    tower: Any = text if part == "language" else sights[0] if part == "connector" else encoders[part].config
     heads = tower.num_attention_heads
     if name.endswith(("hook_k", "hook_v", "hook_rot_k")):
         heads = getattr(tower, "num_key_value_heads", None) or heads
@@ -56,7 +59,8 @@ def _features(name: str, config: Any) -> int:
         "head": heads,
         "d_head": getattr(tower, "head_dim", None) or tower.hidden_size // tower.num_attention_heads,
         "d_model": text.hidden_size,
-        "d_vision": getattr(sight, "hidden_size", 0),
+        "d_vision": sum(one.hidden_size for one in sights) if part == "connector" else tower.hidden_size,
+        "d_hidden": connector_width(config) if part == "connector" else 0,
         "d_mlp": getattr(tower, "intermediate_size", None) or int(tower.hidden_size * getattr(tower, "mlp_ratio", 4)),
     }
     return int(np.prod([width[dim] for dim in names.dimensions(name)[2:]]))
@@ -102,10 +106,9 @@ def plan(
     if dtype not in VALUES:
         raise VlmProbeError(f"values are kept as {' or '.join(VALUES)}, got {dtype!r}")
     grid = patch_grid(config)
-    patches = encoded = kept = 0
+    patches = kept = 0
     if grid is not None:
         kept, patches = grid.kept, (config.vision_config.image_size // (grid.patch_size * grid.pooled)) ** 2
-        encoded = patches * grid.pooled**2 + grid.leading
     sequence = patches + kept + text_tokens
     rows = {
         name: 1
@@ -114,9 +117,7 @@ def plan(
         if pick.patches_only
         else pick.longest(sequence, text_tokens // 3, patches + kept)
         if name.startswith("language.")
-        else encoded
-        if name.startswith("vision.")
-        else patches * (grid.pooled**2 if grid is not None and name.endswith("hook_in") else 1) + kept
+        else _seen(grid, patches, name)
         for name in chosen
     }
     item_bytes = sum(DTYPES[dtype] * rows[name] * _features(name, config) for name in chosen)
@@ -143,6 +144,14 @@ def plan(
         "utilisation": utilisation,
     }
     return table
+
+
+def _seen(grid: PatchGrid | None, patches: int, name: str) -> int:
+    """Rows of an image's activation in an encoder or the connector."""
+    assert grid is not None
+    before = grid.kept if name.startswith("connector.") else grid.before(name)
+    several = grid.pooled**2 if name.startswith("vision.") or name.endswith("hook_in") else 1
+    return patches * several + before
 
 
 def _operations(config: Any, last: str, sequence: int) -> float:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.pytorch_utils import Conv1D
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.hooked.families import vision_family
+from vlm_probe.hooked.joined import encoders_of
 
 PARTS: tuple[str, ...] = ("encoder", "connector", "embedding", "attention", "mlp", "norm", "unembedding")
 CONTEXT = 1024
@@ -78,7 +78,8 @@ def budget(config: Any, *, context: int = CONTEXT, bytes_per_number: int = 2) ->
         counts[_part(name)] += parameter.numel()
     flops, image_flops, outputs = (dict.fromkeys(PARTS, 0) for _ in range(3))
     tokens = 0 if sight is None else (sight.image_size // sight.patch_size) ** 2
-    extra = 0 if sight is None else vision_family(sight).leading(sight)
+    encoders = {} if sight is None else encoders_of(config)
+    extra = {f"model.{one.path}.": one.family.leading(one.config) for one in encoders.values()}
     # Gemma 3 pools patches, and multiplies by a matrix that is no linear layer.
     pooled = getattr(config, "mm_tokens_per_image", tokens)
     bare = [p.numel() for name, p in model.named_parameters() if name.endswith("mm_input_projection_weight")]
@@ -91,10 +92,11 @@ def budget(config: Any, *, context: int = CONTEXT, bytes_per_number: int = 2) ->
         else:
             continue
         part = _part(f"{name}.")
-        if "vision_tower.head." in name:
+        if ".head." in name and part == "encoder":
             continue  # SigLIP's pooling sees each image once, and feeds nothing
         if part in ("encoder", "connector"):
-            image_flops[part] += 2 * inner * outer * (tokens + extra * (part == "encoder"))
+            before = next((n for path, n in extra.items() if name.startswith(path)), 0)
+            image_flops[part] += 2 * inner * outer * (tokens + before)
         else:
             flops[part] += 2 * inner * outer
             outputs[part] += outer * bytes_per_number
@@ -104,10 +106,9 @@ def budget(config: Any, *, context: int = CONTEXT, bytes_per_number: int = 2) ->
     # Scores and the weighted sum, a multiplication and an addition each, for every position attended to.
     flops["attention"] += 4 * heads * d_head * context * layers
     kv = getattr(text, "num_key_value_heads", None) or heads
-    if sight is not None:
-        positions = tokens + extra
-        image_flops["encoder"] += 4 * sight.hidden_size * positions**2 * sight.num_hidden_layers
-        patch = model.get_submodule("model.vision_tower.embeddings")
+    for (_, own, path), before in zip(encoders.values(), extra.values(), strict=True):
+        image_flops["encoder"] += 4 * own.hidden_size * (tokens + before) ** 2 * own.num_hidden_layers
+        patch = model.get_submodule(f"model.{path}.embeddings")
         image_flops["encoder"] += sum(2 * p.numel() * tokens for p in patch.parameters() if p.ndim == 4)
     outputs["embedding"] = text.hidden_size * bytes_per_number
     kept = dict.fromkeys(PARTS, 0) | {"attention": 2 * kv * d_head * layers * bytes_per_number}
