@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import LANGUAGES, tiny_batch, tiny_language, tiny_vlm
+from tiny import JOINED, LANGUAGES, tiny_batch, tiny_language, tiny_vlm
 
 from vlm_probe import VlmProbeError, causal
 from vlm_probe.causal import Ablate, Knockout, Replace, Steer
@@ -370,13 +370,20 @@ def test_a_batch_other_than_the_planned_one_is_refused():
         causal.run(model, inputs, [Ablate(RESIDUAL, "box")], boxes=[BOXES[0], [], BOXES[2]])
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_what_a_query_may_look_at_is_where_its_attention_is_not_zero(language):
+@pytest.mark.parametrize(
+    ("tower", "language"),
+    [*(("clip", language) for language in LANGUAGES), *((joined, "gemma2") for joined in JOINED), ("gemma3", "gemma3")],
+)
+def test_what_a_query_may_look_at_is_where_its_attention_is_not_zero(tower, language):
     """Of padded prompts that are longer than the miniatures' sliding windows."""
-    model = tiny_vlm("clip", language)
-    inputs = model.prepare_tensors(**tiny_batch(model.hf, pad=True))
+    model = tiny_vlm(tower, language)
+    given = tiny_batch(model.hf, pad=True)
+    given.pop("token_type_ids", None)  # made anew
+    inputs = model.prepare_tensors(**given)
     _, cache = model.run_with_cache(inputs, names_filter=["language.blocks.*.attn.hook_pattern"])
     for layer in range(model.layers["language"]):
         pattern = cache[f"language.blocks.{layer}.attn.hook_pattern"]
         for example in range(len(inputs)):
-            assert torch.equal(visible(model, inputs, layer, example), (pattern[example] > 0).any(0)), (layer, example)
+            live = inputs.attention_mask[example].bool()
+            found = visible(model, inputs, layer, example)[live]
+            assert torch.equal(found, (pattern[example] > 0).any(0)[live]), (layer, example)

@@ -7,16 +7,30 @@ import numpy as np
 import pytest
 import torch
 from tiny import GRID, IMAGE_TOKEN, LANGUAGES, PATCH, POOLED, tiny_llava, tiny_tokenizer, tiny_vlm
-from transformers import Gemma3ImageProcessorPil, Gemma3Processor, PaliGemmaProcessor, SiglipImageProcessorPil
+from transformers import (
+    DynamicCache,
+    Gemma3ImageProcessorPil,
+    Gemma3Processor,
+    PaliGemmaProcessor,
+    SiglipImageProcessorPil,
+)
 
 import vlm_probe
 from vlm_probe.attention import encoder_attention, image_attention
-from vlm_probe.causal import Ablate, Branches, Knockout
+from vlm_probe.attention.blanking import without_patches
+from vlm_probe.causal import Ablate, Branches, Knockout, LogitDifference, edge_attribution, faithfulness
+from vlm_probe.embedding import features
+from vlm_probe.embedding.encoder import encoded
+from vlm_probe.findings.engine import generated_items
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.anatomy import patches_of
+from vlm_probe.hooked.untrained import untrained
 from vlm_probe.hooked.verifying import verify
 from vlm_probe.inputs.images import ImagePreparer
+from vlm_probe.lens.contextual_lens import build_bank
 from vlm_probe.running.asking import Asked, ask_all
+from vlm_probe.store import capture, open_store
+from vlm_probe.vocabulary import save, trim
 
 KINDS = [("paligemma", "gemma"), ("paligemma", "gemma2"), ("gemma3", "gemma3")]
 QUESTION = "what is red?"
@@ -194,6 +208,79 @@ def test_the_chat_template_of_gemma_3_is_understood(tmp_path):
     assert loaded.prompt == "<bos><start_of_turn>user\n{images}{question}<end_of_turn>\n<start_of_turn>model\n"
     text = loaded.prepare(picture(), QUESTION).prompts[0]
     assert f"user\n\n\n<start_of_image><image><end_of_image>\n\n{QUESTION}<end_of_turn>" in text
+
+
+@pytest.mark.parametrize(("kind", "language"), KINDS)
+def test_the_whole_circuit_is_the_model(kind, language):
+    """Its runs begin at the rows that the language model gets, where nobody sees any more what is an image."""
+    model = tiny_vlm(kind, language)
+    clean, corrupt = (model.prepare(picture(seed), QUESTION) for seed in (1, 2))
+    metric = LogitDifference((5,), (9,))
+    graph = edge_attribution(model, clean, corrupt, metric=metric, steps=2)
+    found = faithfulness(model, graph, clean, corrupt, metric=metric, edges=[len(graph)], control=False)
+    assert found["faithfulness"].iloc[-1] == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "language"), KINDS)
+def test_an_empty_cache_changes_nothing(kind, language):
+    model = tiny_vlm(kind, language)
+    inputs = model.prepare(picture(), QUESTION)
+    with torch.no_grad():
+        given = (inputs.input_ids, inputs.pixel_values, inputs.attention_mask)
+        found = model(*given, past_key_values=DynamicCache(), use_cache=True).logits
+        torch.testing.assert_close(found, model(inputs).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "language"), KINDS)
+def test_what_is_kept_of_a_text_does_not_hang_on_what_follows(kind, language):
+    model = tiny_vlm(kind, language)
+    one, other = (build_bank(model, [text], dtype=torch.float32) for text in ("ab cd", "ab ce"))
+    assert one.contexts[:4] == other.contexts[:4]
+    for layer, rows in one.rows.items():
+        torch.testing.assert_close(rows[:4], other.rows[layer][:4], atol=1e-5, rtol=1e-5)
+
+
+def test_an_untrained_copy_sees():
+    copy_ = untrained(tiny_vlm("gemma3", "gemma3"))
+    with torch.no_grad():
+        one, other = (copy_(copy_.prepare(picture(seed), QUESTION)).logits[0, -1] for seed in (1, 2))
+    assert not torch.allclose(one, other, atol=1e-5)
+
+
+def test_patches_that_are_pooled_are_blanked_and_pooled_together():
+    model = tiny_vlm("gemma3", "gemma3")
+    inputs = model.prepare(picture(0, (30, 30)), QUESTION)
+    mask = np.zeros((1, GRID, GRID), dtype=bool)
+    mask[0, 4, 3] = True
+    changed = (without_patches(inputs, mask)[0, 0] != inputs.pixel_values[0]).any(0).nonzero()
+    assert (changed.min(0).values.tolist(), changed.max(0).values.tolist()) == ([24, 18], [29, 23])
+    items = [item for item in generated_items(4) if item.boxes]
+    point = "vision.blocks.4.hook_resid_post"
+    for pool in ("mean", "box"):
+        expected = features(model, items, point, pool=pool)[point].values
+        np.testing.assert_allclose(encoded(model, items, [point])[0][pool][0], expected, atol=1e-5)
+
+
+def test_a_capture_of_pooled_patches_is_their_grid(tmp_path):
+    model, items = tiny_vlm("gemma3", "gemma3"), generated_items(2)
+    points = ["vision.blocks.1.hook_resid_post", "connector.hook_out"]
+    capture(model, items, points, tmp_path / "store", positions="image")
+    kept = open_store(tmp_path / "store")
+    assert kept[points[0]].shape[:3] == (len(items), GRID, GRID)
+    expected = features(model, items, points[0], pool="patches")[points[0]].values
+    np.testing.assert_allclose(kept[points[0]].values, expected, atol=1e-5)
+
+
+def test_a_trimmed_vocabulary_opens_again(tmp_path):
+    model = tiny_vlm("paligemma", "gemma")
+    smaller = trim(model, model.tokenizer(f"{QUESTION} red Q:= ")["input_ids"])
+    save(smaller, tmp_path)
+    loaded = vlm_probe.load(tmp_path, device="cpu", prompt=model.prompt)
+    inputs = loaded.prepare(picture(), QUESTION)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loaded(inputs).logits, smaller(smaller.prepare(picture(), QUESTION)).logits, atol=1e-5, rtol=1e-5
+        )
 
 
 def test_both_names_of_a_language_model_are_one_row():

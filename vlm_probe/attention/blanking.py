@@ -58,7 +58,7 @@ def without_patches(inputs: ModelInputs, patches: Bool[np.ndarray, "draw row col
     assert inputs.pixel_values is not None
     pixels = inputs.pixel_values
     height, width = pixels.shape[-2:]
-    side = span.patch_size
+    side = span.cell_size
     down = side or height // span.grid[0]
     across = side or width // span.grid[1]
     shown = picture_pixels(inputs, image=image)

@@ -160,8 +160,8 @@ def relevancy(
     rows, token = _propagate(model, inputs, target, through_encoder=through_encoder)
     if through_encoder:
         assert rows.vision is not None
-        span = span.in_encoder()
-        values = rows.vision[image, torch.as_tensor(span.positions, device=rows.vision.device)]
+        cells = torch.as_tensor(span.cells_at("vision.blocks"), device=rows.vision.device)
+        values = rows.vision[image, cells].sum(1)  # of patches that are pooled, together
     else:
         values = rows.language[torch.as_tensor(span.positions, device=rows.language.device)]
     return xr.DataArray(

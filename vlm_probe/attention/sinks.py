@@ -93,8 +93,10 @@ class _Prompt:
         back = self.queries[:, None] - self.live[None, :]
         # How far a query may look back, a sliding window, is not in a trace: it is as far as any of them does look.
         # What a query may see is not what it gives more than zero: sharp attention would make its own comparison.
-        reach = back[(back >= 0) & (rows[:, self.live] > 0)].max(initial=0)
-        even = (1 / ((back >= 0) & (back <= reach)).sum(-1)).mean()
+        looked = rows[:, self.live] > 0
+        reach = back[(back >= 0) & looked].max(initial=0)
+        ahead = back[looked].min(initial=0)  # below 0 where a prompt sees all of itself (PaliGemma)
+        even = (1 / ((back >= ahead) & (back <= reach)).sum(-1)).mean()
         received = rows[:, candidates].mean(0)
         judged = self.queries[-1] - candidates <= reach
         return np.where(judged, np.stack([received, received / even]), np.nan)

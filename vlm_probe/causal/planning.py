@@ -149,13 +149,21 @@ def slides(model: HookedVLM, layer: int) -> bool:
 
 
 def visible(model: HookedVLM, inputs: ModelInputs, layer: int, example: int) -> Bool[Tensor, "query key"]:
-    """Which keys a query of a layer of the language model may look at: causal, no padding, within a sliding window."""
+    """Which keys a query of a layer of the language model may look at: those before it, and those that a prompt lets
+    see each other (`TokenTypes`), within a sliding window; no padding."""
     live = inputs.attention_mask[example].bool()
     at = torch.arange(len(live), device=live.device)
     back = at[:, None] - at[None, :]
-    seen = (back >= 0) & live[None, :] & live[:, None]
-    window = window_of(model.text_config, layer)
-    return seen if window is None else seen & (back < window)
+    window, types = window_of(model.text_config, layer), inputs.types
+    seen, near = back >= 0, back < (len(live) if window is None else window)
+    if types is None:
+        seen &= near
+    else:
+        blocks = types.blocks(inputs.tensors["token_type_ids"][example])
+        together = (blocks[:, None] == blocks[None, :]) & (blocks >= 0)[:, None]
+        # transformers lets PaliGemma's prompt see all of itself, and Gemma 3's images no further back than the window.
+        seen = (seen & near) | together if types.together == "prompt" else (seen | together) & near
+    return seen & live[None, :] & live[:, None]
 
 
 def _goes_on(where: Where, places: Places, example: int, layer: int | None) -> bool:

@@ -15,6 +15,7 @@ from vlm_probe.checkpoints.files import weight_files
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.inputs.images import MORE
 from vlm_probe.inputs.prompts import IMAGE
+from vlm_probe.inputs.remapped import remapped
 
 
 def read_hugging_face(
@@ -50,7 +51,8 @@ def read_hugging_face(
             f"{config.text_config.vocab_size}"
         )
     tokenizer = first_of(AutoTokenizer, TOKENIZER_FILES, (source,), revision)
-    known = None if alone or tokenizer is None else tokenizer.get_vocab().get(IMAGE)
+    # A trimmed checkpoint's tokenizer is the original one, with the ids that were kept beside it.
+    known = None if alone or tokenizer is None else remapped(tokenizer, folder).get_vocab().get(IMAGE)
     if known not in (None, getattr(config, "image_token_id", None)):
         raise VlmProbeError(
             f"{name}'s config.json has the image token {config.image_token_id}, its tokenizer's {IMAGE} is {known}"

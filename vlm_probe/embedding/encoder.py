@@ -79,8 +79,6 @@ def encoded(model: HookedVLM, items: Sequence[Item], points: Sequence[str]) -> t
     points: as `run_encoder` takes them. Returns rows by way of pooling, [point, item, feature], and the `pixel_numbers`
     of the same patches, [item, number].
     """
-    assert model.inputs.patches is not None
-    size, before = model.inputs.patches.patch_size, model.inputs.patches.before
     found: dict[str, list[np.ndarray]] = {"box": [], "mean": []}
     pixels: dict[str, list[np.ndarray]] = {"box": [], "mean": []}
     for start in range(0, len(items), AT_ONCE):
@@ -88,23 +86,31 @@ def encoded(model: HookedVLM, items: Sequence[Item], points: Sequence[str]) -> t
         left = iter(some)
         for seen, rows in run_encoder(model, [model.picture(item) for item in some], points):
             for number, one in enumerate(seen):
-                item, patches = next(left), one.grid[0] * one.grid[1]
-                own = torch.stack([rows[point][number, before(point) :][:patches] for point in points]).numpy()
+                item, span = next(left), _span(model, one)
+                assert span.cell_size is not None
+                own = np.stack([rows[p][number].numpy()[span.cells_at(p)].mean(1) for p in points])
                 for pool in found:
-                    weights = _weights(item, one, size, pool)
+                    weights = _weights(item, span, pool)
                     found[pool].append(np.einsum("p,lpf->lf", weights, own))
-                    pixels[pool].append(pixel_numbers(one, size, weights))
+                    pixels[pool].append(pixel_numbers(one, span.cell_size, weights))
     stacked = {pool: np.stack(parts, axis=1) for pool, parts in found.items()}
     return stacked, {pool: np.stack(parts) for pool, parts in pixels.items()}
 
 
-def _weights(item: Item, seen: Seen, patch_size: int, pool: str) -> np.ndarray:
-    """How much each patch counts; NaN where the item has no box, or the encoder does not see it."""
-    n = seen.grid[0] * seen.grid[1]
+def _span(model: HookedVLM, seen: Seen) -> ImageSpan:
+    """A picture as it would stand in a prompt of nothing else."""
+    patches = model.inputs.patches
+    assert patches is not None
+    about = (patches.patch_size, patches.leading, patches.pooled, patches.more_leading)
+    return ImageSpan(np.arange(seen.grid[0] * seen.grid[1]), seen.grid, np.arange(0), seen.transform, *about)
+
+
+def _weights(item: Item, span: ImageSpan, pool: str) -> np.ndarray:
+    """How much each cell of the grid counts; NaN where the item has no box, or the encoder does not see it."""
+    n = len(span.positions)
     if pool == "mean":
         return np.full(n, 1 / n)
     if not item.boxes:
         return np.full(n, np.nan)
-    span = ImageSpan(np.arange(n), seen.grid, np.arange(0), seen.transform, patch_size)
     coverage = span.box_coverage(item.boxes[0]).ravel()
     return coverage / coverage.sum() if coverage.any() else np.full(n, np.nan)

@@ -115,7 +115,8 @@ def _some(items: Sequence[Item], seed: int) -> list[Item]:
 
 
 def _stages(model: HookedVLM, items: Sequence[Item], layers: Sequence[str], seed: int) -> pd.DataFrame:
-    points = ["connector.hook_in", "connector.hook_pre", "connector.hook_post", OUT, EMBED, *layers]
+    through = [name for name in model.hook_dict if name.startswith("connector.hook_")]
+    points = [*through, EMBED, *layers]
     rows = patch_rows(model, items, points, rows_per_item=STAGE_ROWS, seed=seed)
     measured = [{name: measure(rows[point].values) for name, measure in DIMENSIONS.items()} for point in points]
     return pd.DataFrame(measured).assign(point=points, n=rows.sizes["patch"])

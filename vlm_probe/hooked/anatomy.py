@@ -176,6 +176,12 @@ def parameter_count(model: HookedVLM) -> int:
     return sum(p.numel() for p in model.hf.parameters())
 
 
+def is_pooled(name: str, layouts: list[TokenLayout]) -> bool:
+    """Whether a cell of the grid is several rows of an activation, which a connector pools."""
+    images = [layout.image() for layout in layouts if layout.images]
+    return any(image.cells_at(name).shape[1] > 1 for image in images)
+
+
 def patches_of(name: str, activation: Tensor, layouts: list[TokenLayout]) -> Float[Tensor, "item patch feature"]:
     """The rows of an activation that belong to patches, in the order of the grid; one image an example.
 

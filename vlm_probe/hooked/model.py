@@ -255,9 +255,13 @@ class HookedVLM(GlobHooks):
             return self.hf.generate(**kwargs)
 
     def _add_types(self, kwargs: dict[str, Any]) -> None:
-        """Give a class `token_type_ids` where nobody did: without them transformers runs another model, unsaid."""
-        types, ids = self.inputs.types, kwargs.get("input_ids")
-        if types and ids is not None and not {"token_type_ids", "past_key_values"} & kwargs.keys():
+        """Give a class `token_type_ids` where nobody did: without them transformers runs another model, unsaid.
+
+        Ids are taken for a prompt; an answer behind it is `ModelInputs.with_answer`'s.
+        """
+        types, ids, past = self.inputs.types, kwargs.get("input_ids"), kwargs.get("past_key_values")
+        goes_on = past is not None and past.get_seq_length() > 0
+        if types and ids is not None and not goes_on and kwargs.get("token_type_ids") is None:
             kwargs["token_type_ids"] = types.of(ids == self.image_token_id)
 
     @contextmanager

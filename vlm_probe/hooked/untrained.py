@@ -33,6 +33,10 @@ def untrained(model: HookedVLM, *, seed: int = 0) -> HookedVLM:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         bare = type(hf)(settings)
+        for name, weight in bare.named_parameters():
+            # Gemma 3's connector begins with a matrix of zeros, through which no image comes.
+            if "multi_modal_projector" in name and weight.ndim == 2 and not weight.any():
+                weight.normal_(0, settings.get_text_config().initializer_range)
     bare.tie_weights()
     return _like(model, bare.to(device=model.device, dtype=model.dtype), f"{model.name}{MARK}")
 

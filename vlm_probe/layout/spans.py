@@ -76,6 +76,11 @@ class ImageSpan:
         own = {"leading": before, "positions": before + np.arange(rows * columns)}
         return replace(self, grid=(rows, columns), extra_positions=np.arange(0), pooled=1, **own)
 
+    @property
+    def cell_size(self) -> int | None:
+        """Pixels of the model's input that a cell of the grid is wide and high; None as of `patch_size`."""
+        return None if self.patch_size is None else self.patch_size * self.pooled
+
     def edges(self) -> dict[str, tuple[str, Float[np.ndarray, " edge"]]]:
         """Pixel edges of the grid's rows and columns on the original image, as coordinates of a map.
 
@@ -99,8 +104,8 @@ class ImageSpan:
                 "this layout has no image transform, since its tensors were made elsewhere; boxes need "
                 "model.prepare(image, question)"
             )
-        if self.patch_size is not None:
-            return self.patch_size * self.pooled, self.patch_size * self.pooled
+        if self.cell_size is not None:
+            return self.cell_size, self.cell_size
         (rows, columns), (width, height) = self.grid, self.transform.size
         return width / columns, height / rows
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -216,6 +216,8 @@ def _take(model: HookedVLM, texts: list[str], layers: list[int], kept: _Reservoi
     """Run texts, and keep what is drawn of them."""
     pictures: list[Any] = [None] * len(texts)
     inputs = model.prepare(pictures, texts)
+    # Texts are read from left to right, whatever a prompt is: a row knows what stands before it alone.
+    inputs = replace(inputs, answered=inputs.input_ids.shape[1])
     chosen: dict[int, tuple[int, int]] = {}  # of two contexts in one slot the later one is kept
     for number, layout in enumerate(inputs.layouts):
         at = layout.question_positions.tolist()

@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError, VlmProbeWarning
+from vlm_probe.hooked.anatomy import is_pooled, patches_of
 from vlm_probe.items.datasets import Items
 from vlm_probe.store.picking import Pick, pooled
 from vlm_probe.store.places import Place
@@ -188,6 +189,8 @@ class ShardWorker:
         counts: dict[str, list[np.ndarray]] = {}
 
         def keep(name: str, x: Tensor) -> Tensor:
+            if self.pick.where != "all" and is_pooled(name, layouts):
+                x = patches_of(name, x, layouts)
             rows = [self.pick.rows(name, *each, x.shape[1]) for each in zip(layouts, items, places, strict=True)]
             counts[name] = rows
             if not self.pick.mean:

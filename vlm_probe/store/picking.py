@@ -130,13 +130,17 @@ class Pick:
     def rows(
         self, name: str, layout: TokenLayout, item: Item, places: Int[np.ndarray, " position"], length: int
     ) -> Int[np.ndarray, " row"]:
-        """Where those positions stand along the position axis of an activation of so many rows an item (or image)."""
+        """Where those positions stand along the position axis of an activation of so many rows an item (or image).
+
+        Of one whose patches the connector pools: in the order of the grid, as `anatomy.patches_of` gives its cells.
+        """
         if name.startswith("language."):
             return places
         if self.where == "all":
             return np.arange(length)
         span = layout.image()
-        return span.rows_at(name)[np.searchsorted(span.positions, places)]
+        at, cells = np.searchsorted(span.positions, places), span.cells_at(name)
+        return cells[at, 0] if cells.shape[1] == 1 else at
 
     def weights(
         self, layout: TokenLayout, item: Item, places: Int[np.ndarray, " position"], rows: int
