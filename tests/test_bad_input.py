@@ -44,7 +44,7 @@ def test_directories_that_are_no_llava_checkpoint(tmp_path, checkpoint):
     with pytest.raises(VlmProbeError, match=r"config\.json is not valid JSON"):
         vlm_probe.load(empty)
     (empty / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(VlmProbeError, match="is a 'gpt2' checkpoint, expected a LLaVA one"):
+    with pytest.raises(VlmProbeError, match="is a 'gpt2' checkpoint, expected a model with an encoder"):
         vlm_probe.load(empty)
     shutil.copy(checkpoint / "config.json", empty / "config.json")
     with pytest.raises(VlmProbeError, match=r"holds no weights: expected \*\.safetensors or pytorch_model"):
@@ -66,7 +66,7 @@ def test_a_missing_shard_and_missing_weights_are_named(checkpoint):
     content = json.loads(index.read_text())
     content["weight_map"] = {k: v for k, v in content["weight_map"].items() if v != shards[1].name}
     index.write_text(json.dumps(content))
-    with pytest.raises(VlmProbeError, match=r"lacks \d+ weights a LLaVA model needs: "):
+    with pytest.raises(VlmProbeError, match=r"lacks \d+ weights a llava model needs: "):
         vlm_probe.load(checkpoint)
 
 

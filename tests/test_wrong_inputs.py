@@ -126,7 +126,7 @@ HEAVY: dict[str, str] = {
     "inspect http://127.0.0.1:9/x.png What?": "http://127.0.0.1:9/x.png could not be fetched: ",
     "inspect a.png What? -m nojson": "nojson/config.json is not valid JSON: ",
     "inspect a.png What? -m list": "list/config.json holds a list, expected an object",
-    "inspect a.png What? -m gpt2": "gpt2 is a 'gpt2' checkpoint, expected a LLaVA one ",
+    "inspect a.png What? -m gpt2": "gpt2 is a 'gpt2' checkpoint, expected a model with an encoder ",
     "inspect a.png What? -m bare": "bare holds no weights: expected *.safetensors or pytorch_model*.bin",
     "inspect a.png What? -m adapter": "adapter holds adapters of another model: " + UNKNOWN.format("nowhere"),
     "inspect a.png What? -m Intel/llava-gemma-2b": "unknown model 'Intel/llava-gemma-2b': no such directory, and the "

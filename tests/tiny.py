@@ -19,6 +19,9 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessor,
     MistralConfig,
     PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
@@ -108,6 +111,17 @@ def _gemma3(text: Any, **changes: Any) -> Gemma3ForConditionalGeneration:
     )
 
 
+RESOLUTIONS = [[PATCH * GRID, 2 * PATCH * GRID], [2 * PATCH * GRID, PATCH * GRID], [2 * PATCH * GRID] * 2]
+"""(height, width) of what the miniature LLaVA-NeXT brings pictures into: of two tiles, or four."""
+
+
+def _next(text: Any, **changes: Any) -> LlavaNextForConditionalGeneration:
+    own = {"image_token_index": IMAGE_TOKEN, "image_grid_pinpoints": RESOLUTIONS}
+    return LlavaNextForConditionalGeneration(
+        LlavaNextConfig(vision_config=TOWERS["clip"](), text_config=text, **own, **changes)
+    )
+
+
 def _prismatic(projector: str, first: str, *more: str) -> Any:
     def made(text: Any, **changes: Any) -> PrismaticForConditionalGeneration:
         # Of other width and depth than the first encoder.
@@ -129,6 +143,7 @@ def _prismatic(projector: str, first: str, *more: str) -> Any:
 JOINED: dict[str, Any] = {
     "paligemma": _paligemma,
     "gemma3": _gemma3,
+    "next": _next,
     "prismatic": _prismatic("gelu-mlp", "registers"),
     "prismatic_linear": _prismatic("linear", "clip"),
     "prismatic_fused": _prismatic("fused-gelu-mlp", "registers", "siglip"),
@@ -222,11 +237,16 @@ def tiny_vlm(tower: str = "clip", language: str = "gemma") -> HookedVLM:
     """A hooked tiny model that takes images and text."""
     hf = tiny_llava(tower, language)
     side = hf.config.vision_config.image_size
-    processor = CLIPImageProcessor(size={"height": side, "width": side}, do_center_crop=False)
+    processor: Any = CLIPImageProcessor(size={"height": side, "width": side}, do_center_crop=False)
+    if tower == "next":
+        square = {"height": side, "width": side}
+        processor = LlavaNextImageProcessor(
+            size={"shortest_edge": side}, crop_size=square, image_grid_pinpoints=RESOLUTIONS
+        )
     return HookedVLM(
         hf,
         tokenizer=tiny_tokenizer(),
-        preparer=ImagePreparer(processor, pad=True),
+        preparer=ImagePreparer(processor, pad=True, more=(processor,) * (len(joined.encoders_of(hf.config)) - 1)),
         prompt=PROMPT,
     )
 

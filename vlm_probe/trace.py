@@ -175,6 +175,7 @@ def _layout(about: dict[str, Any]) -> TokenLayout:
             moved = ImageTransform(**{name: tuple(values) for name, values in moved.items()})
         own: dict[str, Any] = {name: positions(one[name]) for name in ("positions", "extra_positions")}
         own |= {"grid": tuple(one["grid"]), "transform": moved, "more_leading": tuple(one.get("more_leading", ()))}
+        own["tiles"] = None if one.get("tiles") is None else tuple(one["tiles"])
         spans.append(ImageSpan(**{**one, **own}))
     read = {name: positions(about[name]) for name in ("text_positions", "question_positions")}
     return TokenLayout(**{**about, **read, "images": tuple(spans), "tokens": tuple(about["tokens"])})

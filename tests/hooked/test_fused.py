@@ -23,11 +23,7 @@ PICTURE = np.random.default_rng(4).integers(0, 255, (19, 15, 3), dtype=np.uint8)
 @pytest.fixture(scope="module")
 def fused() -> HookedVLM:
     """Five layers of 39 and two register tokens beside four layers of 33."""
-    model = tiny_vlm("prismatic_fused", "llama")
-    assert model.preparer is not None
-    processor = model.preparer.processor
-    model.preparer = type(model.preparer)(processor, pad=True, more=(processor,))
-    return model
+    return tiny_vlm("prismatic_fused", "llama")
 
 
 def test_each_is_a_part_and_globs_name_both(fused):

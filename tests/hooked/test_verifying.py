@@ -22,6 +22,7 @@ from vlm_probe.hooked.verifying import verify
 TABLE = Path(vlm_probe.__file__).parent / "hooked" / "verified.csv"
 CLASSES = {
     "llava": ("clip", "gemma"),
+    "llava_next": ("next", "mistral"),
     "paligemma": ("paligemma", "gemma2"),
     "prismatic": ("prismatic_fused", "llama"),
     "gemma3": ("gemma3", "gemma3"),

@@ -33,7 +33,7 @@ def query_positions(trace: Trace, query: Query) -> list[int]:
         raise VlmProbeError(f"query: {error}") from None
 
 
-def image_attention(trace: Trace, query: Query = "answer", *, image: int = 0) -> xr.DataArray:
+def image_attention(trace: Trace, query: Query = "answer", *, image: int = 0, tiles: bool = False) -> xr.DataArray:
     """Attention of the query's positions to every patch of an image.
 
     Parameters
@@ -41,14 +41,14 @@ def image_attention(trace: Trace, query: Query = "answer", *, image: int = 0) ->
     trace: holds `language.blocks.*.attn.hook_pattern` for one layer or more.
     query: "answer" (the last prompt position), "question" (mean over its tokens), a word of the question ("star"),
         another group of positions (`layout.groups`), or positions.
-    image: which image of the prompt.
+    image: which image of the prompt. tiles: to its tiles (LLaVA-NeXT), not to the whole of it.
 
     Returns
     -------
     DataArray(layer, head, row, col): attention probability; what a row of attention gives to text is
     not in it, so it sums to the head's mass on the image.
     """
-    span = trace.layout.image(image)
+    span = trace.layout.image(image, tiles=tiles)
     rows = _rows(trace, query)
     on_image = rows[..., torch.as_tensor(span.positions)].unflatten(-1, span.grid)
     return xr.DataArray(
@@ -89,7 +89,7 @@ def encoder_attention(trace: Trace, query: str = "cls", *, image: int = 0, part:
     if query not in ("cls", "mean"):
         raise VlmProbeError(f"the encoder's query must be 'cls' or 'mean', got {query!r}")
     span = trace.layout.image(image).in_encoder(part)
-    patterns = stacked(trace, part)[:, image]
+    patterns = stacked(trace, part)[:, span.row]
     if query == "cls" and span.leading == 0:
         raise VlmProbeError("this encoder has no CLS token; ask for the mean over its patches")
     patches = torch.as_tensor(span.positions)
@@ -188,7 +188,7 @@ def encoder_distance(trace: Trace, *, image: int = 0, part: str = "vision") -> x
     span = trace.layout.image(image).in_encoder(part)
     rows, columns = span.grid
     patches = slice(span.leading, span.leading + rows * columns)
-    patterns = stacked(trace, part)[:, image, :, patches, patches]
+    patterns = stacked(trace, part)[:, span.row, :, patches, patches]
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     places = torch.stack([y.flatten(), x.flatten()], dim=-1).float()
     distance = torch.cdist(places, places)

@@ -52,7 +52,7 @@ def rollout(
         positions = query_positions(trace, "answer" if query is None else query)
     elif part.startswith("vision"):
         read = trace.vision_layers_read if part == "vision" else None
-        patterns = trace.stack(part, "attn.hook_pattern", first=read)[:, image].float().cpu()
+        patterns = trace.stack(part, "attn.hook_pattern", first=read)[:, span.row].float().cpu()
         if query not in (None, "mean", "cls"):
             raise VlmProbeError(f"the encoder's query must be 'cls' or 'mean', got {query!r}")
         span = span.in_encoder(part)

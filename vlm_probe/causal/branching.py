@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -38,14 +39,17 @@ def repeated(inputs: ModelInputs, examples: Sequence[int]) -> ModelInputs:
     at = torch.as_tensor(list(examples), device=inputs.input_ids.device)
     pixels = inputs.pixel_values
     if pixels is not None:
-        if any(len(layout.images) != 1 for layout in inputs.layouts):
+        if any(len(layout.pictures) != 1 for layout in inputs.layouts):
             raise VlmProbeError("examples are repeated with one image each; a prompt here has another number")
-        pixels = pixels[at]
+        counts = [layout.encoded for layout in inputs.layouts]
+        begins = np.cumsum([0, *counts])
+        pixels = pixels[np.concatenate([np.arange(begins[i], begins[i] + counts[i]) for i in examples])]
     return replace(
         inputs,
         input_ids=inputs.input_ids[at],
         attention_mask=inputs.attention_mask[at],
         pixel_values=pixels,
+        image_sizes=None if inputs.image_sizes is None else inputs.image_sizes[at],
         layouts=[inputs.layouts[i] for i in examples],
         images=[inputs.images[i] for i in examples] if inputs.images else [],
         prompts=[inputs.prompts[i] for i in examples] if inputs.prompts else [],

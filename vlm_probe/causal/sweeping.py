@@ -100,8 +100,8 @@ def check_item(model: HookedVLM, suffix: str, item: Item) -> TokenLayout:
     """The layout of an item's prompt; VlmProbeError where its answer is no token, or it has not one image."""
     Sought.of(model, item)
     layout = prepared(model, [item], suffix).layout
-    if len(layout.images) != 1:
-        raise VlmProbeError(f"its prompt has {len(layout.images)} images, and one is taken")
+    if len(layout.pictures) != 1:
+        raise VlmProbeError(f"its prompt has {len(layout.pictures)} images, and one is taken")
     return layout
 
 

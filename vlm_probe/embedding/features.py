@@ -53,7 +53,7 @@ def scene_labels(item: Item) -> dict[str, str]:
 def _weights(item: Item, layout: TokenLayout, pool: str) -> Float[np.ndarray, " patch"]:
     """How much each patch counts in the pooled vector; sums to 1."""
     if pool not in ("box", "other"):
-        n = len(layout.image_positions)
+        n = len(layout.image().positions)
         return np.full(n, 1 / n)
     coverage = layout.box_coverage((item.boxes if pool == "box" else item.others)[0]).ravel()
     if coverage.sum() == 0:

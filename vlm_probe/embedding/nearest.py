@@ -179,12 +179,12 @@ def nearest_tokens(
         raise VlmProbeError(
             f"{point} has shape {list(rows.shape)}, token rows have {table.shape[1]} features: name one of that width"
         )
-    spans = trace.layout.images
+    spans = trace.layout.images if point.startswith("language.") else trace.layout.pictures
     at = [torch.as_tensor(span.rows_at(point), device=rows.device) for span in spans]
     if point.startswith("language."):
         vectors = rows[0, torch.cat(at)]
     else:
-        vectors = torch.cat([row[own] for row, own in zip(rows, at, strict=True)]) * trace.image_scale
+        vectors = torch.cat([rows[s.row, own] for s, own in zip(spans, at, strict=True)]) * trace.image_scale
     found = nearest_rows(vectors, table, k=k, metric=metric, keep=used_rows(model), scale=model.token_scale)
     ids, scores = found.ids.tolist(), found.scores.tolist()
     records, patch = [], 0

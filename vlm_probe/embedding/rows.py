@@ -55,7 +55,7 @@ def token_rows(
     about: dict[str, list[object]] = {"modality": [], "item": [], "position": [], "text": []}
     for batch in run_batches(model, items, names, batch_size=batch_size, progress=progress):
         for i, layout in enumerate(batch.layouts):
-            image, columns = layout.image_positions, layout.grid[1]
+            image, columns = layout.image().positions, layout.grid[1]
             places = {int(p): f"{n // columns},{n % columns}" for n, p in enumerate(image)}
             # Equally many, so that always saying "image" is right half the time.
             count = min(rows_per_item, len(image), len(layout.question_positions))

@@ -176,6 +176,12 @@ def parameter_count(model: HookedVLM) -> int:
     return sum(p.numel() for p in model.hf.parameters())
 
 
+def whole_pictures(layouts: list[TokenLayout]) -> list[int]:
+    """Where the first picture of each example stands in the encoder's batch."""
+    before = np.cumsum([0, *(layout.encoded for layout in layouts[:-1])])
+    return [int(start) + layout.image().row for start, layout in zip(before, layouts, strict=True)]
+
+
 def is_pooled(name: str, layouts: list[TokenLayout]) -> bool:
     """Whether a cell of the grid is several rows of an activation, which a connector pools."""
     images = [layout.image() for layout in layouts if layout.images]
@@ -190,6 +196,8 @@ def patches_of(name: str, activation: Tensor, layouts: list[TokenLayout]) -> Flo
 
     activation: [example or image, position, ...], what follows is flattened.
     """
+    if not name.startswith("language.") and len(activation) != len(layouts):  # tiles stand among whole pictures
+        activation = activation[whole_pictures(layouts)]
     at = torch.as_tensor(np.stack([layout.image().cells_at(name) for layout in layouts]), device=activation.device)
     flat = activation.flatten(2)
     rows = torch.gather(flat, 1, at.flatten(1)[:, :, None].expand(-1, -1, flat.shape[-1]))

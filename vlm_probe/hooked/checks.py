@@ -300,10 +300,19 @@ class Checks:
         apart = [_apart(embed[is_word], self.model.hf.get_input_embeddings()(ids[is_word]))]
         apart.append(_apart(embed[is_word], embedding(self.model)[ids[is_word]] * self.model.token_scale))
         if self.parts != ["language"]:
-            given = self.cache["connector.hook_out"].flatten(0, -2)
+            given = self._packed()
             scale = torch.tensor(self.model.image_scale, dtype=given.dtype, device=given.device)
             apart.append(_apart(embed[self.live & is_image], given * scale if self.model.image_scale != 1.0 else given))
         return apart
+
+    def _packed(self) -> Tensor:
+        """The connector's rows as they stand in prompts: tiles are put together by transformers, which has its own
+        tests."""
+        out = self.cache["connector.hook_out"]
+        if self.inputs.image_sizes is None:
+            return out.flatten(0, -2)
+        given = {"pixel_values": self.inputs.pixel_values, "image_sizes": self.inputs.image_sizes}
+        return torch.cat(list(self.twins["sdpa"].model.get_image_features(**given, return_dict=True).pooler_output))
 
     def norm(self) -> list[float]:
         last = self.cache[f"language.blocks.{self.model.layers['language'] - 1}.hook_resid_post"]

@@ -63,6 +63,8 @@ class Joined:
     """How images were treated in training hangs on the language model (`LanguageFamily`)."""
     tokens: str | None = None
     """The field of its configuration that counts an image's positions, where patches are pooled."""
+    resolutions: str | None = None
+    """The field that lists resolutions, where pictures are cut into tiles."""
 
 
 _GEMMA3_PROMPT = "{bos}<start_of_turn>user\n{images}{question}<end_of_turn>\n<start_of_turn>model\n"
@@ -76,6 +78,7 @@ JOINED: dict[str, Joined] = {
         selects=True,
         varies=True,
     ),
+    "llava_next": Joined("LLaVA-NeXT (1.6)", _TWO_LAYERS, selects=True, resolutions="image_grid_pinpoints"),
     "paligemma": Joined(
         "PaliGemma, PaliGemma 2",
         Connector(),
@@ -201,7 +204,8 @@ def patch_grid(config: Any) -> PatchGrid | None:
     side = sight.image_size // sight.patch_size
     dropped = leading if joined.patches_alone else int(_drops_cls(config, joined))
     pooled = 1 if joined.tokens is None else side // isqrt(getattr(config, joined.tokens))
-    return PatchGrid(sight.patch_size, leading, leading - dropped, pooled, tuple(more))
+    sizes = () if joined.resolutions is None else tuple((h, w) for h, w in getattr(config, joined.resolutions))
+    return PatchGrid(sight.patch_size, leading, leading - dropped, pooled, tuple(more), sight.image_size, sizes)
 
 
 def _drops_cls(config: Any, joined: Joined) -> bool:

@@ -321,12 +321,13 @@ class HookedVLM(GlobHooks):
         input_ids: Int[Tensor, "batch position"],
         pixel_values: Float[Tensor, "image channel height width"] | None = None,
         attention_mask: Int[Tensor, "batch position"] | None = None,
+        image_sizes: Int[Tensor, "picture two"] | None = None,
     ) -> ModelInputs:
         """Layouts for tensors made elsewhere (image tokens expanded); needs no tokenizer or processor.
 
-        Raises VlmProbeError where placeholders and images do not add up.
+        As `Preparer.prepare_tensors`. Raises VlmProbeError where placeholders and images do not add up.
         """
-        made = self.inputs.prepare_tensors(input_ids, pixel_values, attention_mask)
+        made = self.inputs.prepare_tensors(input_ids, pixel_values, attention_mask, image_sizes)
         return made.to(self.device, self.dtype)
 
     def token_strings(self, ids: Int[np.ndarray, " position"] | list[int]) -> tuple[str, ...]:

@@ -103,9 +103,10 @@ def _row(name: str, checks: list[Callable[[], list[float]]], dtype: torch.dtype)
 def _first(model: HookedVLM, inputs: ModelInputs) -> ModelInputs:
     """The first example alone, without padding: transformers makes no mask for it."""
     live = inputs.attention_mask[0].bool()
-    images = len(inputs.layouts[0].images)
-    pixels = None if inputs.pixel_values is None else inputs.pixel_values[:images]
-    return model.prepare_tensors(inputs.input_ids[:1, live], pixels)
+    first, sizes = inputs.layouts[0], inputs.image_sizes
+    pixels = None if inputs.pixel_values is None else inputs.pixel_values[: first.encoded]
+    sizes = None if sizes is None else sizes[: len(first.pictures)]
+    return model.prepare_tensors(inputs.input_ids[:1, live], pixels, None, sizes)
 
 
 def _inputs(model: HookedVLM) -> ModelInputs:

@@ -250,6 +250,10 @@ MORE = "vision_"
 """What folders of further image processors begin with, inside a checkpoint."""
 
 
+def _edge(size: Any) -> int:
+    return size.shortest_edge or size.height
+
+
 @dataclass(frozen=True)
 class ImagePreparer:
     """A Hugging Face image processor with LLaVA's way of making an image square."""
@@ -261,8 +265,10 @@ class ImagePreparer:
     more: tuple[Any, ...] = ()
     """Processors of encoders behind the first: what they make are further channels."""
 
-    def __call__(self, image: Image.Image) -> tuple[Float[Tensor, "channels height width"], ImageTransform]:
+    def __call__(self, image: Image.Image) -> tuple[Float[Tensor, "*tile channels height width"], ImageTransform]:
         """Three channels an encoder, and the one map from the picture to all of them.
+
+        Of a picture that is cut into tiles (AnyRes) the whole comes first, and the map is to that.
 
         Raises VlmProbeError for a processor that makes other sizes than its settings say, and for several that would
         show their encoders different parts of the picture.
@@ -279,10 +285,11 @@ class ImagePreparer:
         for number, processor in enumerate(self.more):
             processor.save_pretrained(folder / f"{MORE}{number + 1}")
 
-    def _by(self, processor: Any, image: Image.Image) -> tuple[Float[Tensor, "channel height width"], ImageTransform]:
+    def _by(self, processor: Any, image: Image.Image) -> tuple[Tensor, ImageTransform]:
         original = image.size
         # Newer LLaVA processors can pad by themselves.
         pad = self.pad or bool(getattr(processor, "do_pad", False) and "Llava" in type(processor).__name__)
+        pad = pad and not getattr(processor, "image_grid_pinpoints", None)  # there it is how many tiles that is padded
         if pad and image.width != image.height:
             side = max(original)
             color = tuple(int(mean * 255) for mean in processor.image_mean)
@@ -291,9 +298,12 @@ class ImagePreparer:
             image = square
         before = image.size
         resized = _resized(processor.size, before) if processor.do_resize else before
+        tiled = bool(getattr(processor, "image_grid_pinpoints", None))
         crop = None
-        if getattr(processor, "do_center_crop", False):
+        if getattr(processor, "do_center_crop", False) and not tiled:
             crop = (processor.crop_size.width, processor.crop_size.height)
+        if tiled:  # the whole picture is squeezed to the square that its tiles have
+            resized = (_edge(processor.size), _edge(processor.size))
         pixels = torch.as_tensor(np.asarray(processor(images=[image])["pixel_values"][0]))
         transform = ImageTransform.of(original, resized, pad=pad, crop=crop)
         if transform.size != (pixels.shape[-1], pixels.shape[-2]):

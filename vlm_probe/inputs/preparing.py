@@ -19,6 +19,7 @@ from vlm_probe.inputs.prompts import IMAGE, EncodedPrompt, encode_prompt, token_
 from vlm_probe.inputs.token_types import TokenTypes
 from vlm_probe.layout import ImageTransform, TokenLayout, lay_out
 from vlm_probe.layout.patch_grid import PatchGrid
+from vlm_probe.layout.tiling import Tiling
 
 
 @dataclass
@@ -29,7 +30,7 @@ class ModelInputs:
     """Image tokens expanded: one placeholder a patch. Padded on the left."""
     attention_mask: Int[Tensor, "batch position"]
     pixel_values: Float[Tensor, "image channel height width"] | None
-    """All images of the batch in order; None without images."""
+    """All images of the batch in order, each followed by its tiles where it is cut; None without images."""
     layouts: list[TokenLayout]
     images: list[list[Image.Image]] = field(default_factory=list)
     """The original images of every example; empty for tensors made elsewhere."""
@@ -38,6 +39,8 @@ class ModelInputs:
     """Where positions look both ways; None where each sees what stands before it."""
     answered: int = 0
     """Positions at the end that are an answer's (`with_answer`)."""
+    image_sizes: Int[Tensor, "picture two"] | None = None
+    """Height and width of every image before it was cut into tiles; None where none is."""
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -51,6 +54,8 @@ class ModelInputs:
             given["token_type_ids"] = self.types.of(is_image, self.answered).to(self.input_ids.device)
         if self.pixel_values is not None:
             given["pixel_values"] = self.pixel_values
+        if self.image_sizes is not None:
+            given["image_sizes"] = self.image_sizes
         return given
 
     @property
@@ -82,6 +87,7 @@ class ModelInputs:
             input_ids=self.input_ids.to(device),
             attention_mask=self.attention_mask.to(device),
             pixel_values=None if self.pixel_values is None else self.pixel_values.to(device, dtype),
+            image_sizes=None if self.image_sizes is None else self.image_sizes.to(device),
         )
 
     def with_answer(self, token_ids: list[int], tokens: tuple[str, ...] = ()) -> ModelInputs:
@@ -126,11 +132,25 @@ class Seen:
     """A picture as an encoder takes it."""
 
     pixels: Float[Tensor, "channel height width"]
+    """Of the whole picture."""
     transform: ImageTransform
     grid: tuple[int, int]
     """(rows, columns) of patches."""
-    tokens: int
-    """Positions it takes in the prompt."""
+    whole: int
+    """Positions that the whole picture takes in the prompt."""
+    tiling: Tiling | None = None
+    tiles: Float[Tensor, "tile channel height width"] | None = None
+    """What else the encoder is shown of it, where it is cut."""
+
+    @property
+    def tokens(self) -> int:
+        """Positions it takes in the prompt."""
+        return self.whole + (0 if self.tiling is None else self.tiling.positions)
+
+    @property
+    def shown(self) -> Float[Tensor, "image channel height width"]:
+        """All that the encoder is shown: the whole picture, and its tiles."""
+        return self.pixels[None] if self.tiles is None else torch.cat([self.pixels[None], self.tiles])
 
 
 @dataclass(frozen=True)
@@ -176,8 +196,10 @@ class Preparer:
     def see(self, picture: Image.Image) -> Seen:
         """A picture as the encoder takes it; VlmProbeError without an encoder or image processor."""
         patches, images = self._sight()
-        pixels, transform = images(picture)
-        return Seen(pixels, transform, patches.of(pixels), patches.tokens(pixels))
+        made, transform = images(picture)
+        pixels, tiles = (made, None) if made.ndim == 3 else (made[0], made[1:])
+        cut = None if tiles is None else patches.tiling(picture.size)
+        return Seen(pixels, transform, patches.of(pixels), patches.tokens(pixels), cut, tiles)
 
     def _sight(self) -> tuple[PatchGrid, ImagePreparer]:
         if self.patches is None:
@@ -239,10 +261,13 @@ class Preparer:
         input_ids: Int[Tensor, "batch position"],
         pixel_values: Float[Tensor, "image channel height width"] | None,
         attention_mask: Int[Tensor, "batch position"] | None,
+        image_sizes: Int[Tensor, "picture two"] | None = None,
     ) -> ModelInputs:
         """Layouts for tensors made elsewhere (image tokens expanded).
 
-        Raises VlmProbeError where placeholders and images do not add up.
+        image_sizes: height and width of every image before it was cut into tiles, where images are.
+
+        Raises VlmProbeError where placeholders and images do not add up, and for missing sizes.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -250,33 +275,52 @@ class Preparer:
             raise VlmProbeError(
                 f"attention_mask has shape {list(attention_mask.shape)}, input_ids {list(input_ids.shape)}"
             )
-        count = 0 if pixel_values is None else len(pixel_values)
-        grid, each = (0, 0), 1
+        grid, each, cut = (0, 0), 1, list[Tiling | None]()
         if pixel_values is not None and self.patches is not None:
             grid, each = self.patches.of(pixel_values), self.patches.tokens(pixel_values)
+            cut = self._cuts(pixel_values, image_sizes)
+        takes = [each + (0 if one is None else one.positions) for one in cut]
         # Before they are laid out: 15 of 16 would come out as no image at all.
         placed = int(((input_ids == self.image_token_id) & (attention_mask > 0)).sum())
-        if placed != count * each:
+        if placed != sum(takes):
             raise VlmProbeError(
-                f"input_ids holds {placed} image tokens ({self.image_token_id}); pixel_values holds {count} images of "
-                f"{each} each, which take {count * each}"
+                f"input_ids holds {placed} image tokens ({self.image_token_id}); pixel_values holds {len(takes)} "
+                f"images of {each} each, which take {sum(takes)}"
             )
-        layouts = []
+        layouts, left = [], list(zip(takes, cut, strict=True))
         for ids, mask in zip(input_ids.cpu().numpy(), attention_mask.cpu().numpy(), strict=True):
-            own = int(((ids == self.image_token_id) & (mask > 0)).sum()) // each if count else 0
+            here, own = int(((ids == self.image_token_id) & (mask > 0)).sum()), list[Tiling | None]()
+            while left and here > 0:
+                took, tiled = left.pop(0)
+                here -= took
+                own.append(tiled)
             layouts.append(
                 lay_out(
                     ids,
                     mask,
                     image_token_id=self.image_token_id,
-                    grids=[grid] * own,
-                    tokens_per_image=[each] * own,
-                    transforms=[None] * own,
+                    grids=[grid] * len(own),
+                    tokens_per_image=[each] * len(own),
+                    transforms=[None] * len(own),
+                    tilings=own,
                     tokens=self.token_strings(ids),
                     **self._geometry,
                 )
             )
-        return ModelInputs(input_ids, attention_mask, pixel_values, layouts, types=self.types)
+        return ModelInputs(input_ids, attention_mask, pixel_values, layouts, types=self.types, image_sizes=image_sizes)
+
+    def _cuts(self, pixels: Tensor, sizes: Tensor | None) -> list[Tiling | None]:
+        """How each image of a batch is cut: by its size before."""
+        patches = self.patches
+        if patches is None or not patches.resolutions:
+            return [None] * len(pixels)
+        if sizes is None:
+            raise VlmProbeError(f"{self.name} cuts images into tiles: give the images' sizes (image_sizes) too")
+        found = [patches.tiling((int(width), int(height))) for height, width in sizes]
+        held = sum(1 + one.tiles[0] * one.tiles[1] for one in found if one is not None)
+        if held != len(pixels):
+            raise VlmProbeError(f"images of these sizes are {held} pictures and tiles; there are {len(pixels)}")
+        return found
 
     def prepare(
         self,
@@ -300,8 +344,8 @@ class Preparer:
         pad = 0 if pad is None else pad
         input_ids = torch.tensor([[pad] * (length - len(ids)) + ids for ids, *_ in encoded])
         attention_mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids, *_ in encoded])
-        pixels = [one.pixels for own in seen for one in own]
-        if len({p.shape for p in pixels}) > 1:
+        pixels = [one.shown for own in seen for one in own]
+        if len({p.shape[1:] for p in pixels}) > 1:
             sizes = sorted({(p.shape[-1], p.shape[-2]) for p in pixels})
             raise VlmProbeError(f"images of one batch must come out alike, got {sizes}; prepare them one by one")
         layouts = [
@@ -310,7 +354,8 @@ class Preparer:
                 mask.numpy(),
                 image_token_id=self.image_token_id,
                 grids=[one.grid for one in own],
-                tokens_per_image=[one.tokens for one in own],
+                tokens_per_image=[one.whole for one in own],
+                tilings=[one.tiling for one in own],
                 transforms=[one.transform for one in own],
                 patch_size=None if self.patches is None else self.patches.patch_size,
                 **self._geometry,
@@ -319,9 +364,19 @@ class Preparer:
             )
             for row, mask, own, (ids, asked, _) in zip(input_ids, attention_mask, seen, encoded, strict=True)
         ]
-        stacked = torch.stack(pixels) if pixels else None
+        stacked = torch.cat(pixels) if pixels else None
+        sizes = [one.transform.original[::-1] for own in seen for one in own if one.tiling is not None]
         texts = [text for *_, text in encoded]
-        return ModelInputs(input_ids, attention_mask, stacked, layouts, pictures, texts, types=self.types)
+        return ModelInputs(
+            input_ids,
+            attention_mask,
+            stacked,
+            layouts,
+            pictures,
+            texts,
+            types=self.types,
+            image_sizes=torch.tensor(sizes) if sizes else None,
+        )
 
 
 def _paired(image: Any, question: str | list[str]) -> tuple[list[str], list[list[ImageLike]]]:

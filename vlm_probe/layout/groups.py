@@ -20,7 +20,6 @@ from jaxtyping import Bool, Int
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.layout.boxes import AnyBox
-from vlm_probe.layout.spans import ImageSpan
 from vlm_probe.layout.token_layout import TokenLayout
 
 Where = str | int | Sequence[int]
@@ -147,8 +146,10 @@ def _at(layout: TokenLayout, positions: Sequence[int] | np.ndarray) -> np.ndarra
 
 
 def _in_box(layout: TokenLayout, boxes: Sequence[AnyBox]) -> np.ndarray:
-    span: ImageSpan = layout.image()
-    return _at(layout, span.positions[np.any([span.box_to_patches(box).ravel() for box in boxes], axis=0)])
+    """Patches of the first picture, and of its tiles, that a box overlaps."""
+    layout.image()  # its error where there is none
+    at = [s.positions[np.any([s.box_to_patches(box).ravel() for box in boxes], axis=0)] for s in layout.views()]
+    return _at(layout, np.concatenate(at))
 
 
 def _word(layout: TokenLayout, word: str) -> np.ndarray:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.names import part_of
+from vlm_probe.layout.tiling import Tiling, tiling
 
 
 def leading_at(name: str, first: int, more: tuple[int, ...]) -> int:
     """Of a hook point's encoder, or a part, the rows before its patches: of several encoders each has its own."""
-    number = part_of(name).partition(".")[2]
-    return (first, *more)[int(number or 0)]
+    _, *rest = name.split(".")
+    return (first, *more)[int(rest[0]) if rest and rest[0].isdigit() else 0]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class PatchGrid:
     """The connector makes one row of so many by so many patches."""
     more_leading: tuple[int, ...] = ()
     """As `leading`, of the encoders behind the first."""
+    side: int = 0
+    """Pixels of the squares that pictures are cut into."""
+    resolutions: tuple[tuple[int, int], ...] = ()
+    """(height, width) of those that a picture in tiles is brought into; none where it is not cut."""
 
     def __post_init__(self) -> None:
         if self.kept < 0:
@@ -37,6 +41,10 @@ class PatchGrid:
                 f"the model drops {self.leading - self.kept} row of its encoder, which has {self.leading} before the "
                 "patches: vision_feature_select_strategy must be 'full' there"
             )
+
+    def tiling(self, size: tuple[int, int]) -> Tiling | None:
+        """How a picture of a size (width, height) is cut; None where pictures are not."""
+        return tiling(size, self.resolutions, self.side, self.patch_size) if self.resolutions else None
 
     def before(self, name: str) -> int:
         """Rows before the patches, of the encoder that a hook point or a part belongs to."""

@@ -38,6 +38,11 @@ class ImageSpan:
     """The connector makes one row of so many by so many patches of the encoder (Gemma 3): a cell of `grid`."""
     more_leading: tuple[int, ...] = ()
     """As `leading`, of the encoders behind the first."""
+    row: int = 0
+    """Which of its prompt's pictures and tiles it is in the encoder's batch."""
+    tiles: tuple[int, int] | None = None
+    """Rows and columns of tiles where these are a picture's tiles put together again (`layout.tiling`), beside the span
+    of the whole picture. `extra_positions` are then the ends of the rows."""
 
     def rows_at(self, name: str) -> Int[np.ndarray, " patch"]:
         """Where this image's patches stand along the position axis of an activation, by its hook name.
@@ -59,6 +64,8 @@ class ImageSpan:
         """As `rows_at`, where a cell of the grid may be several patches: those before a connector that pools."""
         if name.startswith("language."):
             return self.positions[:, None]
+        if self.tiles is not None:
+            raise VlmProbeError(f"at {name} each tile is a picture of its own: take the whole picture's span")
         seen = name.startswith("vision.")
         before = leading_at(name, self.leading, self.more_leading) if seen else len(self.extra_positions)
         k = self.pooled if name.startswith("vision.") or name.endswith("hook_in") else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.layout.boxes import AnyBox, PixelBox
 from vlm_probe.layout.spans import ImageSpan
+from vlm_probe.layout.tiling import Tiling
 from vlm_probe.layout.transform import ImageTransform
 
 
@@ -21,6 +23,7 @@ class TokenLayout:
     length: int
     """Length of the sequence, padding included."""
     images: tuple[ImageSpan, ...]
+    """Of every picture the whole; behind it its tiles, where it is cut into some."""
     text_positions: Int[np.ndarray, " text"]
     """Every unpadded position that is not of an image."""
     question_positions: Int[np.ndarray, " question"]
@@ -37,11 +40,34 @@ class TokenLayout:
             return np.zeros(0, dtype=np.int64)
         return np.concatenate([span.positions for span in self.images])
 
-    def image(self, index: int = 0) -> ImageSpan:
-        """One image's span; VlmProbeError if the prompt has fewer images."""
-        if not -len(self.images) <= index < len(self.images):
-            raise VlmProbeError(f"image {index} was asked for, the prompt has {len(self.images)}")
-        return self.images[index]
+    @property
+    def pictures(self) -> tuple[ImageSpan, ...]:
+        """The spans of whole pictures."""
+        return tuple(span for span in self.images if span.tiles is None)
+
+    def image(self, index: int = 0, *, tiles: bool = False) -> ImageSpan:
+        """One image's span: of the whole picture, or of its tiles.
+
+        Raises VlmProbeError if the prompt has fewer images, and for tiles of one that is not cut.
+        """
+        if not -len(self.pictures) <= index < len(self.pictures):
+            raise VlmProbeError(f"image {index} was asked for, the prompt has {len(self.pictures)}")
+        if not tiles:
+            return self.pictures[index]
+        if len(self.views(index)) == 1:
+            raise VlmProbeError(f"image {index} is not cut into tiles")
+        return self.views(index)[1]
+
+    def views(self, index: int = 0) -> tuple[ImageSpan, ...]:
+        """All spans of one picture: the whole, and its tiles where it is cut."""
+        own = self.pictures[index].row
+        after = [span for span in self.images if span.tiles is not None and span.row == own + 1]
+        return (self.pictures[index], *after)
+
+    @property
+    def encoded(self) -> int:
+        """How many pictures, tiles among them, the encoder is given of this prompt."""
+        return sum(1 if span.tiles is None else span.tiles[0] * span.tiles[1] for span in self.images)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -73,30 +99,39 @@ def lay_out(
     leading: int = 0,
     pooled: int = 1,
     more_leading: tuple[int, ...] = (),
+    tilings: Sequence[Tiling | None] = (),
     question_positions: Any = None,
     tokens: tuple[str, ...] = (),
 ) -> TokenLayout:
     """Read one example's layout off its token ids.
 
-    leading, pooled, more_leading: as of `ImageSpan`. Without
+    leading, pooled, more_leading: as of `ImageSpan`. tilings: how each image is cut, where some are. Without
     `question_positions`, the question is all text behind the last image.
 
     Raises VlmProbeError if the image placeholders do not add up to what the images need.
     """
     live = np.flatnonzero(attention_mask)
     placeholders = live[input_ids[live] == image_token_id]
-    if len(placeholders) != sum(tokens_per_image):
+    cut = [*tilings] or [None] * len(grids)
+    needed = sum(tokens_per_image) + sum(0 if one is None else one.positions for one in cut)
+    if len(placeholders) != needed:
         raise VlmProbeError(
             f"the prompt holds {len(placeholders)} image placeholders (token {image_token_id}), its "
-            f"{len(tokens_per_image)} images need {sum(tokens_per_image)}"
+            f"{len(tokens_per_image)} images need {needed}"
         )
-    spans, start = [], 0
-    for grid, count, transform in zip(grids, tokens_per_image, transforms, strict=True):
+    spans, start, row = [], 0, 0
+    for grid, count, transform, tiled in zip(grids, tokens_per_image, transforms, cut, strict=True):
         own = placeholders[start : start + count]
         # What the model keeps of `leading` stands before the patches.
         extra = count - grid[0] * grid[1]
-        spans.append(ImageSpan(own[extra:], grid, own[:extra], transform, patch_size, leading, pooled, more_leading))
-        start += count
+        about = (patch_size, leading, pooled, more_leading, row)
+        spans.append(ImageSpan(own[extra:], grid, own[:extra], transform, *about))
+        start, row = start + count, row + 1
+        if tiled is not None:
+            rows = placeholders[start : start + tiled.positions].reshape(tiled.grid[0], -1)
+            at = (rows[:, :-1].ravel(), tiled.grid, rows[:, -1])
+            spans.append(ImageSpan(*at, None if transform is None else tiled.transform, *about[:-1], row, tiled.tiles))
+            start, row = start + tiled.positions, row + tiled.tiles[0] * tiled.tiles[1]
     text = live[input_ids[live] != image_token_id]
     if question_positions is None:
         behind = placeholders[-1] if len(placeholders) else -1

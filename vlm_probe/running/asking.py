@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.inputs.images import ImageLike, open_image
+from vlm_probe.inputs.preparing import Seen
 from vlm_probe.inputs.prompts import answer_start
 from vlm_probe.running.protocol import Runs
 from vlm_probe.running.sliding import window_of
@@ -78,7 +79,7 @@ def ask_all(
     if model.inputs.tokenizer is None or model.inputs.images is None:
         raise VlmProbeError(f"{model.name} has no tokenizer or no image processor, so it cannot be asked")
     seen = [model.inputs.see(open_image(image)) for image in images]
-    if len({one.pixels.shape for one in seen}) > 1:
+    if len({(one.pixels.shape, one.tokens) for one in seen}) > 1:
         raise VlmProbeError("images asked about together must come out of the processor alike; ask one by one")
     rows = [_tokenize(model, i, one, seen[one.image].tokens) for i, one in enumerate(asked)]
     results: dict[int, Answered] = {}
@@ -88,8 +89,9 @@ def ask_all(
             continue
         # All prefixes are one and the same row of ids: a template around equally many placeholders.
         prefix, _ = rows[0]
-        pixels = torch.stack([one.pixels for one in seen[start : start + batch_size]]).to(model.device, model.dtype)
-        cache = _read_images(model, prefix, pixels) if model.inputs.shares_images else None
+        shown = seen[start : start + batch_size]
+        pixels = torch.stack([one.pixels for one in shown]).to(model.device, model.dtype)
+        cache = _read_images(model, prefix, shown) if model.inputs.shares_images else None
         for batch in _batches(model, part, len(prefix), max_new_tokens, batch_size):
             at = torch.tensor([row.image - start for row in batch], device=model.device)
             begun = _whole(model, prefix, pixels[at], batch) if cache is None else _on(model, prefix, cache, at, batch)
@@ -118,10 +120,12 @@ def check_numbers(model: Runs, logits: Float[Tensor, "*batch vocabulary"]) -> No
 
 
 @torch.no_grad()
-def _read_images(model: Runs, prefix: list[int], pixels: Float[Tensor, "image channel height width"]) -> Any:
+def _read_images(model: Runs, prefix: list[int], shown: list[Seen]) -> Any:
     """The cache after every image's prefix."""
-    ids = torch.tensor([prefix] * len(pixels))
-    inputs = model.inputs.prepare_tensors(ids, pixels, None).to(model.device, model.dtype)
+    ids, pixels = torch.tensor([prefix] * len(shown)), torch.cat([one.shown for one in shown])
+    sizes = [one.transform.original[::-1] for one in shown if one.tiling is not None]
+    inputs = model.inputs.prepare_tensors(ids, pixels, None, torch.tensor(sizes) if sizes else None)
+    inputs = inputs.to(model.device, model.dtype)
     return model(inputs, use_cache=True, logits_to_keep=1).past_key_values
 
 

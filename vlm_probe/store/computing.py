@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError, VlmProbeWarning
-from vlm_probe.hooked.anatomy import is_pooled, patches_of
+from vlm_probe.hooked.anatomy import is_pooled, patches_of, whole_pictures
 from vlm_probe.items.datasets import Items
 from vlm_probe.store.picking import Pick, pooled
 from vlm_probe.store.places import Place
@@ -189,13 +189,16 @@ class ShardWorker:
         counts: dict[str, list[np.ndarray]] = {}
 
         def keep(name: str, x: Tensor) -> Tensor:
+            if not name.startswith("language.") and len(x) != len(layouts):
+                x = x[whole_pictures(layouts)]  # tiles stand among them
             if self.pick.where != "all" and is_pooled(name, layouts):
                 x = patches_of(name, x, layouts)
-            rows = [self.pick.rows(name, *each, x.shape[1]) for each in zip(layouts, items, places, strict=True)]
+            there = [self.pick.there(name, *each) for each in zip(layouts, places, strict=True)]
+            rows = [self.pick.rows(name, *each, x.shape[1]) for each in zip(layouts, items, there, strict=True)]
             counts[name] = rows
             if not self.pick.mean:
                 return pooled(x, rows, None)
-            each = zip(layouts, items, places, map(len, rows), strict=True)
+            each = zip(layouts, items, there, map(len, rows), strict=True)
             return pooled(x, rows, [self.pick.weights(*one) for one in each])
 
         kept = run_kept(self.model, inputs, self.points, keep)

@@ -127,6 +127,14 @@ class Pick:
             raise VlmProbeError(f"this prompt has no {self.where} positions")
         return found
 
+    def there(
+        self, name: str, layout: TokenLayout, places: Int[np.ndarray, " position"]
+    ) -> Int[np.ndarray, " position_there"]:
+        """The positions that an activation has: of a picture in tiles, before the language model, the whole's."""
+        if name.startswith("language.") or self.where == "all" or len(layout.images) == len(layout.pictures):
+            return places
+        return places[np.isin(places, layout.image().positions)]
+
     def rows(
         self, name: str, layout: TokenLayout, item: Item, places: Int[np.ndarray, " position"], length: int
     ) -> Int[np.ndarray, " row"]:
@@ -150,8 +158,9 @@ class Pick:
         if self.where not in ("box", OTHER):
             return np.full(rows, 1 / rows)
         box = (item.boxes if self.where == "box" else item.others)[0]
-        span = layout.image()
-        covered = span.box_coverage(box).ravel()[np.searchsorted(span.positions, places)]
+        positions = np.concatenate([span.positions for span in layout.views()])
+        every = np.concatenate([span.box_coverage(box).ravel() for span in layout.views()])
+        covered = every[np.searchsorted(positions, places)]
         if covered.sum() == 0:
             raise VlmProbeError(f"the {self.where} lies outside what the model sees of its image")
         return covered / covered.sum()
