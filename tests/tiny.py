@@ -204,9 +204,9 @@ def tiny_batch(model, *, batch: int = 2, pad: bool = False) -> dict[str, Any]:
     side = model.config.vision_config.image_size
     pixels = torch.randn(batch, 3 * len(joined.encoders_of(model.config)), side, side, generator=generator)
     given = {"input_ids": torch.tensor(rows), "pixel_values": pixels, "attention_mask": torch.tensor(masks)}
-    types = joined.joined_of(model.config).types
-    if types is not None:
-        given["token_type_ids"] = types.of(given["input_ids"] == IMAGE_TOKEN)
+    own = joined.joined_of(model.config)
+    if own is not None and own.types is not None:
+        given["token_type_ids"] = own.types.of(given["input_ids"] == IMAGE_TOKEN)
     return given
 
 

@@ -74,7 +74,7 @@ def load(
         processor = checkpoint.image_processor if vision is not None else None
         pad = habits_of(checkpoint.config).pads if checkpoint.pad is None else checkpoint.pad
         more = checkpoint.more_image_processors
-        preparer = None if processor is None else ImagePreparer(processor, pad=pad, more=more)
+        preparer = None if processor is None else ImagePreparer(processor, pad=pad, more=more, fit=checkpoint.fit)
         if preparer is not None and vision is not None and not vision.any_size:
             _check_size(name, preparer, checkpoint.config.vision_config.image_size)
         template = checkpoint.prompt() if prompt is None else prompt

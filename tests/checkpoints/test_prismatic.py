@@ -10,14 +10,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tiny import LANGUAGES, tiny_tokenizer
+from tiny import LANGUAGES, tiny_tokenizer, untyped
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import vlm_probe
 from vlm_probe.checkpoints import prismatic
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.findings.e2_twins import twins_apart
+from vlm_probe.findings.engine import generated_items
 from vlm_probe.hooked.verifying import verify
+from vlm_probe.inputs.fitting import Fit
+from vlm_probe.store import capture, open_store
 
 PIXELS, PATCH, GRID = 16, 3, 5
 """The last row and column of pixels belong to no patch."""
@@ -119,9 +123,9 @@ class Run:
         tokenizer.save_pretrained(beside)
         for file in beside.glob("tokenizer*.json"):  # their tokenizers know no image
             file.write_text(file.read_text().replace("<image>", "<other>"))
-        about = {
+        about: dict[str, Any] = {
             "model_id": "prism",
-            "vision_backbone_id": FUSED if len(kinds) > 1 else SINGLE[kinds[0]],
+            "vision_backbone_id": FUSED if len(kinds) > 1 else SINGLE[next(iter(kinds))],
             "llm_backbone_id": self.llm_id(language),
             "arch_specifier": f"no-align+{projector}",
             "image_resize_strategy": "letterbox",
@@ -202,7 +206,7 @@ def test_a_run_opens_and_computes_what_prismatic_does(kinds, projector, language
     expected = run.logits(ids, inputs.pixel_values)
     with torch.no_grad():
         torch.testing.assert_close(model(inputs).logits[..., :ROWS], expected, atol=2e-5, rtol=1e-5)
-    assert verify(model)["ok"].all()
+    assert untyped(verify(model)["ok"]).all()
     assert model.answer(picture, "what?", max_new_tokens=3) is not None
     assert ROWS not in model.answer_tokens(inputs, max_new_tokens=7)[0], "the placeholder is never said"
     model.save_pretrained(tmp_path / "saved")
@@ -226,6 +230,41 @@ def test_each_encoder_gets_the_picture_as_it_is_used_to(tmp_path):
     assert (box.left, box.top) == (0, pytest.approx(2 * PATCH - 8))
 
 
+@pytest.mark.parametrize(
+    ("fit", "size", "expected"),
+    [
+        # 83 pixels on both sides of 333 leave a square of 499 x 500, whose longer side stays 224.
+        (Fit("letterbox", 224, 224), (333, 500), (-83.0, 0.0)),
+        (Fit("letterbox", 224, 224), (400, 200), (0.0, -100.0)),
+        # 641 x 480 becomes 299 x 224: of 75 pixels too many torchvision leaves out 38 on the left.
+        (Fit("resize-crop", 224, 224), (641, 480), (38 * 641 / 299, 0.0)),
+        (Fit("resize-crop", 224, 248), (480, 480), (12 * 480 / 248, 12 * 480 / 248)),
+        (Fit("resize-naive", 224, 224), (641, 480), (0.0, 0.0)),
+    ],
+)
+def test_a_picture_is_made_a_square_as_torchvision_does(fit, size, expected):
+    """Hand-worked: where the square's corner lies in the picture."""
+    made, transform = fit(Image.new("RGB", size, (9, 9, 9)), (1, 2, 3))
+    assert made.size == transform.size == (224, 224)
+    corner = transform.to_original((0, 0, 224, 224))
+    assert (corner.left, corner.top) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
+    assert made.getpixel((112, 112)) == (9, 9, 9)
+    if fit.kind == "letterbox":
+        assert made.getpixel((0, 0)) == (1, 2, 3)
+
+
+def test_a_capture_of_two_encoders_opens_again(tmp_path):
+    """Their activations have other numbers of rows."""
+    model = vlm_probe.load(Run(tmp_path, ("dino", "siglip"), "fused-gelu-mlp", "llama").folder, device="cpu")
+    points = ["vision.*.hook_resid_post", "connector.hook_out"]
+    capture(model, generated_items(1), points, tmp_path / "store", positions="all")
+    kept = open_store(tmp_path / "store")
+    found = [kept[f"vision.{i}.blocks.1.hook_resid_post"].shape[1] for i in (0, 1)]
+    assert found == [GRID**2 + 5, GRID**2]
+    with pytest.raises(VlmProbeError, match=r"E2 is of one encoder, and .* has several: vision\.0, vision\.1"):
+        twins_apart(model, generated_items(4))
+
+
 def test_encoders_that_were_not_trained_come_from_beside(tmp_path):
     run = Run(tmp_path, ("dino",), "gelu-mlp", "llama")
     run.write(vision_backbone=None)
@@ -237,6 +276,7 @@ def test_encoders_that_were_not_trained_come_from_beside(tmp_path):
     torch.save(run.encoders["dino"], beside / "pytorch_model.bin")
     model = vlm_probe.load(run.folder, device="cpu")
     inputs = model.prepare(np.zeros((9, 9, 3), dtype=np.uint8), "what?")
+    assert inputs.pixel_values is not None
     ids = inputs.input_ids[inputs.input_ids != ROWS][None]
     with torch.no_grad():
         torch.testing.assert_close(

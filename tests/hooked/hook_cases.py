@@ -44,14 +44,14 @@ REASONS = {
     ),
     "tells which points there are": (
         "HookedVLM.setup HookedVLM.hook_points HookedVLM.list_hooks HookedVLM.check_hooks_to_add "
-        "HookedVLM.match HookedVLM.point"
+        "HookedVLM.match HookedVLM.point HookedVLM.layers_read HookedVLM.config_of"
     ),
     "takes hooks away": "HookedVLM.remove_all_hook_fns HookedVLM.reset_hooks HookedVLM.clear_contexts",
     "reads weights and names": (
         "hooked.config hooked.embedding hooked.unembedding hooked.is_tied hooked.head hooked.final_norm "
         "hooked.language_tower hooked.attention_modules hooked.head_bias hooked.norm_gain "
         "hooked.through_norm hooked.norm_before "
-        "hooked.plain_twin "
+        "hooked.plain_twin hooked.tower_of hooked.in_words hooked.one_encoder attention.able "
         "hooked.norm_after hooked.by_head hooked.heads_add hooked.score_settings hooked.parameter_count "
         "embedding.used_rows vocabulary.known_unused vocabulary.vocabulary_geometry "
         "vocabulary.always_kept findings.vocabulary_cost findings.vocabulary_use findings.trained_rows "
@@ -67,7 +67,7 @@ REASONS = {
     "makes another picture": "causal.blanked causal.blurred causal.without_asked causal.without_other",
     "keeps what a run will need": (
         "attention.Without.__init__ causal.Split.__init__ findings.Finding.__init__ findings.Shared.__init__ "
-        "store.ShardWorker.__init__"
+        "store.ShardWorker.__init__ hooked.Checks.__init__"
     ),
     "reads what a run has left": (
         "causal.tokens_of causal.qk_scores embedding.nearest_tokens explorer.nearest_words hooked.target_token "

@@ -219,7 +219,7 @@ def hooks_that_stay(model: HookedVLM, *args: Any, hooks: Any = HookedVLM.hooks, 
 
 @contextmanager
 def running_until_a_crash(model: HookedVLM, kwargs: dict[str, Any]) -> Iterator[None]:
-    model._read = model.vision_layers_read
+    model._read = [-2]
     yield
     model._read = None
 

@@ -6,7 +6,7 @@ function of this signature, or an array (`faithfulness`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -137,7 +137,7 @@ def encoder_map(model: HookedVLM, inputs: ModelInputs, *, target: int | str | No
     Returns DataArray(row, col): attention probability, or activation units.
     """
     span = inputs.layout.image()
-    if span.leading:
+    if span.leading and "vision" in model.layers:
         last = f"vision.blocks.{model.vision_layers_read - 1}.{PATTERN}"
         found = encoder_attention(model.trace(inputs, capture=[last])).isel(layer=0, drop=True)
         return found.mean("head", keep_attrs=True)
@@ -165,6 +165,16 @@ def map_named(name: str) -> MakesMap:
     if name not in known:
         raise VlmProbeError(f"no map {name!r}; there are {', '.join(known)}")
     return known[name]
+
+
+def able(model: HookedVLM, names: Sequence[str]) -> list[str]:
+    """Those of the names that a model can make: some maps are of one encoder, some of a picture that is not cut."""
+    patches, lacking = model.inputs.patches, set[str]()
+    if patches is not None and (patches.resolutions or patches.more_leading):
+        lacking.add("relevancy through the encoder")
+    if patches is not None and patches.resolutions:
+        lacking |= {"gradient x input", "integrated gradients", "occlusion"}
+    return [name for name in names if name not in lacking]
 
 
 MAPS: dict[str, MakesMap] = {

@@ -29,7 +29,7 @@ import torch
 import xarray as xr
 from jaxtyping import Float, Int
 
-from vlm_probe.attention.answer_maps import BASELINES, MAPS, MakesMap, map_named
+from vlm_probe.attention.answer_maps import BASELINES, MAPS, MakesMap, able, map_named
 from vlm_probe.attention.blanking import Without, checked_values, shown_patches
 from vlm_probe.attention.map_scores import infidelity, on_objects, rank_agreement, sensitivity, some_sets
 from vlm_probe.errors import VlmProbeError
@@ -89,7 +89,7 @@ def faithfulness(
     model: HookedVLM,
     items: Sequence[Item],
     *,
-    maps: Sequence[str] | Mapping[str, MapSource] = tuple(MAPS),
+    maps: Sequence[str] | Mapping[str, MapSource] | None = None,
     scores: Collection[str] = SCORES,
     steps: int = 10,
     draws: int = 5,
@@ -109,8 +109,9 @@ def faithfulness(
 
     Parameters
     ----------
-    maps: names of `answer_maps.MAPS`, or name -> a function of that signature, or name -> {item id: array}:
-        `{**MAPS, "mine": {item.id: array}}`. Of arrays neither sensitivity nor randomised can be asked.
+    maps: names of `answer_maps.MAPS` (all that the model can make if None), or name -> a function of that signature,
+        or name -> {item id: array}: `{**MAPS, "mine": {item.id: array}}`. Of arrays neither sensitivity nor randomised
+        can be asked.
     scores: which of `SCORES`; the module says what they are.
     steps: of deletion and insertion.
     draws: of random maps.
@@ -135,7 +136,16 @@ def faithfulness(
         be left out: for a picture that is missing, an empty answer, an array that is missing or not over the patches.
     """
     made = _Settings(
-        _makers(maps), frozenset(scores), steps, draws, noises, bare, suffix, seed, batch_size, max_new_tokens
+        _makers(able(model, list(MAPS)) if maps is None else maps),
+        frozenset(scores),
+        steps,
+        draws,
+        noises,
+        bare,
+        suffix,
+        seed,
+        batch_size,
+        max_new_tokens,
     )
     _check(items, made)
     if "randomised" in made.scores and bare is None:

@@ -61,7 +61,8 @@ def describe(
     if not original and not parts and not prismatic:
         return read_hugging_face(name, folder, revision, raw, languages, joined)
     # transformers cannot read these layouts, so they have to be here whole.
-    here = folder if folder is not None else snapshot(name, revision)
+    also = ("checkpoints/latest-checkpoint.pt",) if prismatic else ()
+    here = folder if folder is not None else snapshot(name, revision, also=also)
     if prismatic:
         return read_prismatic(name, here, revision, raw)
     return read_original(name, here, revision, raw) if original else read_parts(name, here, revision, raw)

@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from vlm_probe.checkpoints.adapters import merge_adapter
 from vlm_probe.checkpoints.files import hub_file, read_weights, snapshot
 from vlm_probe.errors import VlmProbeError, first_line
+from vlm_probe.inputs.fitting import Fit
 
 QUANTIZATION: dict[str, dict[str, Any]] = {
     "8bit": {"load_in_8bit": True},
@@ -61,6 +62,8 @@ class Checkpoint:
     """A folder of peft's whose adapters are merged into the weights."""
     more_image_processors: tuple[Any, ...] = ()
     """Of the encoders behind the first."""
+    fit: Fit | None = None
+    """How pictures become squares, where the image processors leave that to others (Prismatic)."""
     suppressed: tuple[int, ...] = field(default=())
     """Ids that are never to be generated."""
 

@@ -67,18 +67,18 @@ def hub_file(repository: str, name: str, revision: str | None) -> Path | None:
         return None
 
 
-def snapshot(repository: str, revision: str | None = None) -> Path:
-    """A Hub repository's configuration, tokenizer and weights, in the local cache.
+def snapshot(repository: str, revision: str | None = None, *, also: tuple[str, ...] = ()) -> Path:
+    """A Hub repository's configuration, tokenizer and weights, in the local cache; `also`: patterns of other files.
 
     Raises VlmProbeError where the Hub does not give them.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.jinja", "*.safetensors", "*.model"]
+    patterns = ["*.json", "*.jinja", "*.safetensors", "*.model", *also]
     try:
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
-        if not any(folder.glob("*.safetensors")):
+        if not also and not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(repository, revision=revision, allow_patterns=[*patterns, "*.bin"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise VlmProbeError(f"{repository!r} could not be fetched from the Hub: {error}") from error

@@ -13,6 +13,7 @@ from vlm_probe.checkpoints.chat_template import prompt_of
 from vlm_probe.checkpoints.checkpoint import IMAGE_FILES, TOKENIZER_FILES, Checkpoint, first_of, read_config
 from vlm_probe.checkpoints.files import weight_files
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.inputs.fitting import Fit
 from vlm_probe.inputs.images import MORE
 from vlm_probe.inputs.prompts import IMAGE
 from vlm_probe.inputs.remapped import remapped
@@ -66,6 +67,7 @@ def read_hugging_face(
         tokenizer=tokenizer,
         image_processor=None if alone else first_of(AutoImageProcessor, IMAGE_FILES, (source,), revision),
         more_image_processors=_more_processors(folder, config),
+        fit=Fit(*own["fit"]) if own.get("fit") else None,
         prompt=lambda: (
             own.get("prompt")
             or (
@@ -81,11 +83,11 @@ def read_hugging_face(
 
 def _more_processors(folder: Path | None, config: Any) -> tuple[Any, ...]:
     """The image processors of encoders behind the first, as `HookedVLM.save_pretrained` writes them."""
-    several = getattr(config, "more_vision_configs", None) or []
-    if folder is None:
-        return ()
-    found = [
-        first_of(AutoImageProcessor, IMAGE_FILES, (folder / f"{MORE}{number + 1}",), None)
-        for number in range(len(several))
-    ]
-    return tuple(one for one in found if one is not None)
+    found = []
+    for number in range(len(getattr(config, "more_vision_configs", None) or [])):
+        own = None if folder is None else folder / f"{MORE}{number + 1}"
+        processor = None if own is None else first_of(AutoImageProcessor, IMAGE_FILES, (own,), None)
+        if processor is None:
+            raise VlmProbeError(f"{folder} lacks the image processor of its encoder {number + 1}, {MORE}{number + 1}/")
+        found.append(processor)
+    return tuple(found)

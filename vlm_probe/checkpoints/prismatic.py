@@ -21,6 +21,7 @@ from vlm_probe.checkpoints.files import find_beside, read_weights, snapshot
 from vlm_probe.checkpoints.prismatic_model import PROJECTORS, PrismaticConfig
 from vlm_probe.checkpoints.timm_encoders import from_timm
 from vlm_probe.errors import VlmProbeError, first_line
+from vlm_probe.inputs.fitting import FITS, Fit
 
 _DINO, _SO400M = "vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_"
 _CLIP_L = "vit_large_patch14_clip_"
@@ -28,15 +29,15 @@ BACKBONES: dict[str, tuple[int, dict[str, str]]] = {
     "clip-vit-b": (224, {"featurizer": "vit_base_patch16_clip_224.openai"}),
     "clip-vit-l": (224, {"featurizer": f"{_CLIP_L}224.openai"}),
     "clip-vit-l-336px": (336, {"featurizer": f"{_CLIP_L}336.openai"}),
-    "siglip-vit-b16-224px": (224, {"featurizer": "vit_base_patch16_siglip_224"}),
-    "siglip-vit-b16-256px": (256, {"featurizer": "vit_base_patch16_siglip_256"}),
-    "siglip-vit-b16-384px": (384, {"featurizer": "vit_base_patch16_siglip_384"}),
-    "siglip-vit-so400m": (224, {"featurizer": f"{_SO400M}224"}),
-    "siglip-vit-so400m-384px": (384, {"featurizer": f"{_SO400M}384"}),
+    "siglip-vit-b16-224px": (224, {"featurizer": "vit_base_patch16_siglip_224.webli"}),
+    "siglip-vit-b16-256px": (256, {"featurizer": "vit_base_patch16_siglip_256.webli"}),
+    "siglip-vit-b16-384px": (384, {"featurizer": "vit_base_patch16_siglip_384.webli"}),
+    "siglip-vit-so400m": (224, {"featurizer": f"{_SO400M}224.webli"}),
+    "siglip-vit-so400m-384px": (384, {"featurizer": f"{_SO400M}384.webli"}),
     "dinov2-vit-l": (224, {"featurizer": _DINO}),
     "dinoclip-vit-l-336px": (336, {"dino_featurizer": _DINO, "clip_featurizer": f"{_CLIP_L}336.openai"}),
-    "dinosiglip-vit-so-224px": (224, {"dino_featurizer": _DINO, "siglip_featurizer": f"{_SO400M}224"}),
-    "dinosiglip-vit-so-384px": (384, {"dino_featurizer": _DINO, "siglip_featurizer": f"{_SO400M}384"}),
+    "dinosiglip-vit-so-224px": (224, {"dino_featurizer": _DINO, "siglip_featurizer": f"{_SO400M}224.webli"}),
+    "dinosiglip-vit-so-384px": (384, {"dino_featurizer": _DINO, "siglip_featurizer": f"{_SO400M}384.webli"}),
 }
 """vision_backbone_id -> pixels a side, and what each encoder is called in the checkpoint and by timm."""
 _PURE = "{bos}{images}In: {question}\nOut:"
@@ -69,8 +70,6 @@ _PIXELS = {
     "siglip": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 """What is taken off the channels and divided by, by encoder."""
-RESIZES = ("letterbox", "resize-naive", "resize-crop")
-"""Ways to make a picture the encoder's square: padded, squeezed, cropped."""
 _LAYERS = {"0": "linear_1", "2": "linear_2", "4": "linear_3"}
 
 
@@ -109,7 +108,9 @@ def read_prismatic(name: str, folder: Path, revision: str | None, raw: dict[str,
     if len({one.image_size // one.patch_size for one in sights}) > 1:
         grids = " and ".join(str(one.image_size // one.patch_size) for one in sights)
         raise VlmProbeError(f"{folder} fuses encoders of {grids} patches a side; they must be of one grid")
-    rows = len(weights["model.language_model.embed_tokens.weight"])
+    rows = len(weights.get("model.language_model.embed_tokens.weight", ()))
+    if not rows:
+        raise VlmProbeError(f"{folder} holds a language model without llm.model.embed_tokens.weight")
     for key in ("model.language_model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"):
         if key in weights:
             value = weights[key]
@@ -118,8 +119,8 @@ def read_prismatic(name: str, folder: Path, revision: str | None, raw: dict[str,
     text = _language(folder, language, source)
     text.vocab_size = rows + 1
     strategy = about.get("image_resize_strategy")
-    if strategy not in RESIZES:
-        raise VlmProbeError(f"{folder} resizes images by {strategy!r}; known are {', '.join(RESIZES)}")
+    if strategy not in FITS:
+        raise VlmProbeError(f"{folder} resizes images by {strategy!r}; known are {', '.join(FITS)}")
     config = PrismaticConfig(
         text_config=text,
         vision_config=sights[0],
@@ -127,8 +128,12 @@ def read_prismatic(name: str, folder: Path, revision: str | None, raw: dict[str,
         image_token_index=rows,
         projector_type=projector,
     )
-    config.vlm_probe = {"prompt": prompt, "pad": strategy == "letterbox"}
-    first, *more = (_processor(one.model_type, pixels, strategy) for one in sights)
+    own = raw.get("vlm_probe") or {}
+    prompt = own.get("prompt") or prompt
+    # timm resizes this one to more than it shows.
+    shortest = 248 if about["vision_backbone_id"] == "clip-vit-b" else pixels
+    config.vlm_probe = {"prompt": prompt, "pad": False, "fit": [strategy, pixels, shortest]}
+    first, *more = (_processor(one.model_type, pixels) for one in sights)
     return Checkpoint(
         name=name,
         revision=revision,
@@ -140,15 +145,16 @@ def read_prismatic(name: str, folder: Path, revision: str | None, raw: dict[str,
         more_image_processors=tuple(more),
         prompt=lambda: prompt,
         embed_scale=None,
-        pad=strategy == "letterbox",
+        pad=False,
+        fit=Fit(strategy, pixels, shortest),
         suppressed=(rows,),
     )
 
 
 def _known(table: Mapping[str, Any], key: object, field: str, folder: Path) -> Any:
-    if key not in table:
+    if not isinstance(key, str) or key not in table:
         raise VlmProbeError(f"{folder} has the {field} {key!r}; known are {', '.join(table)}")
-    return table[str(key)]
+    return table[key]
 
 
 def _trained(folder: Path) -> dict[str, dict[str, Tensor]]:
@@ -179,7 +185,10 @@ def _encoder(folder: Path, prefix: str, timm: str, trained: dict[str, Tensor]) -
     own = {key.removeprefix(f"{prefix}."): value for key, value in trained.items() if key.startswith(f"{prefix}.")}
     if own:
         return own
-    source = find_beside(folder, f"timm/{timm}")
+    if trained:
+        raise VlmProbeError(f"{folder} holds trained encoders, and {prefix!r} is none of them: {min(trained)}")
+    plain = find_beside(folder, f"timm/{timm.partition('.')[0]}")  # timm's names without and with the tag
+    source = plain if isinstance(plain, Path) else find_beside(folder, f"timm/{timm}")
     try:
         return dict(read_weights(source if isinstance(source, Path) else snapshot(source)))
     except VlmProbeError as error:
@@ -199,14 +208,10 @@ def _language(folder: Path, language: str, source: Path | str) -> Any:
         ) from error
 
 
-def _processor(kind: str, pixels: int, strategy: str) -> Any:
-    """The image processor of one encoder; letterbox pads before it (`ImagePreparer`), with that encoder's mean."""
+def _processor(kind: str, pixels: int) -> Any:
+    """The image processor of one encoder, which is given squares (`Fit`)."""
     mean, std = next(value for key, value in _PIXELS.items() if kind.startswith(key))
-    crops = strategy == "resize-crop"
+    square = {"height": pixels, "width": pixels}
     return CLIPImageProcessor(
-        size={"shortest_edge": pixels} if crops else {"height": pixels, "width": pixels},
-        do_center_crop=crops,
-        crop_size={"height": pixels, "width": pixels},
-        image_mean=mean,
-        image_std=std,
+        size=square, do_resize=False, do_center_crop=False, crop_size=square, image_mean=mean, image_std=std
     )

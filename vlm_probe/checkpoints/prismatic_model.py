@@ -47,7 +47,7 @@ class PrismaticConfig(LlavaConfig):
 class Encoders(nn.Module):
     """Encoders side by side: of each the patches behind its last layer but one, without norm, CLS and registers."""
 
-    def __init__(self, config: PrismaticConfig):
+    def __init__(self, config: Any):
         super().__init__()
         self.config = config
         self.towers = nn.ModuleList(AutoModel.from_config(one) for one in config.vision_configs)
@@ -58,7 +58,8 @@ class Encoders(nn.Module):
         """pixel_values: three channels an encoder, each normalised as that encoder has it."""
         own = pixel_values.unflatten(1, (len(self.towers), -1))
         found = []
-        for number, tower in enumerate(self.towers):
+        for number, encoder in enumerate(self.towers):
+            tower: Any = encoder
             pixels, side = own[:, number], tower.config.patch_size
             patches = (pixels.shape[-2] // side) * (pixels.shape[-1] // side)
             states = tower(pixels, output_hidden_states=True, return_dict=True).hidden_states
@@ -69,7 +70,7 @@ class Encoders(nn.Module):
 class Projector(nn.Module):
     """Linear layers with exact GELUs between them: "linear" one, "gelu-mlp" two, "fused-gelu-mlp" three."""
 
-    def __init__(self, config: PrismaticConfig):
+    def __init__(self, config: Any):
         super().__init__()
         into, out = sum(one.hidden_size for one in config.vision_configs), config.text_config.hidden_size
         widths = {"linear": [out], "gelu-mlp": [out, out], "fused-gelu-mlp": [4 * into, out, out]}
@@ -80,16 +81,15 @@ class Projector(nn.Module):
             into = width
 
     def forward(self, x: Float[Tensor, "image patch features"]) -> Float[Tensor, "image patch d_model"]:
-        x = self.linear_1(x)
-        for number in range(1, self.depth):
-            x = getattr(self, f"linear_{number + 1}")(self.act(x))
+        for number in range(self.depth):
+            x = getattr(self, f"linear_{number + 1}")(self.act(x) if number else x)
         return x
 
 
 class PrismaticModel(LlavaModel):
     config_class = PrismaticConfig
 
-    def __init__(self, config: PrismaticConfig):
+    def __init__(self, config: Any):
         # Not LLaVA's own, which makes an encoder and a connector of its kind.
         super(LlavaModel, self).__init__(config)
         self.vision_tower = Encoders(config)
@@ -99,13 +99,14 @@ class PrismaticModel(LlavaModel):
 
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         read = self.vision_tower(pixel_values)
-        return BaseModelOutputWithPooling(last_hidden_state=read, pooler_output=list(self.multi_modal_projector(read)))
+        found: Any = list(self.multi_modal_projector(read))  # an image each, as LLaVA has them
+        return BaseModelOutputWithPooling(last_hidden_state=read, pooler_output=found)
 
 
 class PrismaticForConditionalGeneration(LlavaForConditionalGeneration):
     config_class = PrismaticConfig
 
-    def __init__(self, config: PrismaticConfig):
+    def __init__(self, config: Any):
         super(LlavaForConditionalGeneration, self).__init__(config)
         self.model = PrismaticModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)

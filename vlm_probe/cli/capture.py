@@ -133,7 +133,7 @@ def default_points(positions: str) -> list[str]:
     language = ["language.blocks.*.hook_resid_post"]
     if not pick.patches_only and pick.where != "all":
         return language
-    return ["vision.blocks.*.hook_resid_post", "connector.hook_out", *language]
+    return ["vision.*.hook_resid_post", "connector.hook_out", *language]
 
 
 def items_of(

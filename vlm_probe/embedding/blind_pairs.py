@@ -13,6 +13,7 @@ from torch import Tensor
 from vlm_probe.embedding.encoder import run_encoder, streams
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.anatomy import one_encoder
 from vlm_probe.inputs.images import ImageLike, open_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -43,15 +44,16 @@ def image_embeddings(
 ) -> Float[Tensor, "image feature"]:
     """One vector an image from a model's encoder alone; the language model does not run.
 
-    point: a residual stream of the encoder; what the connector reads of it (of several: the first) if None.
+    point: a residual stream of the encoder; what the connector reads if None (of several encoders name one).
     pool: "mean" over patches, or "cls".
 
     Raises VlmProbeError for an unknown point or pool, and images that cannot be read.
     """
     if pool not in POOLS:
         raise VlmProbeError(f"no pool {pool!r}; there are {', '.join(POOLS)}")
-    part = next(iter(model.layers))
-    name = point or f"{part}.blocks.{model.layers_read(part) - 1}.hook_resid_post"
+    if point is None:
+        one_encoder(model, "what stands for an image")
+    name = point or f"vision.blocks.{model.vision_layers_read - 1}.hook_resid_post"
     (name,) = streams(model, [name])
     assert model.inputs.patches is not None
     before = model.inputs.patches.before(name)

@@ -32,6 +32,7 @@ from vlm_probe.findings.likeness import (
 from vlm_probe.findings.probed import POOL_OF
 from vlm_probe.findings.shared import Shared, about, clusters_of
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.anatomy import one_encoder
 from vlm_probe.hooked.untrained import MARK, with_encoder, with_random_encoder
 from vlm_probe.items import Item
 from vlm_probe.zoo.replicas import second_encoder
@@ -105,6 +106,7 @@ def encodings(
     """
     if model.vision_config is None:
         raise VlmProbeError(f"{model.name} is a language model without an encoder, and E1 is about encoders")
+    one_encoder(model, "E1")
     shared = shared or Shared(model, items)
     points = _points(model)
     own, pixels = encoded(model, items, points)

@@ -17,6 +17,7 @@ from vlm_probe.evidence import Claim, OfAllRows, PairedMean, Tables, summarize
 from vlm_probe.findings.finding import SHARES, FigureOf, Finding, Section, Shown, TableOf
 from vlm_probe.findings.shared import Shared, about, clusters_of
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.anatomy import one_encoder
 from vlm_probe.items import Item, twins_among
 
 LEAST, LEAST_SPLIT = 20, 60
@@ -47,6 +48,7 @@ def twins_apart(
     """
     if model.vision_config is None:
         raise VlmProbeError(f"{model.name} is a language model without an encoder, and E2 is about encoders")
+    one_encoder(model, "E2")
     pairs = twins_among(items)
     if len(pairs) < 2:
         raise VlmProbeError(f"there are {len(pairs)} pairs of twins among {len(items)} items; E2 needs {FINDING.wants}")

@@ -22,6 +22,7 @@ from vlm_probe.findings.finding import SHARES, FigureOf, Finding, Section, Shown
 from vlm_probe.findings.probed import at_other_object, found_by_probe, object_kinds, properties
 from vlm_probe.findings.shared import Shared, about
 from vlm_probe.hooked import HookedVLM
+from vlm_probe.hooked.anatomy import one_encoder
 from vlm_probe.hooked.untrained import with_random_encoder
 from vlm_probe.items import Item
 
@@ -53,6 +54,7 @@ def found_but_unused(
     """
     if model.vision_config is None:
         raise VlmProbeError(f"{model.name} has no encoder; give a model that takes images")
+    one_encoder(model, "S2")
     own, end = shared or Shared(model, items), f"vision.blocks.{model.vision_layers_read - 1}.hook_resid_post"
     asked = _seen(model, items, end)
     if not asked:

@@ -64,6 +64,13 @@ def attention_modules(model: HookedVLM, part: str) -> list[nn.Module]:
     return [submodule(layer, *blocks.attention) for layer in layers_of(tower, blocks)]
 
 
+def one_encoder(model: HookedVLM, what: str) -> None:
+    """VlmProbeError for a model with several encoders, for what is of one."""
+    several = [part for part in model.layers if part.startswith("vision.")]
+    if several:
+        raise VlmProbeError(f"{what} is of one encoder, and {model.name} has several: {', '.join(several)}")
+
+
 def tower_of(model: HookedVLM, part: str) -> tuple[nn.Module, Blocks]:
     """An encoder or the language model by its part, and where its layers keep things.
 

@@ -149,9 +149,9 @@ def encoders_of(config: Any) -> dict[str, Encoder]:
 def connector_of(config: Any) -> Connector | None:
     """The row of a model's connector; None for a language model alone."""
     joined = joined_of(config)
-    if joined is None or isinstance(joined.connector, Connector):
-        return None if joined is None else joined.connector
-    return joined.connector[config.projector_type]
+    if joined is None:
+        return None
+    return joined.connector if isinstance(joined.connector, Connector) else joined.connector[config.projector_type]
 
 
 def states_read(config: Any, asked: int | list[int] | None, layers: int) -> list[int]:

@@ -72,9 +72,7 @@ class HookedVLM(GlobHooks):
     name, revision: where the weights came from, for provenance.
     prompt: template with {bos}, {images} and {question}; None takes the family's.
 
-    Raises
-    ------
-    VlmProbeError: for a family that is not supported or an embedding scale that is none.
+    Raises VlmProbeError for a family that is not supported or an embedding scale that is none.
     """
 
     def __init__(
@@ -139,13 +137,15 @@ class HookedVLM(GlobHooks):
     @property
     def layers(self) -> dict[str, int]:
         """How many layers the encoder ("vision"; "vision.0" and so on of several) and the language model have."""
-        seen = {part: len(points.blocks) for part, points in self._seen.items()} or {"vision": 0}
-        return {**seen, "language": len(self.language.blocks)}
+        depth = {part: len(points.blocks) for part, points in {**self._seen, "language": self.language}.items()}
+        return depth if self._seen else {"vision": 0, **depth}
 
     def config_of(self, name: str) -> Any:
         """The Hugging Face configuration of the tower that a hook point, or a part, belongs to."""
-        part = part_of(name)
-        return self.text_config if part == "language" else encoders_of(self.hf.config)[part].config
+        part, towers = part_of(name), {**encoders_of(self.hf.config), "language": None}
+        if part not in towers:
+            raise VlmProbeError(f"{self.name} has no part {part!r}; it has {', '.join(towers)}")
+        return self.text_config if part == "language" else towers[part].config
 
     @property
     def connector_width(self) -> int:
@@ -292,8 +292,7 @@ class HookedVLM(GlobHooks):
         return states_read(self.hf.config, asked, self.layers.get("vision", 0))
 
     def _last_vision_layer(self, part: str) -> int | None:
-        """Index of the last layer of an encoder that is read; None where none may be spared (layer 0 takes what is
-        read)."""
+        """Index of the last layer of an encoder that is read; None where none may be spared (0 takes what is read)."""
         read = self._read_in(part, self._read) if self._read else 0
         return read - 1 if read else None
 

@@ -62,6 +62,8 @@ def with_encoder(model: HookedVLM, weights: Mapping[str, Tensor], *, words: str 
     Raises VlmProbeError for a model without an encoder, and weights that are not those of its encoder.
     """
     own = _encoder(model)
+    if not hasattr(own, "from_pretrained"):
+        raise VlmProbeError(f"{model.name}'s encoders are several in one, and take no weights of another")
     state = {name.rpartition("vision_tower.")[2]: value for name, value in weights.items()}
     with _without_bars():
         # What checkpoints call a weight is not what modules call it, and transformers knows both.

@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError, first_line
+from vlm_probe.inputs.fitting import Fit
 from vlm_probe.layout import ImageTransform
 
 ImageLike = Image.Image | np.ndarray | Tensor | str | Path | bytes | io.IOBase
@@ -264,6 +265,8 @@ class ImagePreparer:
     the processor alone decides (CLIP's crops the centre)."""
     more: tuple[Any, ...] = ()
     """Processors of encoders behind the first: what they make are further channels."""
+    fit: Fit | None = None
+    """What makes a picture the encoder's square, where the processors do not."""
 
     def __call__(self, image: Image.Image) -> tuple[Float[Tensor, "*tile channels height width"], ImageTransform]:
         """Three channels an encoder, and the one map from the picture to all of them.
@@ -287,6 +290,9 @@ class ImagePreparer:
 
     def _by(self, processor: Any, image: Image.Image) -> tuple[Tensor, ImageTransform]:
         original = image.size
+        if self.fit is not None:
+            square, transform = self.fit(image, tuple(int(mean * 255) for mean in processor.image_mean))
+            return torch.as_tensor(np.asarray(processor(images=[square])["pixel_values"][0])), transform
         # Newer LLaVA processors can pad by themselves.
         pad = self.pad or bool(getattr(processor, "do_pad", False) and "Llava" in type(processor).__name__)
         pad = pad and not getattr(processor, "image_grid_pinpoints", None)  # there it is how many tiles that is padded

@@ -279,6 +279,9 @@ class Preparer:
         if pixel_values is not None and self.patches is not None:
             grid, each = self.patches.of(pixel_values), self.patches.tokens(pixel_values)
             cut = self._cuts(pixel_values, image_sizes)
+            channels = 3 * (1 + len(self.patches.more_leading))
+            if pixel_values.shape[1] != channels:
+                raise VlmProbeError(f"{self.name} takes images of {channels} channels, got {pixel_values.shape[1]}")
         takes = [each + (0 if one is None else one.positions) for one in cut]
         # Before they are laid out: 15 of 16 would come out as no image at all.
         placed = int(((input_ids == self.image_token_id) & (attention_mask > 0)).sum())

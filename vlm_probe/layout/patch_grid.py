@@ -7,13 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
+from vlm_probe.layout.spans import leading_at
 from vlm_probe.layout.tiling import Tiling, tiling
-
-
-def leading_at(name: str, first: int, more: tuple[int, ...]) -> int:
-    """Of a hook point's encoder, or a part, the rows before its patches: of several encoders each has its own."""
-    _, *rest = name.split(".")
-    return (first, *more)[int(rest[0]) if rest and rest[0].isdigit() else 0]
 
 
 @dataclass(frozen=True)

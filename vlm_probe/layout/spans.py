@@ -13,8 +13,13 @@ from jaxtyping import Bool, Float, Int
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.layout.boxes import AnyBox, Number, PixelBox
-from vlm_probe.layout.patch_grid import leading_at
 from vlm_probe.layout.transform import ImageTransform
+
+
+def leading_at(name: str, first: int, more: tuple[int, ...]) -> int:
+    """Of a hook point's encoder, or a part, the rows before its patches: of several encoders each has its own."""
+    _, *rest = name.split(".")
+    return (first, *more)[int(rest[0]) if rest and rest[0].isdigit() else 0]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from vlm_probe.attention import blanking, encoder_attention, head_summary, image_attention, per_token, sinks
+from vlm_probe.attention.answer_maps import able
 from vlm_probe.causal.knockout import default_window
 from vlm_probe.errors import VlmProbeError, VlmProbeWarning
 from vlm_probe.explorer import SHOWN, embedded, look
@@ -114,19 +115,21 @@ def _tokens(model: HookedVLM, inputs: ModelInputs, answer_ids: list[int], progre
         return _Tokens([], None, None, {})
     image = inputs.images[0][0]
     received = per_token(model, inputs, tokens=shown)
-    through = per_token(model, inputs, map="relevancy through the encoder", tokens=shown, progress=progress)
+    maps = {"relevancy": received}
+    for name in able(model, ["relevancy through the encoder"]):
+        maps[name] = per_token(model, inputs, map=name, tokens=shown, progress=progress)
+    titles = ("language model", "through the encoder")[: len(maps)]
     pictures = []
     for i, text in enumerate(received.token.values.tolist()):
         with styled():
-            figure, axes = plt.subplots(1, 2, figsize=(8.2, 3.8), layout="constrained")
-            for ax, maps, title in zip(
-                axes, (received, through), ("language model", "through the encoder"), strict=True
-            ):
-                overlay(image, maps.isel(token=i, drop=True), ax, title=f"Relevancy, {title}")
+            figure, axes = plt.subplots(
+                1, len(maps), figsize=(4.1 * len(maps), 3.8), layout="constrained", squeeze=False
+            )
+            for ax, maps_, title in zip(axes[0], maps.values(), titles, strict=True):
+                overlay(image, maps_.isel(token=i, drop=True), ax, title=f"Relevancy, {title}")
         sure = f"{float(received.probability[i]):.3f}"
         pictures.append({"token": visible(text), "probability": sure, "uri": figure_uri(figure)})
     strip = figure_uri(token_strip(image, received)) if len(shown) > 1 else None
-    maps = {"relevancy": received, "relevancy through the encoder": through}
     return _Tokens(pictures, strip, received.isel(token=0, drop=True), maps)
 
 
@@ -275,10 +278,14 @@ def _look(
     top = top_tokens(model, trace.logits[inputs.layout.answer_position])
     progress(1)
     tokens = _tokens(model, inputs, answer_ids, progress)
-    blanked = None if tokens.first is None else blanking(model, inputs, tokens.first, target=answer_ids[0])
+    cut = inputs.image_sizes is not None  # patches of a picture in tiles cannot be blanked
+    blanked = None if tokens.first is None or cut else blanking(model, inputs, tokens.first, target=answer_ids[0])
     found = sinks(trace)
     summary = head_summary(trace, query, sinks=found)
-    encoder = encoder_attention(trace, "mean").isel(layer=slice(0, model.vision_layers_read))
+    seen = [part for part in model.layers if part != "language"]
+    encoders = [
+        encoder_attention(trace, "mean", part=part).isel(layer=slice(0, model.layers_read(part))) for part in seen
+    ]
     progress(1)
     looked = Looked(str(model.name), name, answer, answer_ids, top, blanked, notes)
     section = {
@@ -298,7 +305,7 @@ def _look(
         "sink_mass": f"{float(summary['sink_mass'].mean()):.3f}",
         "strip": figure_uri(layer_strip(picture, maps.mean("head", keep_attrs=True))),
         "grid": figure_uri(head_grid(picture, maps)),
-        "encoder": figure_uri(layer_strip(picture, encoder.mean("head", keep_attrs=True))),
+        "encoders": [figure_uri(layer_strip(picture, one.mean("head", keep_attrs=True))) for one in encoders],
         "sinks": rows_of(found.drop(columns=["index", "held"])),
         "provenance": rows_of(provenance_table(trace.provenance)),
     }
@@ -333,7 +340,7 @@ def _explored(
     """
     small = _small(model, inputs.layout.length, len(looked.answer_ids[:MAX_TOKENS_SHOWN]))
     words = 3 if _lens_is_quick(model, inputs) else 0
-    names = [*SHOWN, "integrated gradients"] if small else SHOWN
+    names = able(model, [*SHOWN, "integrated gradients"] if small else SHOWN)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VlmProbeWarning)  # they stand among the notes
         made = look(

@@ -16,7 +16,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.items.item import Item
 from vlm_probe.layout import TokenLayout
 from vlm_probe.layout.groups import GROUPS, positions_of
-from vlm_probe.names import dimensions
+from vlm_probe.names import dimensions, part_of
 
 _OF_IMAGES = {"image", "box", "background"}
 """Groups that the encoder and the connector have as well."""
@@ -107,7 +107,7 @@ class Pick:
             return ("row", "col")
         if self.patches_only:
             return ("patch",)
-        return ("position",) if name.startswith("language.") else (f"{name.split('.', 1)[0]}_position",)
+        return ("position",) if name.startswith("language.") else (f"{part_of(name).replace('.', '_')}_position",)
 
     def places(self, layout: TokenLayout, item: Item) -> Int[np.ndarray, " position"]:
         """The positions in an item's sequence, padding included.
