@@ -39,7 +39,8 @@ class Fit:
         before, resized = image.size, (self.pixels, self.pixels)
         if self.kind != "resize-naive":
             short = min(before)
-            resized = tuple(self.shortest if one == short else int(self.shortest * one / short) for one in before)
+            width, height = (self.shortest if one == short else int(self.shortest * one / short) for one in before)
+            resized = (width, height)
         image = image.resize(resized, Image.Resampling.BICUBIC)
         x, y = (round((one - self.pixels) / 2.0) for one in resized)
         image = image.crop((x, y, x + self.pixels, y + self.pixels))
