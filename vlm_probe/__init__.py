@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vlm_probe.explorer import explore
     from vlm_probe.hooked import HookedVLM
     from vlm_probe.hooked.verifying import verify
-    from vlm_probe.inputs.preparing import ModelInputs
+    from vlm_probe.inputs.model_inputs import ModelInputs
     from vlm_probe.layout import ImageTransform, PixelBox, TokenLayout, UnitBox
     from vlm_probe.opening import load
     from vlm_probe.running.evaluation import evaluate

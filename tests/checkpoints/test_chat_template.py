@@ -70,7 +70,7 @@ def test_rendered_as_the_tokenizer_renders_it():
     text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
     expected = tokenizer(text, add_special_tokens=False)["input_ids"]
     made = encode_prompt(
-        tokenizer, prompt, "Red 1", images=1, image_token_id=tokenizer.convert_tokens_to_ids("<image>")
+        tokenizer, prompt, "Red 1", images="<image>", image_token_id=tokenizer.convert_tokens_to_ids("<image>")
     )
     assert made.ids == expected
     assert made.ids.count(96) == 1

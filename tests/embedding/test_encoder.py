@@ -10,7 +10,7 @@ from tiny import GRID, PATCH, TOWERS, tiny_vlm
 from vlm_probe.embedding import features
 from vlm_probe.embedding.encoder import encoded, pixel_numbers, run_encoder
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.inputs.preparing import Seen
+from vlm_probe.inputs.model_inputs import Seen
 from vlm_probe.layout import ImageTransform, UnitBox
 from vlm_probe.scenes import family_items
 

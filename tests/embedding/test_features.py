@@ -7,7 +7,7 @@ import torch
 from vlm_probe.embedding.features import features, scene_labels
 from vlm_probe.embedding.layers import probe_layers
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.scenes import family_items
 
 POINTS = ["vision.blocks.1.hook_resid_post", "connector.hook_out", "language.blocks.2.hook_resid_post"]

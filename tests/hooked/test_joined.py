@@ -240,6 +240,38 @@ def test_what_is_kept_of_a_text_does_not_hang_on_what_follows(kind, language):
         torch.testing.assert_close(rows[:4], other.rows[layer][:4], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(47, 20), (16, 50), (30, 30)])
+def test_crops_of_pan_and_scan_are_images_of_their_own(size):
+    """As its own processor makes them, and mapped back to the picture."""
+    hf = tiny_llava("gemma3", "gemma3")
+    processor, tokenizer = its_own_processor("gemma3", hf)
+    images = processor.image_processor
+    images.do_pan_and_scan = True
+    images.pan_and_scan_min_crop_size, images.pan_and_scan_max_num_crops = 10, 3
+    images.pan_and_scan_min_ratio_to_activate = 1.2
+    model = HookedVLM(hf, tokenizer=tokenizer, preparer=ImagePreparer(images, pad=False))
+    text = f"<bos><start_of_turn>user\n<start_of_image>{QUESTION}<end_of_turn>\n<start_of_turn>model\n"
+    its = processor(
+        images=picture(0, size), text=text, return_tensors="pt", add_special_tokens=False,
+        do_pan_and_scan=True, pan_and_scan_min_crop_size=10, pan_and_scan_max_num_crops=3,
+        pan_and_scan_min_ratio_to_activate=1.2,
+    )  # fmt: skip
+    inputs = model.prepare(picture(0, size), QUESTION)
+    assert inputs.input_ids.tolist() == its["input_ids"].tolist()
+    assert inputs.tensors["token_type_ids"].tolist() == its["token_type_ids"].tolist()
+    torch.testing.assert_close(inputs.pixel_values, its["pixel_values"])
+    spans = inputs.layout.images
+    assert len(spans) == (1 if size == (30, 30) else 1 + len(spans[1:]))
+    assert (len(spans) > 1) == (size != (30, 30))
+    covered = np.zeros((size[1], size[0]), dtype=int)
+    for span in spans[1:]:
+        first, last = span.patch_to_box(0, 0), span.patch_to_box(GRID - 1, GRID - 1)
+        covered[round(first.top) : round(last.bottom), round(first.left) : round(last.right)] += 1
+    assert (covered == (len(spans) > 1)).all(), "the crops lie side by side"
+    with pytest.raises(vlm_probe.VlmProbeError, match=r"shows long pictures in crops too \(pan and scan\)"):
+        ask_all(model, [picture(0, size)], [Asked(0, "a?", "red")])
+
+
 def test_an_untrained_copy_sees():
     copy_ = untrained(tiny_vlm("gemma3", "gemma3"))
     with torch.no_grad():

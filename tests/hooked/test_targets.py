@@ -40,7 +40,7 @@ def test_it_is_the_token_that_asking_scores(template):
     for answer in ("red", "left, red", "größe"):
         first = first_answer_token(tokenizer, template, answer)
         asked, whole = (
-            encode_prompt(tokenizer, template, "Is it so?", images=1, image_token_id=image, answer=said).ids
+            encode_prompt(tokenizer, template, "Is it so?", images="<image>", image_token_id=image, answer=said).ids
             for said in ("", answer)
         )
         assert whole[: len(asked)] == asked
@@ -64,7 +64,7 @@ def test_a_question_may_not_spell_the_placeholder_whatever_its_name(byte_level):
     with pytest.raises(
         VlmProbeError, match="^the question contains 'star', a special token of this model; leave it out$"
     ):
-        encode_prompt(byte_level, SPACED, "Is it a star?", images=1, image_token_id=star)
+        encode_prompt(byte_level, SPACED, "Is it a star?", images="<image>", image_token_id=star)
 
 
 def test_tokens_are_shown_as_text_whatever_the_tokenizer(byte_level):

@@ -145,7 +145,7 @@ def spelled_alike(tokenizer, placeholder: str) -> None:
     packer = recipe.PromptPacker(tokenizer, placeholder)
     for item in scene_items(30, split="any", seed=3):
         question, answer = item.question, item.answer
-        settings: dict[str, Any] = {"images": 1, "image_token_id": packer.placeholder()}
+        settings: dict[str, Any] = {"images": "<image>", "image_token_id": packer.placeholder()}
         asked = encode_prompt(tokenizer, recipe.PROMPT, question, **settings).ids
         whole = encode_prompt(tokenizer, recipe.PROMPT, question, answer=answer, **settings).ids
         ids, before = packer.segment(question, answer)

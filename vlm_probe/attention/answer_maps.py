@@ -27,7 +27,7 @@ from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.anatomy import patches_of
 from vlm_probe.hooked.targets import target_token
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.layout import ImageSpan
 from vlm_probe.layout.groups import Where
 

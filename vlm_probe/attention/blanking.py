@@ -24,7 +24,7 @@ from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.layout import ImageSpan, PixelBox
 from vlm_probe.running.protocol import Runs
 from vlm_probe.settings import SEED

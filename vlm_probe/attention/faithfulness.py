@@ -36,7 +36,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.untrained import untrained
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.items import Item, suffix_of
 from vlm_probe.items.item import check_ids
 from vlm_probe.items.scores import score_answer

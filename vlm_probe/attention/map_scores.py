@@ -17,7 +17,7 @@ from vlm_probe.attention.answer_maps import MakesMap
 from vlm_probe.attention.blanking import Without, picture_pixels
 from vlm_probe.attention.localization import points_at_box, share_in_box
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 
 NAN = float("nan")
 

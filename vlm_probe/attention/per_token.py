@@ -12,7 +12,7 @@ from vlm_probe.attention.answer_maps import MakesMap, map_named
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 
 
 def per_token(

@@ -25,7 +25,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.targets import frozen, target_token
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 
 
 @dataclass

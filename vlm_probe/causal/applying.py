@@ -16,7 +16,7 @@ from vlm_probe.causal.planning import CutEdges, Plan, plan
 from vlm_probe.causal.positions import Places, Sinks
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.continuing import Progress, cut, following
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.layout.boxes import AnyBox
 from vlm_probe.running.protocol import NamesFilter
 

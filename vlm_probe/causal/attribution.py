@@ -47,7 +47,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.targets import frozen
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.layout.groups import Where
 from vlm_probe.names import PARTS, dimensions, layer_of, sequence_axis
 from vlm_probe.settings import SEED

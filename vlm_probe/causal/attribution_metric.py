@@ -12,7 +12,7 @@ from torch import Tensor
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM, anatomy
 from vlm_probe.hooked.targets import target_token
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 
 Metric = Callable[[Tensor], Tensor]
 """From logits at the answer position [example, vocabulary] to a number of every example [example], differentiable;

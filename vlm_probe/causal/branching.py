@@ -22,7 +22,7 @@ from vlm_probe.causal.positions import Places, Sinks
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.continuing import is_touched, starting_at
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.running.asking import check_numbers
 
 ROWS_AT_ONCE = 64

@@ -38,7 +38,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.targets import frozen
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.settings import SEED
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

@@ -24,7 +24,7 @@ from transformer_lens.hook_points import HookPoint
 from vlm_probe.causal.positions import Places
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM, anatomy
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.names import layer_of
 
 

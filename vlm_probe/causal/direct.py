@@ -26,7 +26,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM, anatomy
 from vlm_probe.hooked.targets import target_token
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 
 Targets = int | str | None | Sequence[int | str | None]
 """Token ids or texts (the token that begins it behind the prompt): one for all examples, or one an example."""

@@ -14,7 +14,7 @@ from vlm_probe.causal.interventions import Ablate, Replace, Source, Steer
 from vlm_probe.causal.positions import Places, given_rows
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.layout import TokenLayout
 from vlm_probe.names import dimensions, layer_of, sequence_axis
 from vlm_probe.trace import Trace

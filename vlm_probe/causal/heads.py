@@ -34,7 +34,7 @@ from vlm_probe.causal.sinks import SinksGiven, random_instead, sinks_in
 from vlm_probe.causal.sweeping import Able, beside, check_item, prepared
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM, anatomy
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.items import Item
 from vlm_probe.layout import TokenLayout
 from vlm_probe.settings import SEED

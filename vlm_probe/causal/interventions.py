@@ -18,7 +18,7 @@ from numbers import Integral
 
 from torch import Tensor
 
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.layout.groups import Where
 from vlm_probe.trace import Trace
 

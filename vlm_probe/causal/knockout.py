@@ -28,7 +28,7 @@ from vlm_probe.causal.positions import Places
 from vlm_probe.causal.sweeping import Able, beside, prepared
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.items import Item
 from vlm_probe.items.item import check_ids
 from vlm_probe.layout.groups import Where

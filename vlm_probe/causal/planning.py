@@ -20,7 +20,7 @@ from vlm_probe.causal.interventions import Ablate, Intervention, Knockout, Numbe
 from vlm_probe.causal.positions import Places
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.layout.groups import Where, numbers_in
 from vlm_probe.names import dimensions, layer_of
 from vlm_probe.running.sliding import window_of

@@ -14,7 +14,7 @@ from vlm_probe.causal.outcomes import Sought, outcomes
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.items import Item
 from vlm_probe.layout import TokenLayout
 

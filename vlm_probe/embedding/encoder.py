@@ -14,7 +14,7 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.anatomy import encode
 from vlm_probe.inputs.images import ImageLike, open_image
-from vlm_probe.inputs.preparing import Seen
+from vlm_probe.inputs.model_inputs import Seen
 from vlm_probe.items import Item
 from vlm_probe.layout.spans import ImageSpan
 

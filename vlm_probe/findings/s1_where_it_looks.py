@@ -30,7 +30,7 @@ from vlm_probe.findings.shared import Shared, about
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.targets import target_token
 from vlm_probe.inputs.images import open_image
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.items import Item, accuracy_table
 from vlm_probe.layout import TokenLayout, UnitBox
 from vlm_probe.running.answer_token import answer_token

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from transformers.utils.generic import TransformersKwargs
 
 from vlm_probe.errors import VlmProbeError, nearest
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 
 _PASSED_ON = frozenset({*TransformersKwargs.__annotations__, "use_cache", "return_dict"})
 """Keywords that a model's `forward` takes without naming them, because a part of it does."""

@@ -27,7 +27,7 @@ from vlm_probe.hooked.joined import encoders_of, joined_of
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.points import is_active
 from vlm_probe.hooked.wiring import layers_of
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.names import layer_of, part_of
 
 _ACTIVATIONS = ("act_fn", "activation_fn", "activation")

@@ -28,7 +28,8 @@ from vlm_probe.hooked.provenance import in_words, versions, weights_digest
 from vlm_probe.hooked.root import GlobHooks
 from vlm_probe.hooked.wiring import declare, wire
 from vlm_probe.inputs.images import ImageLike, ImagePreparer, open_image
-from vlm_probe.inputs.preparing import ModelInputs, Preparer
+from vlm_probe.inputs.model_inputs import ModelInputs
+from vlm_probe.inputs.preparing import Preparer
 from vlm_probe.items import Item
 from vlm_probe.names import part_of
 from vlm_probe.running import answering

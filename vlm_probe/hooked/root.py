@@ -17,7 +17,7 @@ from transformer_lens.utilities.slice import Slice, SliceInput
 
 from vlm_probe.errors import VlmProbeError, VlmProbeWarning
 from vlm_probe.hooked.cache import ActivationCache, Named, without_batch
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.names import PARTS, layer_of, sequence_axis
 from vlm_probe.running.protocol import NamesFilter
 

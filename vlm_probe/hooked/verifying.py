@@ -16,7 +16,7 @@ from vlm_probe.hooked.joined import encoders_of
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.plain import plain_twin
 from vlm_probe.hooked.points import is_active
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 
 ALLOWED = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.01}
 """How far activations may lie apart, as a share of the largest or of 1, by dtype."""

@@ -282,6 +282,30 @@ class ImagePreparer:
             raise VlmProbeError("the image processors of the encoders cut pictures differently: patches would not meet")
         return torch.cat(pixels), transforms[0]
 
+    @property
+    def scans(self) -> bool:
+        """Whether long pictures are shown in crops too (Gemma 3's pan and scan, where its processor asks for it)."""
+        return bool(getattr(self.processor, "do_pan_and_scan", False))
+
+    def crops(self, image: Image.Image) -> list[tuple[int, int, int, int]]:
+        """The boxes (left, top, right, bottom) that pan and scan shows beside the whole picture, as its processor cuts
+        them."""
+        own = self.processor
+        if not self.scans:
+            return []
+        least, most, ratio = (
+            getattr(own, f"pan_and_scan_{name}", None) or usual
+            for name, usual in (("min_crop_size", 256), ("max_num_crops", 4), ("min_ratio_to_activate", 1.2))
+        )
+        found = own.pan_and_scan(np.asarray(image).transpose(2, 0, 1), least, most, ratio)
+        across = image.width >= image.height  # they stand in one row, or one column
+        boxes = []
+        for number, crop in enumerate(found):
+            at = number * (found[0].shape[2] if across else found[0].shape[1])
+            left, top = (at, 0) if across else (0, at)
+            boxes.append((left, top, left + crop.shape[2], top + crop.shape[1]))
+        return boxes
+
     def save(self, folder: Path) -> None:
         """Write the processors into a checkpoint's folder."""
         self.processor.save_pretrained(folder)
@@ -310,7 +334,8 @@ class ImagePreparer:
             crop = (processor.crop_size.width, processor.crop_size.height)
         if tiled:  # the whole picture is squeezed to the square that its tiles have
             resized = (_edge(processor.size), _edge(processor.size))
-        pixels = torch.as_tensor(np.asarray(processor(images=[image])["pixel_values"][0]))
+        whole = {"do_pan_and_scan": False} if self.scans else {}
+        pixels = torch.as_tensor(np.asarray(processor(images=[image], **whole)["pixel_values"][0]))
         transform = ImageTransform.of(original, resized, pad=pad, crop=crop)
         if transform.size != (pixels.shape[-1], pixels.shape[-2]):
             raise VlmProbeError(

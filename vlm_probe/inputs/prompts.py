@@ -52,12 +52,13 @@ def encode_prompt(
     template: str,
     question: str,
     *,
-    images: int,
+    images: str,
     image_token_id: int,
-    image_text: str = IMAGE,
     answer: str = "",
 ) -> EncodedPrompt:
     """Fill a prompt template and tokenize it, with an answer behind it if there is one.
+
+    images: the text that stands for them, with `<image>` for the positions of each.
 
     Raises VlmProbeError for an empty question and for one that spells a special token or the image's
     placeholder, which the tokenizer would take for the real thing.
@@ -69,9 +70,9 @@ def encode_prompt(
         if token in question:
             raise VlmProbeError(f"the question contains {token!r}, a special token of this model; leave it out")
     before, after = template.split("{question}")
-    if images == 0:
+    if not images:
         before = before.replace("{images}\n", "{images}")
-    before = before.replace("{bos}", tokenizer.bos_token or "").replace("{images}", image_text * images)
+    before = before.replace("{bos}", tokenizer.bos_token or "").replace("{images}", images)
     text = before + question + after + _spaced(tokenizer, after, answer)
     start, end = len(before), len(before) + len(question)
     knows_image = tokenizer.convert_tokens_to_ids(IMAGE) == image_token_id

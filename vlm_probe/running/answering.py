@@ -10,7 +10,7 @@ import torch
 
 from vlm_probe.errors import VlmProbeError, VlmProbeWarning
 from vlm_probe.inputs.images import ImageLike
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.inputs.images import ImageLike, open_image
-from vlm_probe.inputs.preparing import Seen
+from vlm_probe.inputs.model_inputs import Seen
 from vlm_probe.inputs.prompts import answer_start
 from vlm_probe.running.protocol import Runs
 from vlm_probe.running.sliding import window_of
@@ -78,6 +78,11 @@ def ask_all(
     """
     if model.inputs.tokenizer is None or model.inputs.images is None:
         raise VlmProbeError(f"{model.name} has no tokenizer or no image processor, so it cannot be asked")
+    if model.inputs.images.scans:
+        raise VlmProbeError(
+            f"{model.name} shows long pictures in crops too (pan and scan), which are several images: use answer_all, "
+            "or switch it off (model.preparer.processor.do_pan_and_scan = False)"
+        )
     seen = [model.inputs.see(open_image(image)) for image in images]
     if len({(one.pixels.shape, one.tokens) for one in seen}) > 1:
         raise VlmProbeError("images asked about together must come out of the processor alike; ask one by one")

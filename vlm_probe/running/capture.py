@@ -11,7 +11,7 @@ import torch
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
 from vlm_probe.inputs.images import image_digest
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.names import dimensions, part_of
 from vlm_probe.running.asking import check_numbers
 from vlm_probe.running.protocol import Runs

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlm_probe.inputs.preparing import ModelInputs, Preparer
+from vlm_probe.inputs.model_inputs import ModelInputs
+from vlm_probe.inputs.preparing import Preparer
 from vlm_probe.items import Item
 
 NamesFilter = str | Iterable[str] | Callable[[str], bool] | None

@@ -20,7 +20,7 @@ from vlm_probe.embedding.features import scene_labels
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import DISK_ERRORS
 from vlm_probe.inputs.images import MAX_BYTES, open_image
-from vlm_probe.inputs.preparing import ModelInputs
+from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.items.datasets import Items
 from vlm_probe.items.item import Item
 from vlm_probe.running.protocol import Runs
