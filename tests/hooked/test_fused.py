@@ -72,6 +72,10 @@ def test_attention_of_one_is_named(fused, tmp_path):
         encoder_attention(trace, "cls", part="vision.1")
     assert encoder_distance(trace, part="vision.1").shape == (4, 3)
     assert rollout(trace, "vision.0").shape == (GRID, GRID)
+    dense = torch.eye(PATCHES)
+    for layer in trace.stack("vision.1", "attn.hook_pattern")[:3, 0].mean(1):  # the fourth is not read
+        dense = (0.5 * layer + 0.5 * torch.eye(PATCHES)) @ dense
+    np.testing.assert_allclose(rollout(trace, "vision.1").values.ravel(), dense.mean(0), atol=1e-6)
     with pytest.raises(VlmProbeError, match="the trace holds no vision attention"):
         encoder_attention(trace, "mean")
     with pytest.raises(VlmProbeError, match=r"one encoder, and this model has several: vision\.0, vision\.1"):

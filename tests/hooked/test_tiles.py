@@ -23,7 +23,7 @@ from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.verifying import verify
 from vlm_probe.layout.tiling import tiling
 from vlm_probe.running.asking import Asked, ask_all
-from vlm_probe.store import capture, open_store
+from vlm_probe.store import capture, open_store, plan
 from vlm_probe.trace import Trace
 
 SIDE = PATCH * GRID
@@ -155,8 +155,9 @@ def test_many_questions_features_and_captures(model, tmp_path):
         inputs = model.prepare(pictures[one.image], one.question)
         plain = model.generate(inputs, max_new_tokens=3, do_sample=False, eos_token_id=None)
         assert plain[0, inputs.input_ids.shape[1] :].tolist()[: len(found.ids)] == list(found.ids)
-    with pytest.raises(VlmProbeError, match="must come out of the processor alike"):
-        ask_all(model, [picture(WIDE), picture(TALL)], [Asked(0, "a?", "red"), Asked(1, "a?", "red")])
+    mixed = ask_all(model, [picture(TALL), picture(WIDE)], [Asked(0, "a?", "red"), Asked(1, "a?", "red")])
+    alone = ask_all(model, pictures[:1], [Asked(0, "a?", "red")])[0]
+    assert (mixed[1].ids, mixed[1].p_answer) == (alone.ids, pytest.approx(alone.p_answer)), "of any shapes"
     items = generated_items(2)
     points = ["vision.blocks.1.hook_resid_post", "language.blocks.1.hook_resid_post"]
     capture(model, items, points, tmp_path / "store", positions="mean(image)")
@@ -173,6 +174,11 @@ def test_a_saved_checkpoint_opens_and_is_the_same(model, tmp_path):
         )
     assert loaded.inputs.patches is not None
     assert [list(one) for one in loaded.inputs.patches.resolutions] == RESOLUTIONS
+
+
+def test_what_hangs_on_a_pictures_shape_is_not_planned(model):
+    with pytest.raises(VlmProbeError, match="cuts pictures into tiles by their shape"):
+        plan(model.hf.config, "connector.hook_out")
 
 
 def test_tensors_without_sizes_are_refused(model):

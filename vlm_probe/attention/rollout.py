@@ -51,7 +51,9 @@ def rollout(
         patterns = trace.stack("language", "attn.hook_pattern")[:, 0].float().cpu()
         positions = query_positions(trace, "answer" if query is None else query)
     elif part.startswith("vision"):
-        read = trace.vision_layers_read if part == "vision" else None
+        # Of several encoders as many of the last layers are left out as of the first.
+        behind = trace.depth[next(iter(trace.depth))] - trace.vision_layers_read
+        read = trace.depth.get(part, 0) - behind
         patterns = trace.stack(part, "attn.hook_pattern", first=read)[:, span.row].float().cpu()
         if query not in (None, "mean", "cls"):
             raise VlmProbeError(f"the encoder's query must be 'cls' or 'mean', got {query!r}")

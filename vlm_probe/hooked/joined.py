@@ -72,12 +72,7 @@ _GEMMA3_PROMPT = "{bos}<start_of_turn>user\n{images}{question}<end_of_turn>\n<st
 _TWO_LAYERS = Connector(outputs=(("hook_pre", "linear_1"),), inputs=(("hook_post", "linear_2"),))
 
 JOINED: dict[str, Joined] = {
-    "llava": Joined(
-        "LLaVA",
-        _TWO_LAYERS,
-        selects=True,
-        varies=True,
-    ),
+    "llava": Joined("LLaVA", _TWO_LAYERS, selects=True, varies=True),
     "llava_next": Joined("LLaVA-NeXT (1.6)", _TWO_LAYERS, selects=True, resolutions="image_grid_pinpoints"),
     "paligemma": Joined(
         "PaliGemma, PaliGemma 2",
@@ -202,14 +197,11 @@ def patch_grid(config: Any) -> PatchGrid | None:
     sight = config.vision_config
     leading, *more = (one.family.leading(one.config) for one in encoders.values())
     side = sight.image_size // sight.patch_size
-    dropped = leading if joined.patches_alone else int(_drops_cls(config, joined))
+    drops_cls = joined.selects and config.vision_feature_select_strategy == "default"
+    dropped = leading if joined.patches_alone else int(drops_cls)
     pooled = 1 if joined.tokens is None else side // isqrt(getattr(config, joined.tokens))
     sizes = () if joined.resolutions is None else tuple((h, w) for h, w in getattr(config, joined.resolutions))
     return PatchGrid(sight.patch_size, leading, leading - dropped, pooled, tuple(more), sight.image_size, sizes)
-
-
-def _drops_cls(config: Any, joined: Joined) -> bool:
-    return joined.selects and config.vision_feature_select_strategy == "default"
 
 
 def connector_width(config: Any) -> int:

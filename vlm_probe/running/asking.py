@@ -69,7 +69,7 @@ def ask_all(
 ) -> list[Answered]:
     """Answer questions about images, each image's part of the work done once.
 
-    images: shown one to a prompt; they must come out of the processor alike.
+    images: shown one to a prompt; those that come out of the processor alike are encoded together.
     batch_size: questions run at once, and images encoded at once.
 
     Hooks that address positions see the prompt in two pieces; use `model.answer_all` with such.
@@ -84,21 +84,22 @@ def ask_all(
             "or switch it off (model.preparer.processor.do_pan_and_scan = False)"
         )
     seen = [model.inputs.see(open_image(image)) for image in images]
-    if len({(one.pixels.shape, one.tokens) for one in seen}) > 1:
-        raise VlmProbeError("images asked about together must come out of the processor alike; ask one by one")
     rows = [_tokenize(model, i, one, seen[one.image].tokens) for i, one in enumerate(asked)]
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for number, one in enumerate(seen):
+        alike.setdefault((one.pixels.shape, one.tokens), []).append(number)
     results: dict[int, Answered] = {}
-    for start in range(0, len(images), batch_size):
-        part = [row for _, row in rows if start <= row.image < start + batch_size]
+    for some in (numbers[i : i + batch_size] for numbers in alike.values() for i in range(0, len(numbers), batch_size)):
+        place = {number: at for at, number in enumerate(some)}
+        part = [(prefix, row) for prefix, row in rows if row.image in place]
         if not part:
             continue
-        # All prefixes are one and the same row of ids: a template around equally many placeholders.
-        prefix, _ = rows[0]
-        shown = seen[start : start + batch_size]
+        # Their prefixes are one and the same row of ids: a template around equally many placeholders.
+        prefix, shown = part[0][0], [seen[number] for number in some]
         pixels = torch.stack([one.pixels for one in shown]).to(model.device, model.dtype)
         cache = _read_images(model, prefix, shown) if model.inputs.shares_images else None
-        for batch in _batches(model, part, len(prefix), max_new_tokens, batch_size):
-            at = torch.tensor([row.image - start for row in batch], device=model.device)
+        for batch in _batches(model, [row for _, row in part], len(prefix), max_new_tokens, batch_size):
+            at = torch.tensor([place[row.image] for row in batch], device=model.device)
             begun = _whole(model, prefix, pixels[at], batch) if cache is None else _on(model, prefix, cache, at, batch)
             for row, answered in zip(batch, _finish(model, *begun, batch, max_new_tokens), strict=True):
                 results[row.index] = answered

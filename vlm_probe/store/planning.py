@@ -106,6 +106,11 @@ def plan(
     if dtype not in VALUES:
         raise VlmProbeError(f"values are kept as {' or '.join(VALUES)}, got {dtype!r}")
     grid = patch_grid(config)
+    if grid is not None and grid.resolutions:
+        raise VlmProbeError(
+            f"a {config.model_type} model cuts pictures into tiles by their shape: how much a capture takes cannot be "
+            "planned without them (vlm-probe capture --limit 500 says how much it was)"
+        )
     patches = kept = 0
     if grid is not None:
         kept, patches = grid.kept, (config.vision_config.image_size // (grid.patch_size * grid.pooled)) ** 2
