@@ -270,6 +270,11 @@ def _look(
     notes = [str(one.message) for one in caught if issubclass(one.category, VlmProbeWarning)]
     if trained_on_scenes(str(model.name)):
         notes += unfamiliar(picture, question)
+    if inputs.image_sizes is not None:
+        notes.append(
+            "the model sees the picture as a whole and in tiles, and maps here are of the whole alone (of the tiles: "
+            "image_attention(trace, tiles=True))"
+        )
     trace = model.trace(inputs, capture=["*.hook_pattern", *CAPTURED])
     answer_ids = model.answer_tokens(inputs, max_new_tokens=max_new_tokens)[0]
     answer = model.tokenizer.decode(answer_ids, skip_special_tokens=True).strip()
@@ -282,10 +287,11 @@ def _look(
     blanked = None if tokens.first is None or cut else blanking(model, inputs, tokens.first, target=answer_ids[0])
     found = sinks(trace)
     summary = head_summary(trace, query, sinks=found)
-    seen = [part for part in model.layers if part != "language"]
-    encoders = [
-        encoder_attention(trace, "mean", part=part).isel(layer=slice(0, model.layers_read(part))) for part in seen
-    ]
+    encoders = {
+        part: encoder_attention(trace, "mean", part=part).isel(layer=slice(0, model.layers_read(part)))
+        for part in model.layers
+        if part != "language"
+    }
     progress(1)
     looked = Looked(str(model.name), name, answer, answer_ids, top, blanked, notes)
     section = {
@@ -297,6 +303,7 @@ def _look(
         "prompt": inputs.prompts[0],
         "top": rows_of(top),
         "relevancies": tokens.pictures,
+        "through": len(tokens.maps) > 1,
         "token_strip": tokens.strip,
         "left_out": len(answer_ids) - len(tokens.pictures),
         "blanked": None if blanked is None else said_of_blanking(blanked),
@@ -305,7 +312,12 @@ def _look(
         "sink_mass": f"{float(summary['sink_mass'].mean()):.3f}",
         "strip": figure_uri(layer_strip(picture, maps.mean("head", keep_attrs=True))),
         "grid": figure_uri(head_grid(picture, maps)),
-        "encoders": [figure_uri(layer_strip(picture, one.mean("head", keep_attrs=True))) for one in encoders],
+        "encoders": {
+            "" if part == "vision" else f" of {part} ({model.config_of(part).model_type})": figure_uri(
+                layer_strip(picture, one.mean("head", keep_attrs=True))
+            )
+            for part, one in encoders.items()
+        },
         "sinks": rows_of(found.drop(columns=["index", "held"])),
         "provenance": rows_of(provenance_table(trace.provenance)),
     }
