@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, CLIPImageProcessor
+from transformers import AutoConfig, AutoTokenizer
 
 from vlm_probe.checkpoints.checkpoint import TOKENIZER_FILES, Checkpoint, first_of
 from vlm_probe.checkpoints.files import find_beside, read_weights, snapshot
@@ -210,8 +210,10 @@ def _language(folder: Path, language: str, source: Path | str) -> Any:
 
 def _processor(kind: str, pixels: int) -> Any:
     """The image processor of one encoder, which is given squares (`Fit`)."""
+    from transformers import CLIPImageProcessorPil  # that of torchvision warns, and rounds otherwise
+
     mean, std = next(value for key, value in _PIXELS.items() if kind.startswith(key))
     square = {"height": pixels, "width": pixels}
-    return CLIPImageProcessor(
+    return CLIPImageProcessorPil(
         size=square, do_resize=False, do_center_crop=False, crop_size=square, image_mean=mean, image_std=std
     )
