@@ -27,6 +27,7 @@ from vlm_probe.hooked.anatomy import patches_of
 from vlm_probe.hooked.untrained import untrained
 from vlm_probe.hooked.verifying import verify
 from vlm_probe.inputs.images import ImagePreparer
+from vlm_probe.layout.groups import positions_of
 from vlm_probe.lens.contextual_lens import build_bank
 from vlm_probe.running.asking import Asked, ask_all
 from vlm_probe.store import capture, open_store
@@ -268,6 +269,11 @@ def test_crops_of_pan_and_scan_are_images_of_their_own(size):
         first, last = span.patch_to_box(0, 0), span.patch_to_box(GRID - 1, GRID - 1)
         covered[round(first.top) : round(last.bottom), round(first.left) : round(last.right)] += 1
     assert (covered == (len(spans) > 1)).all(), "the crops lie side by side"
+    assert (inputs.layout.pictures, inputs.layout.views()) == (spans[:1], spans), "views of one picture"
+    box = (size[0] - 9.0, size[1] - 9.0, size[0] - 2.0, size[1] - 2.0)
+    hit = set(positions_of(inputs.layout, "box", boxes=[box]).tolist())
+    assert hit & set(spans[0].positions.tolist())
+    assert hit & set(spans[-1].positions.tolist()), "what is taken out of the whole is taken out of its crop"
     with pytest.raises(vlm_probe.VlmProbeError, match=r"shows long pictures in crops too \(pan and scan\)"):
         ask_all(model, [picture(0, size)], [Asked(0, "a?", "red")])
 

@@ -56,8 +56,8 @@ def without_patches(inputs: ModelInputs, patches: Bool[np.ndarray, "draw row col
     """
     span = inputs.layout.image(image)
     assert inputs.pixel_values is not None
-    if inputs.image_sizes is not None:
-        raise VlmProbeError("patches of a picture that is also shown in tiles cannot be blanked")
+    if len(inputs.layout.views(image)) > 1:
+        raise VlmProbeError("patches of a picture that is also shown in tiles or crops cannot be blanked")
     pixels = inputs.pixel_values
     height, width = pixels.shape[-2:]
     side = span.cell_size

@@ -16,6 +16,7 @@ from torch import Tensor
 from vlm_probe.attention.answer_maps import MakesMap
 from vlm_probe.attention.blanking import Without, picture_pixels
 from vlm_probe.attention.localization import points_at_box, share_in_box
+from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.inputs.model_inputs import ModelInputs
 
@@ -86,6 +87,8 @@ def sensitivity(
     from captum.metrics import sensitivity_max
 
     assert inputs.pixel_values is not None
+    if inputs.layout.encoded != 1:
+        raise VlmProbeError("sensitivity takes one image in the prompt, without tiles or crops")
     shown = picture_pixels(inputs)
     seen = ~np.isnan(values)
 

@@ -58,8 +58,8 @@ def _propagate(
     layout = inputs.layout
     if through_encoder and not layout.images:
         raise VlmProbeError("through_encoder=True needs an image in the prompt")
-    if through_encoder and inputs.image_sizes is not None:
-        raise VlmProbeError("through_encoder=True composes with one picture's encoder, and tiles are several")
+    if through_encoder and layout.encoded != len(layout.pictures):
+        raise VlmProbeError("through_encoder=True composes with the picture as a whole, and tiles or crops are several")
     if through_encoder and "vision" not in model.layers:
         several = ", ".join(part for part in model.layers if part != "language")
         raise VlmProbeError(f"through_encoder=True composes with one encoder, and this model has several: {several}")

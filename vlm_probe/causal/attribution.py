@@ -198,8 +198,8 @@ def _names(model: HookedVLM, points: str | Sequence[str], inputs: ModelInputs) -
             raise VlmProbeError(f"{name} is no node to patch; residual streams, what is added to them and heads are")
         if not name.startswith("language.") and inputs.pixel_values is None:
             raise VlmProbeError(f"{name} needs an image in the prompt")
-        if not name.startswith("language.") and any(len(layout.images) != 1 for layout in inputs.layouts):
-            raise VlmProbeError(f"{name} takes one image in each prompt")
+        if not name.startswith("language.") and any(layout.encoded != 1 for layout in inputs.layouts):
+            raise VlmProbeError(f"{name} takes one image in each prompt, without tiles or crops")
     kept = [name for name in names if not name.startswith("vision.") or (layer_of(name) or 0) < model.layers_read(name)]
     if not kept:
         read = model.layers_read(names[0])

@@ -90,8 +90,11 @@ def _live(layout: TokenLayout) -> np.ndarray:
 
 def _patches(layout: TokenLayout, boxes: Sequence[AnyBox], where: Where, name: str) -> np.ndarray:
     """Rows of the encoder's or the connector's activations."""
-    if len(layout.images) != 1:
-        raise VlmProbeError(f"in {name} positions are those of one image, and this prompt has {len(layout.images)}")
+    if layout.encoded != 1:
+        raise VlmProbeError(
+            f"in {name} positions are those of one image, and the encoder is given {layout.encoded} of this prompt "
+            "(several pictures, or tiles or crops of one)"
+        )
     span = layout.image()
     patches = span.cells_at(f"{name}." if "." not in name else name)
     mask = np.zeros(int(patches.max()) + 1, dtype=bool)

@@ -115,8 +115,10 @@ def attribute(
     if method not in CITATIONS:
         raise VlmProbeError(f"no attribution method {method!r}; there are {', '.join(CITATIONS)}")
     layout = inputs.layout
-    if inputs.pixel_values is None or len(layout.images) != 1 or not inputs.images:
-        raise VlmProbeError("attribution needs one image in the prompt, from model.prepare(image, question)")
+    if inputs.pixel_values is None or layout.encoded != 1 or not inputs.images:
+        raise VlmProbeError(
+            "attribution needs one image in the prompt, from model.prepare(image, question), without tiles or crops"
+        )
     if point is None and method == "layer_conductance":
         raise VlmProbeError('layer_conductance needs point=, a hook point\'s name ("connector.hook_out")')
     if point is not None and method == "occlusion":

@@ -156,6 +156,8 @@ def nearest_tokens(
 ) -> pd.DataFrame:
     """For every patch of an image, the vocabulary rows nearest to what stands there.
 
+    Of a picture that is also shown in tiles or crops: the whole.
+
     Parameters
     ----------
     trace: holds `point`: "connector.hook_out", or a language point of the model's width
@@ -179,7 +181,7 @@ def nearest_tokens(
         raise VlmProbeError(
             f"{point} has shape {list(rows.shape)}, token rows have {table.shape[1]} features: name one of that width"
         )
-    spans = trace.layout.images if point.startswith("language.") else trace.layout.pictures
+    spans = trace.layout.pictures
     at = [torch.as_tensor(span.rows_at(point), device=rows.device) for span in spans]
     if point.startswith("language."):
         vectors = rows[0, torch.cat(at)]

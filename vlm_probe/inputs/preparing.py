@@ -266,13 +266,16 @@ class Preparer:
                 grids=[one.grid for one in own],
                 tokens_per_image=[one.whole for one in own],
                 tilings=[one.tiling for one in own],
+                crops=[number > 0 for views in views_of for number in range(len(views))],
                 transforms=[one.transform for one in own],
                 patch_size=None if self.patches is None else self.patches.patch_size,
                 **self._geometry,
                 question_positions=np.asarray(asked) + length - len(ids),
                 tokens=self.token_strings(row.numpy()),
             )
-            for row, mask, own, (ids, asked, _) in zip(input_ids, attention_mask, seen, encoded, strict=True)
+            for row, mask, own, views_of, (ids, asked, _) in zip(
+                input_ids, attention_mask, seen, each, encoded, strict=True
+            )
         ]
         stacked = torch.cat(pixels) if pixels else None
         sizes = [one.transform.original[::-1] for own in seen for one in own if one.tiling is not None]

@@ -45,6 +45,8 @@ class ImageSpan:
     """As `leading`, of the encoders behind the first."""
     row: int = 0
     """Which of its prompt's pictures and tiles it is in the encoder's batch."""
+    crop: bool = False
+    """A crop of the picture whose span stands before it (Gemma 3's pan and scan)."""
     tiles: tuple[int, int] | None = None
     """Rows and columns of tiles where these are a picture's tiles put together again (`layout.tiling`), beside the span
     of the whole picture. `extra_positions` are then the ends of the rows."""

@@ -23,7 +23,7 @@ class TokenLayout:
     length: int
     """Length of the sequence, padding included."""
     images: tuple[ImageSpan, ...]
-    """Of every picture the whole; behind it its tiles, where it is cut into some."""
+    """Of every picture the whole; behind it its tiles or crops, where it is cut into some."""
     text_positions: Int[np.ndarray, " text"]
     """Every unpadded position that is not of an image."""
     question_positions: Int[np.ndarray, " question"]
@@ -43,7 +43,7 @@ class TokenLayout:
     @property
     def pictures(self) -> tuple[ImageSpan, ...]:
         """The spans of whole pictures."""
-        return tuple(span for span in self.images if span.tiles is None)
+        return tuple(span for span in self.images if span.tiles is None and not span.crop)
 
     def image(self, index: int = 0, *, tiles: bool = False) -> ImageSpan:
         """One image's span: of the whole picture, or of its tiles.
@@ -54,15 +54,16 @@ class TokenLayout:
             raise VlmProbeError(f"image {index} was asked for, the prompt has {len(self.pictures)}")
         if not tiles:
             return self.pictures[index]
-        if len(self.views(index)) == 1:
+        cut = [span for span in self.views(index) if span.tiles is not None]
+        if not cut:
             raise VlmProbeError(f"image {index} is not cut into tiles")
-        return self.views(index)[1]
+        return cut[0]
 
     def views(self, index: int = 0) -> tuple[ImageSpan, ...]:
-        """All spans of one picture: the whole, and its tiles where it is cut."""
-        own = self.pictures[index].row
-        after = [span for span in self.images if span.tiles is not None and span.row == own + 1]
-        return (self.pictures[index], *after)
+        """All spans of one picture: the whole, and its tiles or crops where it is cut."""
+        begins = [number for number, span in enumerate(self.images) if span.tiles is None and not span.crop]
+        index %= len(begins)
+        return self.images[begins[index] : [*begins[1:], len(self.images)][index]]
 
     @property
     def encoded(self) -> int:
@@ -100,12 +101,14 @@ def lay_out(
     pooled: int = 1,
     more_leading: tuple[int, ...] = (),
     tilings: Sequence[Tiling | None] = (),
+    crops: Sequence[bool] = (),
     question_positions: Any = None,
     tokens: tuple[str, ...] = (),
 ) -> TokenLayout:
     """Read one example's layout off its token ids.
 
-    leading, pooled, more_leading: as of `ImageSpan`. tilings: how each image is cut, where some are. Without
+    leading, pooled, more_leading: as of `ImageSpan`. tilings: how each image is cut, where some are.
+    crops: which images are crops of the one before them. Without
     `question_positions`, the question is all text behind the last image.
 
     Raises VlmProbeError if the image placeholders do not add up to what the images need.
@@ -120,17 +123,19 @@ def lay_out(
             f"{len(tokens_per_image)} images need {needed}"
         )
     spans, start, row = [], 0, 0
-    for grid, count, transform, tiled in zip(grids, tokens_per_image, transforms, cut, strict=True):
+    of_another = [*crops] or [False] * len(grids)
+    for grid, count, transform, tiled, crop in zip(grids, tokens_per_image, transforms, cut, of_another, strict=True):
         own = placeholders[start : start + count]
         # What the model keeps of `leading` stands before the patches.
         extra = count - grid[0] * grid[1]
         about = (patch_size, leading, pooled, more_leading, row)
-        spans.append(ImageSpan(own[extra:], grid, own[:extra], transform, *about))
+        spans.append(ImageSpan(own[extra:], grid, own[:extra], transform, *about, crop))
         start, row = start + count, row + 1
         if tiled is not None:
             rows = placeholders[start : start + tiled.positions].reshape(tiled.grid[0], -1)
             at = (rows[:, :-1].ravel(), tiled.grid, rows[:, -1])
-            spans.append(ImageSpan(*at, None if transform is None else tiled.transform, *about[:-1], row, tiled.tiles))
+            moved = None if transform is None else tiled.transform
+            spans.append(ImageSpan(*at, moved, *about[:-1], row, tiles=tiled.tiles))
             start, row = start + tiled.positions, row + tiled.tiles[0] * tiled.tiles[1]
     text = live[input_ids[live] != image_token_id]
     if question_positions is None:

@@ -323,9 +323,9 @@ def _vectors(
     bad = [layer for layer in asked if layer not in every]
     if bad:
         raise VlmProbeError(f"layers are {EMBEDDING} to {every[-1]}, got {bad[0]}")
-    at = source.layout.image_positions
-    if not len(at):
+    if not source.layout.pictures:
         raise VlmProbeError("the prompt has no image, and the lens is on its patches")
+    at = np.concatenate([span.positions for span in source.layout.pictures])
     if isinstance(source, Trace):
         asked = [layer for layer in asked if layers is not None or point_of(layer) in source]
         if not asked:
@@ -353,7 +353,7 @@ def nearest_contexts(
 def _places(layout: TokenLayout) -> pd.DataFrame:
     """A row a patch: where it is."""
     records = []
-    for image, span in enumerate(layout.images):
+    for image, span in enumerate(layout.pictures):
         for row, col in np.ndindex(*span.grid):
             edges = (float("nan"),) * 4 if span.transform is None else tuple(span.patch_to_box(row, col))
             records.append((image, row, col, *edges))

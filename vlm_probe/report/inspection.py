@@ -270,10 +270,9 @@ def _look(
     notes = [str(one.message) for one in caught if issubclass(one.category, VlmProbeWarning)]
     if trained_on_scenes(str(model.name)):
         notes += unfamiliar(picture, question)
-    if inputs.image_sizes is not None:
+    if len(inputs.layout.views()) > 1:
         notes.append(
-            "the model sees the picture as a whole and in tiles, and maps here are of the whole alone (of the tiles: "
-            "image_attention(trace, tiles=True))"
+            "the model sees the picture as a whole and in tiles or crops, and maps here are of the whole alone"
         )
     trace = model.trace(inputs, capture=["*.hook_pattern", *CAPTURED])
     answer_ids = model.answer_tokens(inputs, max_new_tokens=max_new_tokens)[0]
@@ -283,7 +282,7 @@ def _look(
     top = top_tokens(model, trace.logits[inputs.layout.answer_position])
     progress(1)
     tokens = _tokens(model, inputs, answer_ids, progress)
-    cut = inputs.image_sizes is not None  # patches of a picture in tiles cannot be blanked
+    cut = len(inputs.layout.views()) > 1  # patches of a picture in tiles or crops cannot be blanked
     blanked = None if tokens.first is None or cut else blanking(model, inputs, tokens.first, target=answer_ids[0])
     found = sinks(trace)
     summary = head_summary(trace, query, sinks=found)

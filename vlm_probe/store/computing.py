@@ -193,12 +193,11 @@ class ShardWorker:
                 x = x[whole_pictures(layouts)]  # tiles stand among them
             if self.pick.where != "all" and is_pooled(name, layouts):
                 x = patches_of(name, x, layouts)
-            there = [self.pick.there(name, *each) for each in zip(layouts, places, strict=True)]
-            rows = [self.pick.rows(name, *each, x.shape[1]) for each in zip(layouts, items, there, strict=True)]
+            rows = [self.pick.rows(name, *each, x.shape[1]) for each in zip(layouts, items, places, strict=True)]
             counts[name] = rows
             if not self.pick.mean:
                 return pooled(x, rows, None)
-            each = zip(layouts, items, there, map(len, rows), strict=True)
+            each = zip(layouts, items, places, map(len, rows), strict=True)
             return pooled(x, rows, [self.pick.weights(*one) for one in each])
 
         kept = run_kept(self.model, inputs, self.points, keep)

@@ -122,18 +122,12 @@ class Pick:
             if not item.others:
                 raise VlmProbeError("the item has no other object")
             return layout.image().positions
+        # As in `embedding.features`: of a picture that is also shown in tiles or crops, the whole.
+        live = layout.image().positions if self.patches_only else live
         found = np.intersect1d(positions_of(layout, self.where, boxes=item.boxes), live)  # "~" names padding, too
         if len(found) == 0:
             raise VlmProbeError(f"this prompt has no {self.where} positions")
         return found
-
-    def there(
-        self, name: str, layout: TokenLayout, places: Int[np.ndarray, " position"]
-    ) -> Int[np.ndarray, " position_there"]:
-        """The positions that an activation has: of a picture in tiles, before the language model, the whole's."""
-        if name.startswith("language.") or self.where == "all" or len(layout.images) == len(layout.pictures):
-            return places
-        return places[np.isin(places, layout.image().positions)]
 
     def rows(
         self, name: str, layout: TokenLayout, item: Item, places: Int[np.ndarray, " position"], length: int
@@ -158,9 +152,8 @@ class Pick:
         if self.where not in ("box", OTHER):
             return np.full(rows, 1 / rows)
         box = (item.boxes if self.where == "box" else item.others)[0]
-        positions = np.concatenate([span.positions for span in layout.views()])
-        every = np.concatenate([span.box_coverage(box).ravel() for span in layout.views()])
-        covered = every[np.searchsorted(positions, places)]
+        span = layout.image()
+        covered = span.box_coverage(box).ravel()[np.searchsorted(span.positions, places)]
         if covered.sum() == 0:
             raise VlmProbeError(f"the {self.where} lies outside what the model sees of its image")
         return covered / covered.sum()
