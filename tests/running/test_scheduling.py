@@ -256,7 +256,7 @@ def begun(tmp_path):
 
 def test_a_run_that_was_ended_leaves_nobody_and_goes_on_to_the_same_answers(ray_here, begun, command, tmp_path):
     # Enough that it is still at work when it is told to end.
-    asked = ["evaluate", "-m", MODEL, "--n", "120", "--device", "cpu"]
+    asked = ["evaluate", "-m", MODEL, "--n", "240", "--device", "cpu"]
     argv = [sys.executable, "-m", "vlm_probe", *asked, "--engine", "ray", "--actors", "1", "--out", "out"]
     for how in (signal.SIGINT, signal.SIGKILL):
         one, children, actors = begun(argv)
