@@ -45,6 +45,7 @@ def positions_of(
 ) -> Int[np.ndarray, " position"]:
     """The positions that a group, a combination of groups, or numbers name, in ascending order (numbers: as given).
 
+    >>> from vlm_probe.layout import ImageSpan
     >>> span = ImageSpan(np.arange(1, 5), (2, 2), np.arange(0))
     >>> layout = TokenLayout(8, (span,), np.array([0, 5, 6, 7]), np.array([5, 6]), 7)
     >>> positions_of(layout, "image | answer").tolist()
