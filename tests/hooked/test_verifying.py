@@ -238,7 +238,7 @@ def test_what_a_layer_adds_is_not_lost_in_a_large_stream(monkeypatch):
 YARN = {"rope_theta": 1e4, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 50}
 
 
-@pytest.mark.parametrize("language", ["llama", "phi"])
+@pytest.mark.parametrize("language", ["llama", "mistral"])
 def test_a_rotation_that_also_scales_holds(language):
     config = tiny_llava("clip", language).config
     own = dict(config.text_config.rope_parameters or {})
