@@ -147,14 +147,31 @@ class Checks:
         return apart
 
     def patterns(self, part: str) -> list[float]:
-        """Patterns hooked alone come another way than with scores beside them."""
-        _, alone = self.model.run_with_cache(self.inputs, names_filter=[f"{part}.blocks.*.attn.hook_pattern"])
+        """Against transformers' own; and hooked alone, when they come another way, against that run's queries and keys:
+        in half precision a deep model's patterns of two ways are no longer alike."""
+        own = f"{part}.blocks.*.attn.hook_"
+        names = [own + name for name in (f"{self._rotary(part)}q", f"{self._rotary(part)}k", "pattern")]
+        _, alone = self.model.run_with_cache(self.inputs, names_filter=names)
         apart = []
         for layer, weights in enumerate(self._told(part).attentions):
-            for cache in (self.cache, alone):
-                found = cache[f"{part}.blocks.{layer}.attn.hook_pattern"]
-                apart.append(_apart(self._rows(part, found, 2), self._rows(part, weights, 2)))
+            at = f"{part}.blocks.{layer}.attn.hook_"
+            apart.append(_apart(self._rows(part, self.cache[at + "pattern"], 2), self._rows(part, weights, 2)))
+            hidden = ~self.cache[at + "attn_scores"].isfinite()
+            made = self._of_queries(part, layer, alone).masked_fill(hidden, -torch.inf).float().softmax(-1)
+            apart.append(_apart(self._rows(part, alone[at + "pattern"], 2), self._rows(part, made, 2)))
         return apart
+
+    def _rotary(self, part: str) -> str:
+        return "rot_" if f"{part}.blocks.0.attn.hook_rot_q" in self.model.hook_dict else ""
+
+    def _of_queries(self, part: str, layer: int, cache: Any) -> Tensor:
+        """Queries times keys, as they reach attention, rounded as the model does: a sharp softmax shows it."""
+        at = f"{part}.blocks.{layer}.attn.hook_{self._rotary(part)}"
+        q, k = (cache[at + letter] for letter in "qk")
+        scaling, cap = score_settings(self.model, part, layer)
+        k = k.repeat_interleave(q.shape[2] // k.shape[2], dim=2)
+        made = torch.matmul(q.transpose(1, 2), k.transpose(1, 2).transpose(-1, -2)) * scaling
+        return made if cap is None else cap * torch.tanh(made / cap)
 
     def added(self, part: str) -> list[float]:
         """The very sums of a layer."""
@@ -180,16 +197,12 @@ class Checks:
 
     def scores(self, part: str) -> list[float]:
         """Queries times keys, as they reach attention, and their softmax; where a query may look."""
-        apart, rotary = [], "rot_" if f"{part}.blocks.0.attn.hook_rot_q" in self.model.hook_dict else ""
+        apart, rotary = [], self._rotary(part)
         for layer in range(self.model.layers[part]):
             at = f"{part}.blocks.{layer}.attn.hook_"
-            q, k, found = (self.cache[at + name].float() for name in (f"{rotary}q", f"{rotary}k", "attn_scores"))
-            scaling, cap = score_settings(self.model, part, layer)
-            k = k.repeat_interleave(q.shape[2] // k.shape[2], dim=2)
-            made = torch.einsum("bqhd,bkhd->bhqk", q, k) * scaling
-            made = made if cap is None else cap * torch.tanh(made / cap)
+            found, made = self.cache[at + "attn_scores"].float(), self._of_queries(part, layer, self.cache)
             seen = found.isfinite()
-            apart.append(_apart(found[seen], made[seen]))
+            apart.append(_apart(found[seen], made[seen].float()))
             live = self._rows(part, found.softmax(-1), 2)
             apart.append(_apart(live, self._rows(part, self.cache[at + "pattern"], 2)))
             if rotary:
