@@ -1,6 +1,7 @@
 """Shards, here and on Ray: each done, once where nothing fails, with the same results; and nobody is left behind."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -256,12 +257,16 @@ def begun(tmp_path):
 
 def test_a_run_that_was_ended_leaves_nobody_and_goes_on_to_the_same_answers(ray_here, begun, command, tmp_path):
     # Enough that it is still at work when it is told to end.
-    asked = ["evaluate", "-m", MODEL, "--n", "240", "--device", "cpu"]
+    asked = ["evaluate", "-m", MODEL, "--n", "120", "--device", "cpu"]
     argv = [sys.executable, "-m", "vlm_probe", *asked, "--engine", "ray", "--actors", "1", "--out", "out"]
     for how in (signal.SIGINT, signal.SIGKILL):
-        one, children, actors = begun(argv)
-        one.send_signal(how)
-        _, said = one.communicate(timeout=60)
+        for _ in range(3):
+            one, children, actors = begun(argv)
+            one.send_signal(how)
+            _, said = one.communicate(timeout=60)
+            if one.returncode != 0:
+                break
+            shutil.rmtree(tmp_path / "out")  # on a busy machine it was over before it was told
         assert one.returncode == (-how if how == signal.SIGKILL else 130)
         assert "Traceback" not in said
         # What Ray itself began without being its child ends a minute after a kill; our actors do at once.
