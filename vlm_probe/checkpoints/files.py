@@ -48,6 +48,19 @@ def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
         yield from weights.items()
 
 
+def add_placeholder(weights: dict[str, Tensor], embedding: str, *outputs: str) -> int:
+    """Append a row of zeros for an image's placeholder, where a checkpoint has none; its id, the vocabulary's old size.
+
+    embedding, outputs: names of what has a row a token; of outputs those that are there.
+    """
+    rows = len(weights[embedding])
+    for key in (embedding, *outputs):
+        value = weights.get(key)
+        if value is not None:
+            weights[key] = torch.cat([value, value.new_zeros(1, *value.shape[1:])])
+    return rows
+
+
 def find_beside(folder: Path, name: str) -> Path | str:
     """The folder of a part that a checkpoint names: inside it, beside it or by its path; else the name, for the Hub."""
     for candidate in (folder / name, folder / Path(name).name, folder.parent / Path(name).name, Path(name)):

@@ -11,7 +11,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, LlavaConfig
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -24,7 +23,7 @@ from vlm_probe.checkpoints.checkpoint import (
     apply_activation_rule,
     first_of,
 )
-from vlm_probe.checkpoints.files import find_beside, read_weights, snapshot
+from vlm_probe.checkpoints.files import add_placeholder, find_beside, read_weights, snapshot
 from vlm_probe.errors import VlmProbeError
 
 _LANGUAGE = {
@@ -109,11 +108,8 @@ def read_original(name: str, folder: Path, revision: str | None, config: dict[st
             if not key.startswith(("text_model.", "text_projection", "visual_projection", "logit_scale", "logit_bias")):
                 weights[f"vision_tower.{key}"] = tensor
 
-    rows = len(weights["language_model.model.embed_tokens.weight"])
-    for key in ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"):
-        by_token = weights.get(f"language_model.{key}")
-        if by_token is not None:
-            weights[f"language_model.{key}"] = torch.cat([by_token, by_token.new_zeros(1, *by_token.shape[1:])])
+    by_token = ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias")
+    rows = add_placeholder(weights, *(f"language_model.{key}" for key in by_token))
     text = {k: v for k, v in config.items() if not k.startswith(("mm_", "tune_", "use_mm", "image_", "architectures"))}
     text |= {"model_type": _LANGUAGE[architecture], "vocab_size": rows + 1}
     converted = LlavaConfig(

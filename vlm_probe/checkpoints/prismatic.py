@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
 from vlm_probe.checkpoints.checkpoint import TOKENIZER_FILES, Checkpoint, first_of
-from vlm_probe.checkpoints.files import find_beside, read_weights, snapshot
+from vlm_probe.checkpoints.files import add_placeholder, find_beside, read_weights, snapshot
 from vlm_probe.checkpoints.prismatic_model import PROJECTORS, PrismaticConfig
 from vlm_probe.checkpoints.timm_encoders import from_timm
 from vlm_probe.errors import VlmProbeError, first_line
@@ -70,6 +70,7 @@ _PIXELS = {
     "siglip": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 """What is taken off the channels and divided by, by encoder."""
+_EMBEDDING = "model.language_model.embed_tokens.weight"
 _LAYERS = {"0": "linear_1", "2": "linear_2", "4": "linear_3"}
 
 
@@ -99,22 +100,18 @@ def read_prismatic(name: str, folder: Path, revision: str | None, raw: dict[str,
         below = key.removeprefix("llm.")
         inside = below.startswith("model.")
         weights[f"model.language_model.{below.removeprefix('model.')}" if inside else below] = value
-    sights, prefixes = [], {"model.vision_tower.towers"}
+    sights = []
     for number, (prefix, timm) in enumerate(encoders.items()):
         own = _encoder(folder, prefix, timm, trained.get("vision_backbone") or {})
         settings, named = from_timm(own, pixels, exact_gelu=len(encoders) > 1)
         sights.append(settings)
-        weights |= {f"{min(prefixes)}.{number}.{key}": value for key, value in named.items()}
+        weights |= {f"model.vision_tower.towers.{number}.{key}": value for key, value in named.items()}
     if len({one.image_size // one.patch_size for one in sights}) > 1:
         grids = " and ".join(str(one.image_size // one.patch_size) for one in sights)
         raise VlmProbeError(f"{folder} fuses encoders of {grids} patches a side; they must be of one grid")
-    rows = len(weights.get("model.language_model.embed_tokens.weight", ()))
-    if not rows:
+    if _EMBEDDING not in weights:
         raise VlmProbeError(f"{folder} holds a language model without llm.model.embed_tokens.weight")
-    for key in ("model.language_model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"):
-        if key in weights:
-            value = weights[key]
-            weights[key] = torch.cat([value, value.new_zeros(1, *value.shape[1:])])
+    rows = add_placeholder(weights, _EMBEDDING, "lm_head.weight", "lm_head.bias")
     source = find_beside(folder, language)
     text = _language(folder, language, source)
     text.vocab_size = rows + 1
