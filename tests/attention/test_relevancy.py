@@ -1,6 +1,7 @@
 """Relevancy against an independent dense implementation, on plain transformers."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from tiny import tiny_batch, tiny_llava
 
 from vlm_probe import VlmProbeError
 from vlm_probe.attention import relevancy, token_relevancy
-from vlm_probe.hooked import HookedVLM
+from vlm_probe.causal import Knockout, applied
+from vlm_probe.hooked import HookedVLM, attention
 
 
 def dense_relevancy(hf, batch, target: int | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,6 +66,85 @@ def test_equals_the_dense_product(any_llava, target):
         received[:] = each.ravel() / k**2
     expected = (received @ vision)[-25 * k**2 :].reshape(5, k, 5, k).sum((1, 3))
     np.testing.assert_allclose(relevancy(model, inputs, target=target, through_encoder=True), expected, atol=1e-5)
+
+
+def test_recomputed_activations_give_the_same(any_llava):
+    batch = tiny_batch(any_llava, batch=1)
+    model = HookedVLM(any_llava)
+    inputs = model.prepare_tensors(batch["input_ids"], batch["pixel_values"])
+    for through in (False, True):
+        kept = relevancy(model, inputs, through_encoder=through)
+        assert np.array_equal(kept, relevancy(model, inputs, through_encoder=through, recompute=True))
+    assert np.array_equal(token_relevancy(model, inputs), token_relevancy(model, inputs, recompute=True))
+
+
+def saved_shapes(run) -> list[tuple[int, ...]]:
+    """Of what autograd kept for the backward pass, but for what checkpointing makes again."""
+    kept = []
+
+    def pack(x):
+        kept.append(tuple(x.shape))
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        run()
+    return kept
+
+
+def test_no_pattern_is_kept_and_recomputing_keeps_nothing_of_a_layer():
+    model = HookedVLM(tiny_llava())
+    batch = tiny_batch(model.hf, batch=1)
+    inputs = model.prepare_tensors(batch["input_ids"], batch["pixel_values"])
+    length, width = inputs.layout.length, model.hf.config.text_config.intermediate_size
+    plain = saved_shapes(partial(token_relevancy, model, inputs))
+    assert (1, length, width) in plain
+    assert not [shape for shape in plain if shape[-2:] == (length, length)]
+    again = saved_shapes(partial(token_relevancy, model, inputs, recompute=True))
+    assert (1, length, width) not in again
+    assert len(again) < len(plain) / 3
+
+
+def through_patterns(model, inputs, target: int) -> torch.Tensor:
+    """The row of the dense product, from patterns that are hooked and so in the graph themselves."""
+    kept = []
+
+    def keep(pattern, hook):
+        pattern.retain_grad()
+        kept.append(pattern)
+
+    with model.hooks(fwd_hooks=[("language.blocks.*.attn.hook_pattern", keep)]):
+        model(inputs).logits[0, -1, target].backward()
+    model.zero_grad()
+    r = torch.eye(inputs.layout.length)
+    for pattern in kept:
+        r = r + (pattern.grad * pattern).clamp(min=0).mean(1)[0].detach() @ r
+    return r[-1]
+
+
+def test_patterns_are_those_that_were_used(any_llava):
+    """With edges cut SDPA has another mask; where a pattern is edited attention is explicit."""
+    batch = tiny_batch(any_llava, batch=1)
+    model = HookedVLM(any_llava)
+    inputs = model.prepare_tensors(batch["input_ids"], batch["pixel_values"])
+    plain = token_relevancy(model, inputs, target=5)
+    with applied(model, inputs, [Knockout("question", "image", layer) for layer in range(2)]):
+        cut = token_relevancy(model, inputs, target=5)
+        np.testing.assert_allclose(cut, through_patterns(model, inputs, 5), atol=1e-6)
+    with model.hooks(fwd_hooks=[("language.blocks.1.attn.hook_pattern", lambda pattern, hook: pattern**2)]):
+        edited = token_relevancy(model, inputs, target=5)
+        np.testing.assert_allclose(edited, through_patterns(model, inputs, 5), atol=1e-6)
+    assert not np.allclose(plain, cut, atol=1e-4)
+    assert not np.allclose(plain, edited, atol=1e-4)
+
+
+def test_nothing_stays_behind_an_error():
+    model = HookedVLM(tiny_llava())
+    batch = tiny_batch(model.hf, batch=1)
+    inputs = model.prepare_tensors(batch["input_ids"], batch["pixel_values"])
+    with pytest.raises(VlmProbeError, match="outside the vocabulary"):
+        relevancy(model, inputs, target=97, through_encoder=True, recompute=True)
+    assert not attention._watched
+    assert not any("forward" in module.__dict__ for module in model.hf.modules())
 
 
 def test_does_not_depend_on_what_was_asked_before():

@@ -3,7 +3,8 @@
 The rules for self-attention, equations 5 and 6: A^ = E_heads[(grad A * A)+] and R <- R + A^ R,
 from R = I at the input, with the gradient of the asked token's logit. We only ever read one row of
 R, so only that row is propagated: r <- r + r A^, from the last layer to the first. That is the
-order of the backward pass, so each layer's gradient is used as it appears and never stored.
+order of the backward pass, so each head's pattern and gradient are made as it comes by
+(`hooked.attention.watch_gradients`) and never stored.
 
 Deviation: equation 6's R is read at the position that predicts the asked token, and its own
 identity part is left in the row of tokens and out of every image map.
@@ -11,9 +12,9 @@ identity part is left in the row of tokens and out of every image map.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from itertools import chain
 
 import torch
 import xarray as xr
@@ -23,6 +24,9 @@ from transformer_lens.hook_points import HookPoint
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
+from vlm_probe.hooked.anatomy import attention_modules
+from vlm_probe.hooked.attention import Heads, watch_gradients
+from vlm_probe.hooked.continuing import checkpointed
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.targets import frozen, target_token
 from vlm_probe.inputs.model_inputs import ModelInputs
@@ -37,9 +41,14 @@ class _Rows:
     """Starts when the backward pass has left the language model."""
 
 
-def _attended(pattern: Tensor, gradient: Tensor) -> Float[Tensor, "batch query key"]:
-    """Equation 5: the positive part of gradient times attention, mean over heads."""
-    return (pattern.float() * gradient.float()).clamp_min(0).mean(dim=1)
+def _received(rows: Float[Tensor, "batch query"], heads: Heads) -> Float[Tensor, "batch key"]:
+    """r A^: equation 5, the positive part of gradient times attention, mean over heads, for the rows alone."""
+    n, found = 0, torch.zeros_like(rows)
+    for pattern, gradient in heads:
+        attended = (gradient.float() * pattern).clamp_min_(0)
+        found += (rows[:, None] @ attended)[:, 0]
+        n += 1
+    return found / n
 
 
 def _leaf(x: Tensor, hook: HookPoint) -> Tensor:
@@ -47,12 +56,8 @@ def _leaf(x: Tensor, hook: HookPoint) -> Tensor:
     return x.detach().requires_grad_()
 
 
-def _watch(update: Callable[[Tensor, Tensor], None], pattern: Tensor, hook: HookPoint) -> None:
-    pattern.register_hook(partial(update, pattern.detach()))
-
-
 def _propagate(
-    model: HookedVLM, inputs: ModelInputs, target: int | str | None, *, through_encoder: bool
+    model: HookedVLM, inputs: ModelInputs, target: int | str | None, *, through_encoder: bool, recompute: bool
 ) -> tuple[_Rows, int]:
     """Run forward and backward once; returns the propagated rows and the token asked for."""
     layout = inputs.layout
@@ -67,28 +72,38 @@ def _propagate(
     rows = _Rows(torch.zeros(layout.length, device=device))
     rows.language[layout.answer_position] = 1.0
 
-    def through_language(pattern: Tensor, gradient: Tensor) -> None:
-        rows.language += rows.language @ _attended(pattern, gradient)[0]
+    def through_language(heads: Heads) -> None:
+        rows.language += _received(rows.language[None], heads)[0]
 
-    def through_vision(pattern: Tensor, gradient: Tensor) -> None:
+    def through_vision(heads: Heads) -> None:
         if rows.vision is None:
             # The backward pass has just come out of the connector, which gets the patches and what is kept before them.
-            rows.vision = torch.zeros(pattern.shape[0], pattern.shape[-1], device=device)
+            first = next(heads)
+            heads = chain([first], heads)
+            rows.vision = torch.zeros(first[0].shape[::2], device=device)
             for number, span in enumerate(layout.images):
                 extra, own = (torch.as_tensor(at, device=device) for at in (span.extra_positions, span.positions))
                 rows.vision[number, span.leading - len(extra) : span.leading] = rows.language[extra]
                 # A mean of several patches owes each of them its share.
                 cells = torch.as_tensor(span.cells_at("vision.blocks"), device=device)
                 rows.vision[number, cells] = rows.language[own][:, None] / cells.shape[1]
-        rows.vision += torch.einsum("bq,bqk->bk", rows.vision, _attended(pattern, gradient))
+        rows.vision += _received(rows.vision, heads)
 
-    start = "vision.hook_embed" if through_encoder else "language.hook_embed"
-    hooks = [(start, _leaf), ("language.blocks.*.attn.hook_pattern", partial(_watch, through_language))]
+    reports = {"language": through_language}
     if through_encoder:
-        read = range(model.vision_layers_read)
-        hooks += [(f"vision.blocks.{i}.attn.hook_pattern", partial(_watch, through_vision)) for i in read]
-    with frozen(model), torch.enable_grad(), model.hooks(fwd_hooks=hooks):
-        logits = model(inputs, logits_to_keep=layout.length - layout.answer_position).logits[0, 0]
+        reports["vision"] = through_vision
+    start = "vision.hook_embed" if through_encoder else "language.hook_embed"
+    with ExitStack() as stack:
+        for part, report in reports.items():
+            for module in attention_modules(model, part):
+                stack.enter_context(watch_gradients(module, report))
+            if recompute:
+                stack.enter_context(checkpointed(model, part))
+        stack.enter_context(frozen(model))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(model.hooks(fwd_hooks=[(start, _leaf)]))
+        kept = layout.length - layout.answer_position
+        logits = model(inputs, logits_to_keep=kept, use_cache=False).logits[0, 0]
         token = target_token(model, target, logits)
         logits[token].backward()
     return rows, token
@@ -108,19 +123,22 @@ def _attrs(model: HookedVLM, inputs: ModelInputs, token: int, units: str, throug
     return writable(attrs)
 
 
-def token_relevancy(model: HookedVLM, inputs: ModelInputs, *, target: int | str | None = None) -> xr.DataArray:
+def token_relevancy(
+    model: HookedVLM, inputs: ModelInputs, *, target: int | str | None = None, recompute: bool = False
+) -> xr.DataArray:
     """Relevancy of every position of the sequence to an output token.
 
     Parameters
     ----------
     inputs: one example; for a later answer token, `inputs.with_answer(the tokens before it)`.
     target: token id, or text (the token that begins it behind the prompt); None takes the most probable token.
+    recompute: as in `relevancy`.
 
     Returns
     -------
     DataArray(position), float32, no unit; the asking position holds its own identity (one) as well.
     """
-    rows, token = _propagate(model, inputs, target, through_encoder=False)
+    rows, token = _propagate(model, inputs, target, through_encoder=False, recompute=recompute)
     return xr.DataArray(
         rows.language.cpu().numpy(),
         dims=("position",),
@@ -135,6 +153,7 @@ def relevancy(
     *,
     target: int | str | None = None,
     through_encoder: bool = False,
+    recompute: bool = False,
     image: int = 0,
 ) -> xr.DataArray:
     """Relevancy of every patch of an image to an output token.
@@ -149,6 +168,9 @@ def relevancy(
     through_encoder: False gives the relevancy of the rows the language model received. True
         composes it with the encoder's own relevancy, over the layers the connector reads: where in
         the image those rows came from. What flows to CLS or registers is not displayed.
+    recompute: True keeps one activation a layer and computes the others again in the backward pass (gradient
+        checkpointing, Chen et al. 2016, arXiv:1604.06174): a further forward pass, and memory that grows with depth by
+        one residual stream a layer.
     image: which image of the prompt.
 
     Returns
@@ -159,7 +181,7 @@ def relevancy(
     image.
     """
     span = inputs.layout.image(image)
-    rows, token = _propagate(model, inputs, target, through_encoder=through_encoder)
+    rows, token = _propagate(model, inputs, target, through_encoder=through_encoder, recompute=recompute)
     if through_encoder:
         assert rows.vision is not None
         cells = torch.as_tensor(span.cells_at("vision.blocks"), device=rows.vision.device)

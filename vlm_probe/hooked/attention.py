@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -74,6 +75,63 @@ def cut_in(module: nn.Module, cut: Cut) -> Iterator[None]:
 def is_cut(module: nn.Module) -> bool:
     """Whether some of an attention module's edges are cut now."""
     return module in _cuts
+
+
+Heads = Iterator[tuple[Float[Tensor, "batch query key"], Float[Tensor, "batch query key"]]]
+"""Of one head after the other: its pattern, and the gradient of it."""
+
+_watched: WeakKeyDictionary[nn.Module, Callable[[Heads], None]] = WeakKeyDictionary()
+
+
+@contextmanager
+def watch_gradients(module: nn.Module, report: Callable[[Heads], None]) -> Iterator[None]:
+    """Meanwhile a backward pass through an attention module reports its patterns and their gradients, head by head.
+
+    Both are computed when the backward pass is there, from queries, keys, values and the gradient of what they give
+    (dA = dz v'), so that attention runs as it does unwatched, and no more is held than one head's.
+    """
+    _watched[module] = report
+    try:
+        yield
+    finally:
+        _watched.pop(module, None)
+
+
+class _Watched(torch.autograd.Function):
+    """What attention gives, unchanged; its gradient is reported on the way. What that takes is kept by autograd, which
+    shares it with attention's own, and under checkpointing computes it anew."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, report: Callable, heads: Callable, *kept: Tensor) -> Tensor:
+        ctx.save_for_backward(*kept)
+        ctx.report, ctx.heads = report, heads
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (gradient,) = gradients
+        kept = ctx.saved_tensors  # once: under checkpointing they are made for one look
+        ctx.report(ctx.heads(gradient, *kept))
+        return (gradient, None, None, *[None] * len(kept))
+
+
+def _heads_of_pattern(gradient: Tensor, pattern: Tensor, value: Tensor) -> Heads:
+    for head in range(pattern.shape[1]):
+        yield pattern[:, head], gradient[:, :, head] @ value[:, head].transpose(-1, -2)
+
+
+def _heads_of_sdpa(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, causal: bool, scaling: float
+) -> Heads:
+    """SDPA gives no pattern: each head's is made as in the explicit form."""
+    allowed, added = _allowed(mask, causal, query.shape[2], key.shape[2], query.device)
+    groups = query.shape[1] // key.shape[1]
+    for head in range(query.shape[1]):
+        one, shared = slice(head, head + 1), slice(head // groups, head // groups + 1)
+        pick = [m if m is None or m.shape[1] == 1 else m[:, one] for m in (allowed, added)]
+        scores = _scores(query[:, one], key[:, shared], scaling, None, *pick)
+        pattern = _softmax(scores, may_be_empty=mask is not None)[:, 0]
+        yield pattern, gradient[:, :, head] @ value[:, shared][:, 0].transpose(-1, -2)
 
 
 def _without_cut(
@@ -191,17 +249,21 @@ def attention(
     watched = bool(kwargs.pop("output_attentions", False))
     watched |= points is not None and (is_active(points.scores) or is_active(points.pattern))
     # SDPA has no soft cap: Gemma 2 runs the explicit form always, as it does in plain transformers.
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    report = _watched.get(module)
     if not watched and softcap is None:
         z, pattern = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+        if report is not None:
+            heads = partial(_heads_of_sdpa, mask=attention_mask, causal=is_causal, scaling=scale)
+            z = _Watched.apply(z, report, heads, query, key, value)
     else:
         n_query, n_key = query.shape[2], key.shape[2]
         allowed, added = _allowed(attention_mask, is_causal, n_query, n_key, query.device)
         groups = query.shape[1] // key.shape[1]
         if groups > 1:
             key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         on_scores = points.scores if points is not None and is_active(points.scores) else None
         # A causal row holds at least itself; padding, and a hook on the scores, can leave one empty.
         may_be_empty = attention_mask is not None or on_scores is not None
@@ -214,6 +276,8 @@ def attention(
             pattern = points.pattern(pattern)
         weights = nn.functional.dropout(pattern, p=dropout, training=module.training)
         z = torch.matmul(weights, value).transpose(1, 2).contiguous()
+        if report is not None:
+            z = _Watched.apply(z, report, _heads_of_pattern, weights, value)
     if points is not None and is_active(points.z):
         z = points.z(z)
     return z, pattern

@@ -6,15 +6,17 @@ computed again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vlm_probe.errors import VlmProbeError
-from vlm_probe.hooked.anatomy import attention_modules, language_tower
+from vlm_probe.hooked.anatomy import attention_modules, language_tower, tower_of
 from vlm_probe.hooked.attention import Cut, cut_in, is_cut
 from vlm_probe.hooked.families import families_of
 from vlm_probe.hooked.model import HookedVLM
@@ -74,13 +76,29 @@ def starting_at(model: HookedVLM, layer: int) -> Iterator[None]:
     layers = layers_of(language_tower(model), families_of(model.hf.config)[1].blocks)
     if not 0 <= layer < len(layers):
         raise VlmProbeError(f"{model.name} has layers 0 to {len(layers) - 1}, no {layer}")
-    before = [(module, module.__dict__.get("forward")) for module in list(layers)[:layer]]
+    with _forwards({module: _hand_on for module in list(layers)[:layer]}):
+        yield
+
+
+@contextmanager
+def checkpointed(model: HookedVLM, part: str) -> Iterator[None]:
+    """Meanwhile a forward pass with gradients keeps one activation a layer, and the backward pass computes the rest
+    again (Chen et al. 2016, arXiv:1604.06174): hooks inside layers fire twice. It must not fill a key-value cache."""
+    tower, blocks = tower_of(model, part)
+    with _forwards({m: partial(checkpoint, m.forward, use_reentrant=False) for m in layers_of(tower, blocks)}):
+        yield
+
+
+@contextmanager
+def _forwards(instead: Mapping[nn.Module, Callable]) -> Iterator[None]:
+    """Meanwhile modules compute something else; their hooks stay."""
+    before = {module: module.__dict__.get("forward") for module in instead}
     try:
-        for module, _ in before:
-            module.forward = _hand_on
+        for module, forward in instead.items():
+            module.forward = forward
         yield
     finally:
-        for module, own in before:
+        for module, own in before.items():
             if own is None:
                 module.__dict__.pop("forward", None)
             else:
