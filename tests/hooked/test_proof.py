@@ -135,7 +135,7 @@ def test_a_point_that_nothing_feeds_is_named(monkeypatch):
         model.run_with_hooks(**batch, fwd_hooks=[("language.blocks.1.hook_mlp_out", same)])
     assert str(caught.value) == (
         "1 hooked point did not fire in this run: language.blocks.1.hook_mlp_out; the model did not compute what feeds "
-        "them"
+        "them (a graph that torch.compile made feeds none: run the model that is not compiled)"
     )
 
 

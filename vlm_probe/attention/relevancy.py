@@ -15,6 +15,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 import xarray as xr
@@ -30,6 +31,10 @@ from vlm_probe.hooked.continuing import checkpointed
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.targets import frozen, target_token
 from vlm_probe.inputs.model_inputs import ModelInputs
+
+
+def _fires(x: Tensor, hook: HookPoint) -> None:
+    """A hook that changes nothing: that it is there makes its silence an error."""
 
 
 @dataclass
@@ -92,7 +97,9 @@ def _propagate(
     reports = {"language": through_language}
     if through_encoder:
         reports["vision"] = through_vision
-    start = "vision.hook_embed" if through_encoder else "language.hook_embed"
+    hooks: list[Any] = [("vision.hook_embed" if through_encoder else "language.hook_embed", _leaf)]
+    # Where another attention function runs, nothing would be reported: the point says so.
+    hooks += [(f"{part}.blocks.{i}.attn.hook_z", _fires) for part in reports for i in range(model.layers_read(part))]
     with ExitStack() as stack:
         for part, report in reports.items():
             for module in attention_modules(model, part):
@@ -101,7 +108,7 @@ def _propagate(
                 stack.enter_context(checkpointed(model, part))
         stack.enter_context(frozen(model))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(model.hooks(fwd_hooks=[(start, _leaf)]))
+        stack.enter_context(model.hooks(fwd_hooks=hooks))
         kept = layout.length - layout.answer_position
         logits = model(inputs, logits_to_keep=kept, use_cache=False).logits[0, 0]
         token = target_token(model, target, logits)

@@ -23,6 +23,10 @@ from vlm_probe.running.protocol import NamesFilter
 Boxes = Sequence[AnyBox] | Sequence[Sequence[AnyBox]] | None
 
 
+def _fires(x: Tensor, hook: HookPoint) -> None:
+    """A hook that changes nothing: that it is there makes its silence an error."""
+
+
 @contextmanager
 def carried_out(model: HookedVLM, made: Plan) -> Iterator[None]:
     """Meanwhile runs of the model are changed as a plan says."""
@@ -44,6 +48,8 @@ def carried_out(model: HookedVLM, made: Plan) -> Iterator[None]:
             (edit.name, partial(change, edit, progress if edit.name.startswith("language.") else None))
             for edit in made.edits
         ]
+        # Where another attention function runs, or a compiled graph, nothing would be cut: the point says so.
+        hooks += [(f"{part}.blocks.{layer}.attn.hook_z", _fires) for part, layer in made.cuts]
         stack.enter_context(model.hooks(fwd_hooks=hooks))
         yield
 

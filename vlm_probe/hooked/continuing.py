@@ -76,7 +76,7 @@ def starting_at(model: HookedVLM, layer: int) -> Iterator[None]:
     layers = layers_of(language_tower(model), families_of(model.hf.config)[1].blocks)
     if not 0 <= layer < len(layers):
         raise VlmProbeError(f"{model.name} has layers 0 to {len(layers) - 1}, no {layer}")
-    with _forwards({module: _hand_on for module in list(layers)[:layer]}):
+    with _forwards(dict.fromkeys(list(layers)[:layer], _hand_on)):
         yield
 
 

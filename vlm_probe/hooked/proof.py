@@ -67,4 +67,7 @@ def _message(hf: Any, silent: list[str], *, pictures: bool) -> str:
             f"{what}; attention is computed by {', '.join(sorted(map(repr, used)))} now, which feeds no point: "
             f"model.hf.set_attn_implementation({IMPLEMENTATION!r}) brings it back"
         )
-    return f"{what}; the model did not compute what feeds them"
+    return (
+        f"{what}; the model did not compute what feeds them (a graph that torch.compile made feeds none: run the model "
+        "that is not compiled)"
+    )
