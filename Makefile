@@ -10,7 +10,7 @@ OLDEST := .venv-oldest
 OLDEST_STAMP := $(OLDEST)/.installed
 OLDEST_PINS := transformers==5.9.0 huggingface-hub==1.33.0 tokenizers==0.22.2
 
-.PHONY: report figures test check test-oldest docs format install clean
+.PHONY: report figures test check test-oldest docs bench bench-gpu format install clean
 
 report: $(STAMP)
 	$(BIN)/vlm-probe report --out report
@@ -40,6 +40,14 @@ docs: $(DOCS_STAMP)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b html \
 		-d build/docs/doctrees docs build/docs/html
 	@echo "open file://$(CURDIR)/build/docs/html/index.html"
+
+# Beside the peers and the limit: benchmarks/results/<machine>.json, and README's table.
+bench: $(DEV_STAMP)
+	$(BIN)/python benchmarks/suite.py
+
+# The exact 2B and 7B on a card, within ten minutes.
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/real_size.py --device cuda --batches 1 16
 
 format: $(DEV_STAMP)
 	$(BIN)/ruff check --fix .

@@ -20,6 +20,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -132,7 +133,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-ray", action="store_true")
-    parser.add_argument("--out", default="capture")
+    parser.add_argument("--out")
     arguments = parser.parse_args()
     if arguments.items % BATCH:
         raise VlmProbeError(f"--items must be a multiple of {BATCH}")
@@ -157,7 +158,7 @@ def main() -> None:
             "capture": whole,
             "one by one": lambda: one_by_one(model, items, names, folder / "tensors.db"),
         }
-        times = interleaved(variants, arguments.repeats)
+        times = interleaved(variants, arguments.repeats, clock=time.perf_counter)
         raw = sum(4 * values for values in widths(out)) * len(items)
         results: dict[str, Any] = {
             "items": len(items),
@@ -167,8 +168,6 @@ def main() -> None:
             "items_per_second": {
                 name: round(len(items) / sorted(own)[len(own) // 2], 2) for name, own in times.items()
             },
-            "speed_of_capture_against_forward": ratio(times, "forward", "capture"),
-            "speed_of_capture_against_one_by_one": ratio(times, "one by one", "capture"),
             "bytes": {
                 "values": raw,
                 "store": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
@@ -181,7 +180,17 @@ def main() -> None:
         results["many"] = json.loads(ran.stdout.splitlines()[-1])
     if not arguments.no_ray:
         results["ray_seconds"] = actors(2000)
-    record(arguments.out, results)
+    results["rows"] = [
+        {
+            "task": "all residual streams of a dataset to disk",
+            "library": "vlm_probe",
+            "against": base,
+            "time": ratio(times, "capture", base),
+            "goals": goals,
+        }
+        for base, goals in (("forward", {"time": 1.05}), ("one by one", {"time": 1.0}))
+    ]
+    record("capture", results, arguments.out)
 
 
 def widths(store: Path) -> list[int]:

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=2)
     parser.add_argument("--every", type=int, default=1, help="so manieth window and layer")
     parser.add_argument("--layers", type=int, default=LAYERS)
-    parser.add_argument("--out", default="causal")
+    parser.add_argument("--out")
     arguments = parser.parse_args()
     model = build(arguments.layers)
     items = list(scene_items(arguments.items, seed=4))
@@ -89,17 +89,19 @@ def main() -> None:
         arguments.repeats,
     )
     runs = {"knockout": len(cuts) * len(items), "patch": len(names) * len(GROUPS) * len(pairs)}
-    record(
-        arguments.out,
+    rows = [
         {
-            "runs": runs,
-            "knockout_sweep_against_loop": ratio(times, "knockout_sweep", "knockout_loop"),
-            "patch_sweep_against_loop": ratio(times, "patch_sweep", "patch_loop"),
-            "largest_difference": largest,
-            "edge_attribution_passes": passes(model, pairs[0]),
-            "peak_bytes": memory(model, items),
-        },
-    )
+            "task": f"{runs[kind]} {name}",
+            "library": "vlm_probe",
+            "against": "a loop of single runs",
+            "time": ratio(times, f"{kind}_sweep", f"{kind}_loop"),
+            "difference": largest[kind],
+            "goals": {"time": 0.2},
+        }
+        for kind, name in (("knockout", "knockouts"), ("patch", "patches"))
+    ]
+    found = {"runs": runs, "edge_attribution_passes": passes(model, pairs[0]), "peak_bytes": memory(model, items)}
+    record("causal", {**found, "rows": rows}, arguments.out)
 
 
 def passes(model: HookedVLM, pair: tuple[Item, Item]) -> dict[str, int]:

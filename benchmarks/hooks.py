@@ -1,147 +1,154 @@
-"""What hooks cost: idle, capturing all residual streams, and one layer's pattern.
+"""What hooks cost, beside plain hooks, TransformerLens's bridge, nnsight and pyvene: the same tasks, the same weights.
 
-    python benchmarks/hooks.py [--repeats 9] [--out hooks]
+    python benchmarks/hooks.py [--repeats 9] [--out NAME]
 
-Each figure is a ratio within one run, variants interleaved, beside TransformerLens's bridge and
-nnsight on the same weights. The model has 146M parameters (CLIP with Llama, the pair that
-TransformerLens's bridge knows) and 256 image tokens. Goals: idle <= 1.02, residual streams <= 1.05,
-one pattern <= 1.03 with added peak memory of at most 1.2 patterns.
+CLIP with Llama, the pair that TransformerLens's bridge knows, 146M parameters, 256 image tokens, one prompt, one
+thread. What the ways give must agree before anything is timed. nnsight's base class has no generate for this model, and
+pyvene no attention patterns and no cuts; those rows are not there. pyvene takes transformers' own hooks off the model
+after every run, which LLaVA needs: they are put back before each, untimed by a reset of transformers' marks
+(`peers.renewed`).
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import peers
 import torch
-from measure import interleaved, peak_bytes, ratio, record
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from measure import MIB, Task, Way, interleaved, measure, peak_bytes, ratio, record
 
-from vlm_probe.hooked import HookedVLM
-
-SIDE, PATCH, IMAGE_TOKEN = 224, 14, 7999
+BRIDGE, NNSIGHT = "TransformerLens bridge", "nnsight"
 
 
-def build() -> LlavaForConditionalGeneration:
-    vision = CLIPVisionConfig(
-        hidden_size=512,
-        intermediate_size=2048,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        image_size=SIDE,
-        patch_size=PATCH,
-    )
-    text = LlamaConfig(
-        vocab_size=8000,
-        hidden_size=1024,
-        intermediate_size=2816,
-        num_hidden_layers=8,
-        num_attention_heads=16,
-        num_key_value_heads=16,
-        pad_token_id=0,
-    )
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN)
-    config.architectures = ["LlavaForConditionalGeneration"]
-    torch.manual_seed(0)
-    return LlavaForConditionalGeneration(config).eval()
+def tasks(models: dict[str, Any], batch: dict[str, Any]) -> list[Task]:
+    """Every task, each against what plain transformers does for it."""
+    plain, eager, hooked = models["transformers"], models["transformers, eager"], models["vlm_probe"]
+    bridge, watched, other, edited = (models[name] for name in (BRIDGE, NNSIGHT, "nnsight, eager", "pyvene"))
+    ours = hooked.prepare_tensors(batch["input_ids"], batch["pixel_values"], batch["attention_mask"])
+    image = torch.as_tensor(ours.layout.image_positions)
+    other_run = {**batch, "pixel_values": batch["pixel_values"].flip(-1)}
+    # Where a way returns the whole output, its keys and values would count as memory that others let go.
+    once = {**batch, "use_cache": False}
+    clean = plain(**other_run, output_hidden_states=True).hidden_states[peers.ONE + 1]
+
+    def way(written: Callable, *given: Any) -> Way:
+        return Way(partial(written, *given), written)
+
+    def pyvene(written: Callable, *given: Any) -> Way:
+        return Way(lambda: written(peers.renewed(edited), *given), written)
+
+    return [
+        Task(
+            "nothing hooked",
+            {
+                "transformers": way(peers.idle, plain, once),
+                "vlm_probe": way(peers.idle, hooked, once),
+                BRIDGE: way(peers.idle_bridge, bridge, once),
+                NNSIGHT: way(peers.idle_nnsight, watched, once),
+            },
+            {"time": 1.01},
+        ),
+        Task(
+            "all residual streams",
+            {
+                "transformers, output_hidden_states": way(peers.residuals_transformers, plain, once),
+                "plain hooks": way(peers.residuals_hooks, plain, once),
+                "vlm_probe": way(peers.residuals_vlm_probe, hooked, once),
+                BRIDGE: way(peers.residuals_bridge, bridge, once),
+                NNSIGHT: way(peers.residuals_nnsight, watched, once),
+                "pyvene": pyvene(peers.residuals_pyvene, once),
+            },
+            {"time": 1.01},
+        ),
+        Task(
+            "all attention patterns",
+            {
+                "transformers, eager, output_attentions": way(peers.patterns_transformers, eager, once),
+                "vlm_probe": way(peers.patterns_vlm_probe, hooked, once),
+                BRIDGE: way(peers.patterns_bridge, bridge, once),
+                NNSIGHT: way(peers.patterns_nnsight, other, once),
+            },
+            {"time": 1.0},
+        ),
+        Task(
+            "one layer's pattern",
+            {
+                "transformers, eager, a plain hook": way(peers.pattern_hooks, eager, once),
+                "vlm_probe": way(peers.pattern_vlm_probe, hooked, once),
+                BRIDGE: way(peers.pattern_bridge, bridge, once),
+                NNSIGHT: way(peers.pattern_nnsight, other, once),
+            },
+            {"time": 1.0},
+        ),
+        Task(
+            "one position patched from another run",
+            {
+                "plain hooks": way(peers.patch_hooks, plain, batch, clean),
+                "vlm_probe": way(peers.patch_vlm_probe, hooked, ours, clean),
+                BRIDGE: way(peers.patch_bridge, bridge, batch, clean),
+                NNSIGHT: way(peers.patch_nnsight, watched, batch, clean),
+                "pyvene": pyvene(peers.patch_pyvene, batch, clean),
+            },
+            {"time": 1.01},
+        ),
+        Task(
+            "image hidden from the last position in four layers",
+            {
+                "plain hooks": way(peers.knockout_hooks, plain, batch, image),
+                "vlm_probe": way(peers.knockout_vlm_probe, hooked, ours),
+                BRIDGE: way(peers.knockout_bridge, bridge, batch, image),
+                NNSIGHT: way(peers.knockout_nnsight, other, batch, image),
+            },
+            {"time": 1.01},
+        ),
+        Task(
+            f"{peers.NEW} tokens generated, all residual streams hooked",
+            {
+                "transformers, nothing hooked": way(peers.generate_transformers, plain, batch),
+                "plain hooks": way(peers.generate_hooks, plain, batch),
+                "vlm_probe": way(peers.generate_vlm_probe, hooked, batch),
+            },
+            {"time": 1.05},
+        ),
+    ]
 
 
-def inputs() -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(1)
-    patches = (SIDE // PATCH) ** 2
-    text = torch.randint(1, IMAGE_TOKEN, (24,), generator=generator).tolist()
-    ids = torch.tensor([[*text[:4], *[IMAGE_TOKEN] * patches, *text[4:]]])
-    pixels = torch.randn(1, 3, SIDE, SIDE, generator=generator)
-    return {"input_ids": ids, "pixel_values": pixels, "attention_mask": torch.ones_like(ids)}
-
-
-def peers(model: LlavaForConditionalGeneration, batch: dict[str, Any]) -> dict[str, Callable[[], object]]:
-    """TransformerLens's bridge and nnsight, where they are installed."""
-    found: dict[str, Callable[[], object]] = {}
-    ids, rest = batch["input_ids"], {k: v for k, v in batch.items() if k != "input_ids"}
-    try:
-        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
-
-        twin = copy.deepcopy(model)
-        bridge: Any = build_bridge_from_module(
-            twin, "LlavaForConditionalGeneration", hf_config=twin.config, tokenizer=None
-        )
-        found["bridge idle"] = lambda: bridge(ids, **rest)
-        names = [f"blocks.{i}.hook_resid_post" for i in range(8)]
-        names += [f"vision_encoder.encoder_layers.{i}.hook_resid_post" for i in range(8)]
-        found["bridge residuals"] = lambda: bridge.run_with_cache(ids, names_filter=lambda n: n in names, **rest)
-    except Exception as error:
-        print(f"TransformerLens's bridge is left out: {error!r}")
-    try:
-        from nnsight import NNsight
-
-        wrapped: Any = NNsight(copy.deepcopy(model))
-
-        def traced(save: bool) -> object:
-            kept = []
-            with wrapped.trace(**batch):
-                if save:
-                    for layer in wrapped.model.vision_tower.encoder.layers:
-                        kept.append(layer.output.save())
-                    for layer in wrapped.model.language_model.layers:
-                        kept.append(layer.output.save())
-                logits = wrapped.output.logits.save()
-            return kept, logits
-
-        traced(True)
-        found["nnsight idle"] = lambda: traced(False)
-        found["nnsight residuals"] = lambda: traced(True)
-    except Exception as error:
-        print(f"nnsight is left out: {error!r}")
-    return found
+def one_pattern(models: dict[str, Any], batch: dict[str, Any], repeats: int) -> dict[str, Any]:
+    """One layer's pattern against a forward pass that keeps nothing: time, and added memory in patterns."""
+    plain, hooked = models["transformers"], models["vlm_probe"]
+    ways = {
+        "plain": partial(peers.idle, plain, batch),
+        "one pattern": partial(peers.pattern_vlm_probe, hooked, batch),
+    }
+    times = interleaved(ways, repeats)
+    size = hooked.hf.config.text_config.num_attention_heads * batch["input_ids"].shape[1] ** 2 * 4
+    added = peak_bytes(ways["one pattern"]) - peak_bytes(ways["plain"])
+    row = {"task": "one layer's pattern", "library": "vlm_probe", "against": "transformers, nothing kept"}
+    row |= {"time": ratio(times, "one pattern", "plain"), "goals": {"time": 1.0}}
+    return {"row": row, "pattern_mib": size / MIB, "added_peak_in_patterns": round(added / size, 3), "goal": 1.05}
 
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", default="hooks")
+    parser.add_argument("--layers", type=int, default=peers.LAYERS)
+    parser.add_argument("--out")
     arguments = parser.parse_args()
-    plain, batch = build(), inputs()
-    hooked = HookedVLM(copy.deepcopy(plain))
-    residuals = ["vision.blocks.*.hook_resid_post", "language.blocks.*.hook_resid_post"]
-    pattern = "language.blocks.4.attn.hook_pattern"
-
-    variants: dict[str, Callable[[], object]] = {
-        "plain": lambda: plain(**batch),
-        "hooked idle": lambda: hooked(**batch),
-        "hooked idle, all vision layers": lambda: hooked.hf(**batch),
-        "plain output_hidden_states": lambda: plain(**batch, output_hidden_states=True),
-        "hooked residuals of the language model": lambda: hooked.run_with_cache(**batch, names_filter=residuals[1]),
-        "hooked residuals of both towers": lambda: hooked.run_with_cache(**batch, names_filter=residuals),
-        "hooked one pattern": lambda: hooked.run_with_cache(**batch, names_filter=pattern),
-        **peers(plain, batch),
+    torch.set_num_threads(1)
+    peers.set_layers(arguments.layers)
+    models, batch = peers.open_all(peers.build()), peers.inputs()
+    rows = [row for task in tasks(models, batch) for row in measure(task, arguments.repeats)]
+    alone = one_pattern(models, batch, arguments.repeats)
+    rows.append(alone.pop("row"))
+    about = {
+        "parameters": sum(p.numel() for p in models["transformers"].parameters()),
+        "positions": batch["input_ids"].shape[1],
     }
-    times = interleaved(variants, arguments.repeats)
-    length = batch["input_ids"].shape[1]
-    heads = hooked.hf.config.text_config.num_attention_heads
-    one_pattern = heads * length * length * 4
-    added = peak_bytes(variants["hooked one pattern"]) - peak_bytes(variants["hooked idle"])
-    record(
-        arguments.out,
-        {
-            "model": {
-                "parameters": sum(p.numel() for p in plain.parameters()),
-                "image_tokens": (SIDE // PATCH) ** 2,
-                "positions": length,
-            },
-            "repeats": arguments.repeats,
-            "seconds_plain": round(sorted(times["plain"])[len(times["plain"]) // 2], 4),
-            "ratio_to_plain": {name: ratio(times, name, "plain") for name in variants if name != "plain"},
-            "ratio_to_output_hidden_states": {
-                name: ratio(times, name, "plain output_hidden_states") for name in variants if "residuals" in name
-            },
-            "pattern_bytes": one_pattern,
-            "added_peak_over_one_pattern": round(added / one_pattern, 3),
-        },
-    )
+    record("hooks", {"model": about, "repeats": arguments.repeats, "one_pattern": alone, "rows": rows}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from vlm_probe.hooked import HookedVLM
 
 SIDE, PATCH, IMAGE_TOKEN = 224, 14, 7999
 LAYERS = 8
-ONE, CUT = 4, range(2, 6)
+ONE, CUT = LAYERS // 2, range(LAYERS // 4, 3 * LAYERS // 4)
 """The layer whose pattern is asked for and whose residual stream is patched; the layers in which edges are cut."""
 PATCHED = 20
 """The position that is patched: one of the image."""
@@ -28,12 +28,18 @@ NEW = 8
 """Tokens that are generated."""
 
 
-def build(layers: int = LAYERS) -> Any:
+def set_layers(layers: int) -> None:
+    """Fewer are for a trial."""
+    global LAYERS, ONE, CUT
+    LAYERS, ONE, CUT = layers, layers // 2, range(layers // 4, 3 * layers // 4)
+
+
+def build() -> Any:
     """CLIP with Llama, the pair that TransformerLens's bridge knows: 146M parameters, 256 image tokens."""
     vision = CLIPVisionConfig(
         hidden_size=512,
         intermediate_size=2048,
-        num_hidden_layers=layers,
+        num_hidden_layers=LAYERS,
         num_attention_heads=8,
         image_size=SIDE,
         patch_size=PATCH,
@@ -42,7 +48,7 @@ def build(layers: int = LAYERS) -> Any:
         vocab_size=8000,
         hidden_size=1024,
         intermediate_size=2816,
-        num_hidden_layers=layers,
+        num_hidden_layers=LAYERS,
         num_attention_heads=16,
         num_key_value_heads=16,
         pad_token_id=0,

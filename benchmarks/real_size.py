@@ -1,26 +1,48 @@
-"""The exact shapes of LLaVA-Gemma 2B and 7B, with random weights, at 336 pixels [GPU].
+"""The exact shapes of LLaVA-Gemma 2B and 7B, with random weights in bfloat16, at 336 pixels.
 
-    python benchmarks/real_size.py [--shapes 2b 7b] [--device cuda] [--out real_size]
+    python benchmarks/real_size.py --device cpu --shapes 2b          # 10 GB of memory, some ten minutes
+    python benchmarks/real_size.py --device cuda                     # 2b and 7b, `make bench-gpu`
 
-Records time and peak memory of a forward pass, of capturing every residual stream, of capturing
-every attention pattern, and of relevancy (through the language model, and through the encoder). No
-weights are downloaded. `--shapes tiny --device cpu` tries the script itself anywhere.
+Times are seconds of the wall, and the share that the counted floating-point operations of matrix products are of what
+the machine does with a bare product of the 2B's MLP. Peaks are those of the process (CPU) or of the allocator (GPU),
+the weights included. No weights are downloaded. What a shape that does not fit would take is computed from the same
+shape with two language layers and with three, and said to be. `--shapes tiny` tries the script itself anywhere.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import resource
 import statistics
+import sys
+import tempfile
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from measure import interleaved, record
-from transformers import CLIPVisionConfig, GemmaConfig, LlavaConfig, LlavaForConditionalGeneration
+import xarray as xr
+from measure import record
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPImageProcessor, CLIPVisionConfig, GemmaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from vlm_probe import causal
 from vlm_probe.attention import relevancy
-from vlm_probe.hooked import HookedVLM
+from vlm_probe.causal import Knockout
+from vlm_probe.embedding import probe_layers
+from vlm_probe.hooked import HookedVLM, ModelInputs
+from vlm_probe.inputs.images import ImagePreparer
+from vlm_probe.lens.logit_lens import lens
+from vlm_probe.scenes import scene_items
+from vlm_probe.store import capture
+from vlm_probe.training.packing import IMAGE, PROMPT, build_tokenizer
+from vlm_probe.zoo.cells import VOCABULARY
+
+QUESTION = "What color is the star, and is it on the left or on the right of the picture?"
+GIB = 2**30
 
 # openai/clip-vit-large-patch14-336, and Gemma with LLaVA-Gemma's 64 padding rows.
 _CLIP_L: dict[str, Any] = {
@@ -67,7 +89,7 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "tiny": (
         _TINY,
         {
-            "vocab_size": 512,
+            "vocab_size": 1024,
             "hidden_size": 48,
             "intermediate_size": 96,
             "num_hidden_layers": 2,
@@ -79,12 +101,17 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def build(shape: str, device: str) -> HookedVLM:
+def build(shape: str, device: str, layers: int | None = None) -> HookedVLM:
+    """Weights made on the device in bfloat16; with fewer layers of the language model, a part of the shape."""
     vision, text = SHAPES[shape]
+    if layers is not None:
+        text = {**text, "num_hidden_layers": layers}
+    tokenizer = build_tokenizer(VOCABULARY)
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**vision),
-        text_config=GemmaConfig(**text),
-        image_token_index=text["vocab_size"] - 64,
+        text_config=GemmaConfig(**text, eos_token_id=1, pad_token_id=0, bos_token_id=2),
+        image_token_index=int(tokenizer.get_vocab()[IMAGE]),
+        vision_feature_layer=-2,
     )
     torch.manual_seed(0)
     before = torch.get_default_dtype()
@@ -94,55 +121,199 @@ def build(shape: str, device: str) -> HookedVLM:
             model = LlavaForConditionalGeneration(config).eval()
     finally:
         torch.set_default_dtype(before)
-    return HookedVLM(model, name=f"random {shape}")
+    side = vision["image_size"]
+    processor = CLIPImageProcessor(size={"height": side, "width": side}, do_center_crop=False)
+    preparer = ImagePreparer(processor, pad=True)
+    return HookedVLM(model, tokenizer=tokenizer, preparer=preparer, prompt=PROMPT, name=f"random {shape}")
 
 
-def measure(shape: str, device: str, repeats: int) -> dict[str, Any]:
-    model = build(shape, device)
-    config = model.hf.config
-    side, patch = config.vision_config.image_size, config.vision_config.patch_size
-    ids = torch.tensor([[2, 3, *[config.image_token_id] * (side // patch) ** 2, *range(5, 35)]])
-    inputs = model.prepare_tensors(ids, torch.randn(1, 3, side, side))
+def matrix_rate(device: str, seconds: float = 1.0) -> float:
+    """Floating-point operations a second of the 2B's MLP up-projection, 600 positions, bfloat16."""
+    x = torch.randn(600, 2048, dtype=torch.bfloat16, device=device)
+    w = torch.randn(16_384, 2048, dtype=torch.bfloat16, device=device)
+    x @ w.T
+    rates = []
+    while sum(1 / rate for rate in rates) * 1 < seconds or len(rates) < 5:
+        rates.append(1 / _timed(lambda: x @ w.T, device))
+        if len(rates) > 1000:
+            break
+    return 2 * 600 * 2048 * 16_384 * statistics.median(rates)
+
+
+def memory_rate(device: str) -> float:
+    """Bytes a second that a copy of 512 MiB reads and writes."""
+    x = torch.empty(2**28, dtype=torch.bfloat16, device=device).zero_()
+    y = torch.empty_like(x)
+    y.copy_(x)
+    return 2 * x.nbytes / statistics.median(_timed(lambda: y.copy_(x), device) for _ in range(5))
+
+
+def _timed(run: Callable[[], object], device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _peak(run: Callable[[], object], device: str) -> int:
+    """Bytes that the process held at most meanwhile: on a GPU what its allocator did, on Linux resident memory."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated()
+    cleared = Path("/proc/self/clear_refs")
+    try:
+        cleared.write_text("5")
+    except OSError:  # then it is the most since the process began
+        run()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    run()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+def _features(layers: int, items: int, width: int) -> xr.Dataset:
+    """Activations as a probe gets them, with a label planted in each layer."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, items)
+    table = rng.normal(size=(3, width))
+    points = {
+        f"layer {i}": (
+            ("item", "feature"),
+            (rng.normal(size=(items, width)) + 0.05 * table[label]).astype(np.float32),
+        )
+        for i in range(layers)
+    }
+    names = np.asarray(["red", "green", "blue"])[label]
+    return xr.Dataset(points, coords={"color": ("item", names), "image": ("item", np.arange(items) // 2)})
+
+
+def tasks(model: HookedVLM, inputs: ModelInputs, batch: int, device: str) -> dict[str, Callable[[], object]]:
+    """What is measured; only forward passes and captures take a batch of several."""
+    text = model.hf.config.text_config
+    layers, width = text.num_hidden_layers, text.hidden_size
+    several = inputs if batch == 1 else model.prepare([model.picture(i) for i in items(batch)], [QUESTION] * batch)
+    middle = range(layers // 3, 2 * layers // 3)
 
     @torch.no_grad()
-    def forward() -> object:
-        return model(inputs).logits.shape
+    def forward() -> None:
+        model(several, logits_to_keep=1, use_cache=False)
 
-    variants: dict[str, Callable[[], object]] = {
+    @torch.no_grad()
+    def kept(names: str) -> None:
+        model.run_with_cache(several, names_filter=names, logits_to_keep=1, use_cache=False)
+
+    found: dict[str, Callable[[], object]] = {
         "forward": forward,
-        "residual streams": lambda: model.trace(inputs, capture=["*.hook_resid_post"]) and None,
-        "all patterns": lambda: model.trace(inputs, capture=["*.hook_pattern"]) and None,
-        "relevancy": lambda: relevancy(model, inputs),
-        "relevancy through the encoder": lambda: relevancy(model, inputs, through_encoder=True),
+        "all residual streams": lambda: kept("*.hook_resid_post"),
+        "one pattern": lambda: kept(f"language.blocks.{layers // 2}.attn.hook_pattern"),
     }
-    seconds = {name: round(statistics.median(t), 4) for name, t in interleaved(variants, repeats).items()}
-    peaks = {}
-    if device == "cuda":
-        for name, run in variants.items():
-            torch.cuda.reset_peak_memory_stats()
+    if batch > 1:
+        return found
+    data = _features(layers, 200, width)
+
+    def to_disk() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            capture(model, items(4), "language.blocks.*.hook_resid_post", f"{folder}/store", batch_size=2)
+
+    return found | {
+        "all patterns": lambda: kept("*.hook_pattern"),
+        "relevancy": lambda: relevancy(model, inputs),
+        "relevancy, recompute=True": lambda: relevancy(model, inputs, recompute=True),
+        "relevancy through the encoder": lambda: relevancy(model, inputs, through_encoder=True),
+        "lens, all layers, question and answer": lambda: lens(model, inputs, positions="question"),
+        "knockout in a third of the layers": lambda: causal.run(
+            model, inputs, [Knockout("answer", "image", middle)], logits_to_keep=1
+        ),
+        "probes of all layers, 200 items": lambda: probe_layers(data, ["color"], device=device),
+        "capture of 4 items to disk": to_disk,
+    }
+
+
+def items(n: int) -> list[Any]:
+    return list(scene_items(n, seed=4))
+
+
+def measure(
+    shape: str, device: str, batch: int, repeats: int, rate: float, layers: int | None = None
+) -> dict[str, Any]:
+    """Seconds, floating-point operations and peaks of every task of a shape."""
+    model = build(shape, device, layers)
+    inputs = model.prepare(model.picture(items(1)[0]), QUESTION)
+    weights = sum(p.nbytes for p in model.hf.parameters())
+    rows = {}
+    for name, run in tasks(model, inputs, batch, device).items():
+        peak = _peak(run, device)  # and warm
+        with FlopCounterMode(display=False) as counted:
             run()
-            peaks[name] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-    parameters = sum(p.numel() for p in model.hf.parameters())
-    result = {"parameters": parameters, "positions": inputs.layout.length, "seconds": seconds, "peak_gib": peaks}
-    return result
+        seconds = statistics.median(_timed(run, device) for _ in range(repeats))
+        operations = counted.get_total_flops()
+        rows[name] = {
+            "seconds": round(seconds, 4),
+            "teraflop": round(operations / 1e12, 4),
+            "of_matrix_rate": round(operations / seconds / rate, 3),
+            "peak_gib": round(peak / GIB, 3),
+        }
+        print(shape, layers or "", name, rows[name], file=sys.stderr, flush=True)
+    about = {"parameters": sum(p.numel() for p in model.hf.parameters()), "weights_gib": round(weights / GIB, 3)}
+    return {**about, "positions": inputs.layout.length, "batch": batch, "tasks": rows}
+
+
+def computed(shape: str, device: str, rate: float) -> dict[str, Any]:
+    """What a shape that does not fit takes: measured with two language layers and three, the rest in proportion."""
+    depth = SHAPES[shape][1]["num_hidden_layers"]
+    few, more = (_free(measure(shape, device, 1, 1, rate, n)) for n in (2, 3))
+    with torch.device("meta"):
+        text, vision = GemmaConfig(**SHAPES[shape][1]), CLIPVisionConfig(**SHAPES[shape][0])
+        whole = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text))
+    weights = sum(p.numel() * 2 for p in whole.parameters())
+    rows = {}
+    for name, own in few["tasks"].items():
+        slope = {k: more["tasks"][name][k] - own[k] for k in ("seconds", "teraflop", "peak_gib")}
+        rows[name] = {k: round(own[k] + (depth - 2) * max(0.0, slope[k]), 3) for k in slope}
+    return {
+        "what": f"computed for {depth} language layers from what was measured with 2 and 3, the encoder whole",
+        "parameters": sum(p.numel() for p in whole.parameters()),
+        "weights_gib": round(weights / GIB, 3),
+        "tasks": rows,
+    }
+
+
+def _free(found: dict[str, Any]) -> dict[str, Any]:
+    """The model is gone with its function; its memory must be, too, before the next one."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=sorted(SHAPES), default=["2b", "7b"])
+    parser.add_argument("--computed", nargs="*", choices=sorted(SHAPES), default=[], help="shapes that do not fit")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--out", default="real_size")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no CUDA device here: run this where there is one, or try --shapes tiny --device cpu")
-    results = {}
+    device = arguments.device
+    rate = matrix_rate(device)
+    results: dict[str, Any] = {
+        "matrix_teraflop_a_second": round(rate / 1e12, 4),
+        "copied_gib_a_second": round(memory_rate(device) / GIB, 2),
+    }
     for shape in arguments.shapes:
-        results[shape] = measure(shape, arguments.device, arguments.repeats)
-        # The model is gone with its function; its memory must be, too, before the next one.
-        gc.collect()
-        torch.cuda.empty_cache()
-    record(arguments.out, results)
+        for batch in arguments.batches:
+            found = _free(measure(shape, device, batch, arguments.repeats, rate))
+            results[shape if batch == 1 else f"{shape}, batch {batch}"] = found
+    for shape in arguments.computed:
+        results[f"{shape}, computed"] = _free(computed(shape, device, rate))
+    record("real_size", {**results, "rows": []}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Sharing an image's work among questions")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--layers", type=int, default=LAYERS)
-    parser.add_argument("--out", default="shared_prefix")
+    parser.add_argument("--out")
     arguments = parser.parse_args()
     model = build(arguments.layers)
     noise = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
@@ -97,18 +97,27 @@ def main() -> None:
     variants = {"shared": shared, "one by one, scored": one_by_one, "one by one, answers only": plain}
     variants["batched, answers only"] = batched
     times = interleaved(variants, arguments.repeats)
-    record(
-        arguments.out,
+    rows = [
         {
-            "what": "seconds for six questions about one image, shared prefix over whole prompts",
+            "task": "six questions about one image, answers scored",
+            "library": "vlm_probe",
+            "against": base,
+            "time": ratio(times, "shared", base),
+            "difference": gap,
+            "goals": {"time": 0.25},
+        }
+        for base in list(variants)[1:]
+    ]
+    record(
+        "shared_prefix",
+        {
             "parameters": sum(p.numel() for p in model.hf.parameters()),
             "image_tokens": (SIDE // PATCH) ** 2,
             "questions": len(QUESTIONS),
             "new_tokens": NEW,
-            "largest_difference_in_probability": gap,
-            "ratio": {f"shared / {base}": ratio(times, "shared", base) for base in list(variants)[1:]},
-            "goal": {"shared / one by one, answers only": 0.4},
+            "rows": rows,
         },
+        arguments.out,
     )
 
 

@@ -151,17 +151,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Training over segments and over whole rows")
     parser.add_argument("--cells", nargs="+", default=["small-clip", "large-clip"])
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--out", default="training")
+    parser.add_argument("--out")
     arguments = parser.parse_args()
     record(
-        arguments.out,
+        "training",
         {
             "what": "seconds of a training step (of the processor on CPU), attention over segments over whole rows",
             "steps": arguments.steps,
             "cells": {name: compare(name, arguments.steps) for name in arguments.cells},
             "megabytes": {"cell": MEMORY_CELL, "stage": "questions", "steps": MEMORY_STEPS, **memory()},
             "goal": {"ratio of connector, joint and questions of small-clip": 0.5},
+            "rows": [],
         },
+        arguments.out,
     )
 
 
