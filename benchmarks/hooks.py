@@ -135,11 +135,12 @@ def one_pattern(models: dict[str, Any], batch: dict[str, Any], repeats: int) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--layers", type=int, default=peers.LAYERS)
+    parser.add_argument("--small", action="store_true", help="a miniature, to try the script")
     parser.add_argument("--out")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    peers.set_layers(arguments.layers)
+    if arguments.small:
+        peers.shrink()
     models, batch = peers.open_all(peers.build()), peers.inputs()
     rows = [row for task in tasks(models, batch) for row in measure(task, arguments.repeats)]
     alone = one_pattern(models, batch, arguments.repeats)

@@ -19,7 +19,7 @@ from vlm_probe.causal import Knockout, Replace
 from vlm_probe.hooked import HookedVLM
 
 SIDE, PATCH, IMAGE_TOKEN = 224, 14, 7999
-LAYERS = 8
+LAYERS, VISION, WIDTH, HEADS = 8, 512, 1024, 16
 ONE, CUT = LAYERS // 2, range(LAYERS // 4, 3 * LAYERS // 4)
 """The layer whose pattern is asked for and whose residual stream is patched; the layers in which edges are cut."""
 PATCHED = 20
@@ -28,29 +28,30 @@ NEW = 8
 """Tokens that are generated."""
 
 
-def set_layers(layers: int) -> None:
-    """Fewer are for a trial."""
-    global LAYERS, ONE, CUT
-    LAYERS, ONE, CUT = layers, layers // 2, range(layers // 4, 3 * layers // 4)
+def shrink() -> None:
+    """A miniature, to try the script."""
+    global SIDE, LAYERS, VISION, WIDTH, HEADS, ONE, CUT
+    SIDE, LAYERS, VISION, WIDTH, HEADS = 56, 4, 32, 64, 4
+    ONE, CUT = LAYERS // 2, range(LAYERS // 4, 3 * LAYERS // 4)
 
 
 def build() -> Any:
     """CLIP with Llama, the pair that TransformerLens's bridge knows: 146M parameters, 256 image tokens."""
     vision = CLIPVisionConfig(
-        hidden_size=512,
-        intermediate_size=2048,
+        hidden_size=VISION,
+        intermediate_size=4 * VISION,
         num_hidden_layers=LAYERS,
-        num_attention_heads=8,
+        num_attention_heads=HEADS // 2,
         image_size=SIDE,
         patch_size=PATCH,
     )
     text = LlamaConfig(
         vocab_size=8000,
-        hidden_size=1024,
-        intermediate_size=2816,
+        hidden_size=WIDTH,
+        intermediate_size=11 * WIDTH // 4,
         num_hidden_layers=LAYERS,
-        num_attention_heads=16,
-        num_key_value_heads=16,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
         pad_token_id=0,
         eos_token_id=None,
     )

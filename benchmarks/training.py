@@ -153,18 +153,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--out")
     arguments = parser.parse_args()
-    record(
-        "training",
+    cells = {name: compare(name, arguments.steps) for name in arguments.cells}
+    rows = [
         {
-            "what": "seconds of a training step (of the processor on CPU), attention over segments over whole rows",
-            "steps": arguments.steps,
-            "cells": {name: compare(name, arguments.steps) for name in arguments.cells},
-            "megabytes": {"cell": MEMORY_CELL, "stage": "questions", "steps": MEMORY_STEPS, **memory()},
-            "goal": {"ratio of connector, joint and questions of small-clip": 0.5},
-            "rows": [],
-        },
-        arguments.out,
-    )
+            "task": f"a training step of {cell}, {stage}",
+            "library": "vlm_probe",
+            "against": "attention over whole rows",
+            "time": found["ratio"],
+            "difference": found["first_losses_apart"],
+            "goals": {} if stage == "language" else {"time": 0.5},
+        }
+        for cell, stages in cells.items()
+        for stage, found in stages.items()
+    ]
+    megabytes = {"cell": MEMORY_CELL, "stage": "questions", "steps": MEMORY_STEPS, **memory()}
+    record("training", {"steps": arguments.steps, "megabytes": megabytes, "rows": rows}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS / "_ext"))
 
-from benchmark_tables import benchmark_tables  # noqa: E402
 from gallery import gallery  # noqa: E402
 from house_docstrings import in_rst  # noqa: E402
 from outside_assets import outside_assets  # noqa: E402
@@ -177,14 +176,6 @@ def test_the_gallery_is_the_manifests(tmp_path):
 
 def test_the_real_gallery_can_be_made():
     assert gallery(ROOT)
-
-
-def test_every_record_of_a_benchmark_is_a_table():
-    made = benchmark_tables(ROOT)
-    for path in (ROOT / "benchmarks" / "results").glob("*.json"):
-        assert f"## {path.stem}" in made
-    recorded = json.loads((ROOT / "benchmarks" / "results" / "causal.json").read_text())
-    assert f"| knockout sweep against loop | {recorded['knockout_sweep_against_loop']['median']:.4g} |" in made
 
 
 def test_docstrings_of_the_house_become_markup():

@@ -1,6 +1,5 @@
 """Analyses and benchmarks run as their users run them."""
 
-import json
 import os
 import runpy
 import subprocess
@@ -70,20 +69,6 @@ def test_where_it_looks_draws_the_figures_for_a_list_of_models(analyse, tmp_path
     wrong = analyse("analyses/where_it_looks.py", "--models", "replica/none")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: no replica 'none'")
-
-
-def test_the_gpu_benchmark_runs_with_one_command(tmp_path):
-    out = tmp_path / "real"
-    done = run("benchmarks/real_size.py", "--shapes", "tiny", "--device", "cpu", "--repeats", "2", "--out", str(out))
-    assert done.returncode == 0, done.stderr
-    result = json.loads(out.with_suffix(".json").read_text())
-    assert set(result["tiny"]["seconds"]) >= {
-        "forward",
-        "residual streams",
-        "relevancy",
-        "relevancy through the encoder",
-    }
-    assert set(result) == {"hardware", "versions", "tiny"}
 
 
 def test_the_module_runs_as_a_command():
@@ -198,14 +183,6 @@ def test_an_unwritable_folder_is_one_line(analyse, tmp_path):
     assert (done.returncode, done.stderr) == (2, f"error: cannot write to {tmp_path / 'file'}: File exists\n")
 
 
-def test_sharing_an_image_gives_the_same_answers_in_the_benchmark(tmp_path):
-    out = tmp_path / "shared"
-    done = run("benchmarks/shared_prefix.py", "--repeats", "2", "--layers", "2", "--out", str(out))
-    assert done.returncode == 0, done.stderr
-    result = json.loads(out.with_suffix(".json").read_text())
-    assert result["largest_difference_in_probability"] < 1e-5
-
-
 def test_encoders_are_compared_and_their_blind_pairs_shown(analyse, tmp_path):
     models = ["--models", "replica/small-clip", "replica/small-dino"]
     pictures = tmp_path / "pictures"
@@ -272,14 +249,3 @@ def test_vocabularies_are_compared(analyse, tmp_path):
     assert (len(trimmed), *trimmed) == (2, 0, 0)
     # Every word of the scenes is one token of the replicas.
     assert verdicts.query("claim == 'fertility'")["value"].tolist()[:2] == [1, 1]
-
-
-def test_the_streamed_lens_is_measured_against_dense(tmp_path):
-    out = tmp_path / "lens"
-    sizes = ["--layers", "3", "--positions", "40", "--vocabulary", "5000", "--width", "64", "--repeats", "2"]
-    done = run("benchmarks/lens.py", *sizes, "--fits", "2000", "--out", str(out))
-    assert done.returncode == 0, done.stderr
-    result = json.loads(out.with_suffix(".json").read_text())
-    assert result["memory_against_dense"] < 1
-    assert result["largest_difference"]["top_log_probability"] < 1e-4
-    assert result["transformer_lens"]["ratio"]["median"] > 0

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
-from benchmark_tables import benchmark_tables
 from gallery import gallery
 from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).parents[2]
-MADE = {"gallery": (gallery, "figures"), "benchmarks": (benchmark_tables, "benchmarks/results")}
+sys.path.append(str(ROOT / "benchmarks"))
+from tables import benchmark_tables, peer_table  # noqa: E402
+
+MADE = {
+    "gallery": (gallery, "figures"),
+    "benchmarks": (benchmark_tables, "benchmarks/results"),
+    "peers": (peer_table, "benchmarks/results"),
+}
 """What stands in the line, what makes the text, and the folder that it reads."""
 
 
