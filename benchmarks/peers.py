@@ -128,14 +128,15 @@ def residuals_hooks(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 def residuals_vlm_probe(model: HookedVLM, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    output, cache = model.run_with_cache(**batch, names_filter="language.blocks.*.hook_resid_post")
-    return output.logits, torch.stack(list(cache.values())[:-1])
+    names = [f"language.blocks.{i}.hook_resid_post" for i in range(LAYERS - 1)]
+    output, cache = model.run_with_cache(**batch, names_filter=names)
+    return output.logits, torch.stack(list(cache.values()))
 
 
 def residuals_bridge(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    names = [f"blocks.{i}.hook_resid_post" for i in range(LAYERS)]
+    names = [f"blocks.{i}.hook_resid_post" for i in range(LAYERS - 1)]
     logits, cache = model.run_with_cache(batch["input_ids"], names_filter=names.__contains__, **without_ids(batch))
-    return logits, torch.stack([cache[name] for name in names[:-1]])
+    return logits, torch.stack([cache[name] for name in names])
 
 
 def residuals_nnsight(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
