@@ -63,6 +63,21 @@ def test_a_knockout_sweep_equals_single_runs(replica):
     np.testing.assert_allclose(alone["change"], table.loc[table["id"] == items[3].id, "change"], atol=1e-5)
 
 
+def test_several_controls_are_those_of_the_seeds_that_follow(replica):
+    items = list(scene_items(2, seed=4))
+    several = untyped(knockout_sweep(replica, items, draws=3, seed=11))
+    key = ["id", "route", "first", "last"]
+    for draw in range(3):
+        alone = untyped(knockout_sweep(replica, items, seed=11 + draw))
+        own = several.query("draw == @draw and control").drop(columns="draw")
+        expected = alone.query("control")
+        assert own[[*key, "edges"]].values.tolist() == expected[[*key, "edges"]].values.tolist()
+        np.testing.assert_allclose(own["change_logit"], expected["change_logit"], atol=1e-5)
+    assert len(several.query("not control")) == len(alone.query("not control"))
+    with pytest.raises(VlmProbeError, match="draws must be at least 1, got 0; control=False takes none"):
+        knockout_sweep(replica, items, draws=0)
+
+
 def test_without_its_image_a_model_is_no_better_than_without_seeing(replica):
     items = [item for item in scene_items(40, seed=3) if item.kind in ("color", "shape", "count")]
     table = untyped(knockout_sweep(replica, items, window=4, control=False)).query("route == 'image to both'")

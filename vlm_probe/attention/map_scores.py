@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 import xarray as xr
 from jaxtyping import Bool, Float, Int
-from scipy.stats import rankdata
 from torch import Tensor
 
 from vlm_probe.attention.answer_maps import MakesMap
@@ -116,7 +116,7 @@ def rank_agreement(
     first, second = a.ravel()[shown], b.ravel()[shown]
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return NAN
-    return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
+    return float(np.corrcoef(scipy.stats.rankdata(first), scipy.stats.rankdata(second))[0, 1])
 
 
 def on_objects(

@@ -22,6 +22,7 @@ def per_token(
     map: str | MakesMap = "relevancy",
     tokens: Sequence[int] | None = None,
     max_new_tokens: int = 16,
+    probability: Sequence[float] | None = None,
     progress: Callable[[int], None] = lambda n: None,
 ) -> xr.DataArray:
     """A map for every token of an answer, each asked behind the tokens before it.
@@ -37,6 +38,7 @@ def per_token(
         (token, layer, head, row, col).
     tokens: ids of the answer; None takes what the model says (greedily).
     max_new_tokens: how many it says at most.
+    probability: of `tokens`, where it is known already; None takes one run to tell it.
     progress: called with 1 for every token that is done.
 
     Returns
@@ -74,7 +76,10 @@ def per_token(
             **{str(key): value for key, value in first.coords.items()},
             "token": list(texts),
             "token_id": ("token", asked),
-            "probability": ("token", _probabilities(model, inputs, asked, texts)),
+            "probability": (
+                "token",
+                _probabilities(model, inputs, asked, texts) if probability is None else list(probability),
+            ),
         },
         name=first.name,
         attrs=writable(attrs),

@@ -31,9 +31,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 import torch
 from jaxtyping import Bool, Float
-from scipy import stats
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
@@ -360,5 +360,5 @@ def _patched(
     scores = table["score"].to_numpy()[rows]
     if len(rows) > 1 and np.ptp(scores) > 0 and np.ptp(effects) > 0:
         told["pearson"] = float(np.corrcoef(scores, effects)[0, 1])
-        told["spearman"] = float(np.corrcoef(stats.rankdata(scores), stats.rankdata(effects))[0, 1])
+        told["spearman"] = float(np.corrcoef(scipy.stats.rankdata(scores), scipy.stats.rankdata(effects))[0, 1])
     return told

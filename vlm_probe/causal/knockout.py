@@ -79,6 +79,7 @@ def knockout_sweep(
     window: int | None = None,
     most: int | None = None,
     control: bool = True,
+    draws: int = 1,
     own: bool = False,
     batch_size: int = 8,
     seed: int = SEED,
@@ -96,6 +97,8 @@ def knockout_sweep(
     control: also cut as many edges at random, among those that a layer's queries look along and the route does not
         hold (a position keeps itself), once for every item and route (and for layers whose window slides): of every
         query of the route as many as it has there, or, where it looks at less else, of any.
+    draws: so many controls, drawn by `seed` and the numbers that follow it; of several the column draw (from 0) says
+        which, and a run without a control that they have in common is there once.
     own: look at the token that the model itself says without a knockout, and its lead over any other.
     suffix: appended to every question.
     progress: called with the number of items just done.
@@ -108,15 +111,20 @@ def knockout_sweep(
     logit_difference, logit_difference_before, change_logit, flipped (`sweeping.beside`). `attrs["left_out"]`: items
     that could not be asked or have no such positions, with the reason.
 
-    Raises VlmProbeError for a window out of range, less than one window, and where no item is left.
+    Raises VlmProbeError for a window out of range, less than one window or draw, and where no item is left.
     """
     check_ids(items)
+    if draws < 1:
+        raise VlmProbeError(f"draws must be at least 1, got {draws}; control=False takes none")
     spans = windows(model.layers["language"], window, most)
     able = Able(items, partial(_check, model, routes, suffix, own), batch_size)
     tables = [
-        _sweep(model, batch, sought, routes, spans, control, seed, suffix) for batch, sought in able.each(progress)
+        _sweep(model, batch, sought, routes, spans, draws if control else 0, seed, suffix)
+        for batch, sought in able.each(progress)
     ]
     table = pd.concat(tables, ignore_index=True)
+    if draws == 1:
+        table = table.drop(columns="draw")
     citation = "Geva et al. 2023, arXiv:2304.14767"
     able.describe(table, model, title="attention knockout", units="logits", citation=citation, seed=seed)
     table.attrs["window"] = len(spans[0])
@@ -140,7 +148,7 @@ def _sweep(
     sought: Sequence[Sought | None],
     routes: Mapping[str, tuple[Where, Where]],
     spans: Sequence[range],
-    control: bool,
+    draws: int,
     seed: int,
     suffix: str,
 ) -> pd.DataFrame:
@@ -152,26 +160,26 @@ def _sweep(
     about = []
     kinds = {slides(model, layer): layer for layer in range(model.layers["language"])}
     for number, item in enumerate(items):
-        rng = np.random.default_rng([seed, *item.id.encode()])
+        rngs = [np.random.default_rng([seed + draw, *item.id.encode()]) for draw in range(draws)]
         for route, (queries, keys) in routes.items():
             q, k = (branches.places.at(where, "language", number).cpu().numpy() for where in (queries, keys))
-            count, drawn = dict[bool, int](), dict[bool, tuple[list[int], list[int]]]()
+            count, drawn = dict[bool, int](), dict[bool, list[tuple[list[int], list[int]]]]()
             for kind, layer in kinds.items():
                 seen = visible(model, inputs, layer, number).cpu().numpy()
                 count[kind] = int((seen & q[:, None] & k[None, :]).sum())
-                drawn[kind] = _random_edges(seen, q, k, rng)
+                drawn[kind] = [_random_edges(seen, q, k, rng) for rng in rngs]
             for span in spans:
                 by_kind = {kind: [layer for layer in span if slides(model, layer) == kind] for kind in kinds}
                 cut = [layer for kind, own in by_kind.items() if count[kind] for layer in own]
                 edges = sum(count[kind] * len(own) for kind, own in by_kind.items())
-                about.append((item.id, item.image, route, False, span[0], span[-1], edges, number))
+                about.append((item.id, item.image, route, False, 0, span[0], span[-1], edges, number))
                 rows.append((number, [Knockout(queries, keys, cut)] if cut else []))
-                if control:
-                    own = [(drawn[kind], own) for kind, own in by_kind.items() if own and drawn[kind][0]]
+                for draw in range(draws):
+                    own = [(drawn[kind][draw], own) for kind, own in by_kind.items() if own and drawn[kind][draw][0]]
                     edges = sum(len(pairs[0]) * len(layers) for pairs, layers in own)
-                    about.append((item.id, item.image, route, True, span[0], span[-1], edges, number))
+                    about.append((item.id, item.image, route, True, draw, span[0], span[-1], edges, number))
                     rows.append((number, [Knockout(*pairs, layers, paired=True) for pairs, layers in own]))
-    names = ["id", "image", "route", "control", "first", "last", "edges", "example"]
+    names = ["id", "image", "route", "control", "draw", "first", "last", "edges", "example"]
     table = pd.DataFrame(about, columns=names)
     return beside(table, branches.run(rows), branches.logits, wanted)
 

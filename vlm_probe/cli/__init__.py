@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from typing import Annotated
 
@@ -71,6 +73,8 @@ def options(
 
 def main() -> None:
     """Entry point: a VlmProbeError, or a disk that is full or cannot be written, is one line on stderr, exit code 2."""
+    # At its end Python would look once more for garbage among a million objects of torch and transformers.
+    atexit.register(gc.freeze)
     try:
         with one_line_warnings():
             app()

@@ -21,6 +21,7 @@ from vlm_probe.cli.terminal import (
     plain,
     say,
     show,
+    uncollected,
 )
 from vlm_probe.errors import VlmProbeError
 
@@ -52,7 +53,7 @@ def inspect(
     if not question.strip():
         raise VlmProbeError("the question is empty; ask something about the image")
     check_models(names)
-    with err.status("reading"):
+    with err.status("reading"), uncollected():
         from vlm_probe.items import suffix_of
         from vlm_probe.report import inspection
 

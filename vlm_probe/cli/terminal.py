@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 
 from __future__ import annotations
 
+import gc
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -59,6 +60,21 @@ def bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task(text, total=total)
         yield lambda n: progress.advance(task, n)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Meanwhile no garbage is looked for, and what is there afterwards is never looked through again.
+
+    Importing torch and transformers makes a million objects that stay: the collector goes through them ten times while
+    they are made, and once more at the end of the program.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def plain(text: str) -> str:

@@ -137,8 +137,9 @@ def attribute(
         return out if token is None else out[:, token]
 
     with frozen(model), torch.no_grad():
-        token = target_token(model, target, forward(pixels)[0])
-        ends = forward(torch.cat([pixels, start]), token).tolist()
+        both = forward(torch.cat([pixels, start]))
+        token = target_token(model, target, both[0])
+        ends = both[:, token].tolist()
     side = pixels.shape[-1] // layout.grid[1]
     elsewhere = 0.0
     along: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,19 +106,34 @@ def cosines_when_turned(
 
     Some 4096 vectors are turned at a time, as many as `nearest_rows` takes well.
     """
+    generator, turn = torch.Generator().manual_seed(seed), _turner(vectors)
+    together = max(1, 4096 // len(vectors))
+    found = []
+    for start in range(0, draws, together):
+        count = min(together, draws - start)
+        turned = turn(count, generator).to(vectors.device)
+        found.append(nearest_rows(turned, table, k=1, keep=keep).scores.view(count, -1).cpu())
+    return torch.cat(found)
+
+
+def _turner(vectors: Float[Tensor, "vector feature"]) -> Callable[[int, torch.Generator], Float[Tensor, "row feature"]]:
+    """Gives the vectors as often as is asked, one below the other, their deviations turned at random each time."""
     x = vectors.double().cpu()
     mean = x.mean(0)
     u, s, _ = torch.linalg.svd(x - mean, full_matrices=False)
     around = u * s  # the deviations, in axes of their own, of which a random frame makes directions
-    generator = torch.Generator().manual_seed(seed)
-    together = max(1, 4096 // len(x))
-    found = []
-    for start in range(0, draws, together):
-        count = min(together, draws - start)
+
+    def turn(count: int, generator: torch.Generator) -> Tensor:
         frames = _random_frames(count, x.shape[1], around.shape[1], generator).double()
-        turned = torch.cat([mean + around @ frame for frame in frames]).to(vectors.device)
-        found.append(nearest_rows(turned, table, k=1, keep=keep).scores.view(count, -1).cpu())
-    return torch.cat(found)
+        return torch.cat([mean + around @ frame for frame in frames])
+
+    return turn
+
+
+@torch.no_grad()
+def turned_at_random(vectors: Float[Tensor, "vector feature"], *, seed: int = 0) -> Float[Tensor, "vector feature"]:
+    """The vectors of the first draw of `cosines_when_turned`."""
+    return _turner(vectors)(1, torch.Generator().manual_seed(seed)).to(vectors.device)
 
 
 @torch.no_grad()

@@ -11,10 +11,6 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from vlm_probe.embedding.logistic import fit_logistic
 from vlm_probe.errors import VlmProbeError
@@ -30,6 +26,11 @@ Labels = Sequence[Any] | np.ndarray
 
 
 def _model(strength: float, regression: bool) -> Any:
+    # Slow to import.
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     last = Ridge(alpha=1 / strength) if regression else LogisticRegression(C=strength, max_iter=300)
     return make_pipeline(StandardScaler(), last)
 
@@ -61,6 +62,8 @@ def _check(x: np.ndarray, y: np.ndarray, groups: np.ndarray, folds: int, regress
 
 def _splits(y: np.ndarray, groups: np.ndarray, folds: int, seed: int, regression: bool) -> list[tuple[Any, Any]]:
     """Folds that share no group."""
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
     kind = GroupKFold if regression else StratifiedGroupKFold
     return list(kind(folds, shuffle=True, random_state=seed).split(np.zeros(len(y)), y, groups))
 

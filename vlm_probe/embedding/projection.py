@@ -7,8 +7,6 @@ import pandas as pd
 import torch
 import xarray as xr
 from jaxtyping import Float
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE, trustworthiness
 
 from vlm_probe.errors import VlmProbeError
 
@@ -49,6 +47,10 @@ def project(
     if len(x) <= 3 * neighbors:
         raise VlmProbeError(f"{len(x)} rows are too few for neighbors={neighbors}; give at least {3 * neighbors + 1}")
     attrs: dict[str, object] = {}
+    # Slow to import.
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE, trustworthiness
+
     if method == "pca":
         fitted = PCA(2, random_state=seed)
         flat = fitted.fit_transform(x)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
-from sklearn.model_selection import StratifiedGroupKFold
 
 from vlm_probe.embedding.logistic import fit_logistic
 from vlm_probe.embedding.probe import STRENGTHS
@@ -18,6 +17,8 @@ def dealt(
     y: Shaped[np.ndarray, " item"], groups: Shaped[np.ndarray, " item"], *, parts: int = 5, seed: int = 0
 ) -> Int[np.ndarray, " item"]:
     """The number of the part that every item is dealt to: groups stay whole, and labels are spread evenly."""
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to import
+
     found = np.zeros(len(y), dtype=np.int64)
     folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
     for number, (_, own) in enumerate(folds.split(np.zeros(len(y)), y, groups)):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student_t
+import scipy
 
 from vlm_probe.evidence.intervals import clustered_mean, jackknife_deviation, over_seeds
 from vlm_probe.evidence.paired import sign_flips
@@ -99,9 +99,9 @@ def _by_student(mean: float, error: float, degrees: int) -> tuple[float, float, 
     """Ends of the interval, and the two-sided p."""
     if degrees < 1 or np.isnan(mean) or np.isnan(error):
         return NAN, NAN, NAN
-    reach = float(student_t.ppf(1 - TAIL, degrees)) * error
+    reach = float(scipy.stats.t.ppf(1 - TAIL, degrees)) * error
     # Where nothing varies Student's p would be 0; that all signs agree has the chance that sign flips give it.
-    p = 2 * float(student_t.sf(abs(mean) / error, degrees)) if error > 0 else 1.0 if mean == 0 else 2.0**-degrees
+    p = 2 * float(scipy.stats.t.sf(abs(mean) / error, degrees)) if error > 0 else 1.0 if mean == 0 else 2.0**-degrees
     return mean - reach, mean + reach, p
 
 
@@ -137,7 +137,7 @@ def over_runs(value: np.ndarray, control: np.ndarray, *, resolution: float = 0.0
     n = len(value)
     p = NAN
     if not np.isnan(low):
-        error = (high - mean) / float(student_t.ppf(1 - TAIL, n - 1))
+        error = (high - mean) / float(scipy.stats.t.ppf(1 - TAIL, n - 1))
         p = _by_student(mean, error, n - 1)[2]
     return Estimate(n, n, float(value.mean()), float(control.mean()), mean, low, high, p)
 

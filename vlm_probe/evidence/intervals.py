@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
-from scipy.stats import t as student_t
+import scipy
 
 from vlm_probe.settings import CONFIDENCE, DRAWS, PAIRED_DRAWS, SEED, TAIL
 
@@ -72,7 +71,7 @@ def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, flo
     if n < FEWEST_CLUSTERS:
         return mean, float("nan"), float("nan")
     error = float(np.sqrt(n / (n - 1) * ((total - mean * count) ** 2).sum()) / count.sum())
-    reach = float(student_t.ppf(1 - TAIL, n - 1)) * error
+    reach = float(scipy.stats.t.ppf(1 - TAIL, n - 1)) * error
     return mean, mean - reach, mean + reach
 
 
@@ -100,7 +99,7 @@ def jackknife(
 ) -> tuple[float, float, float]:
     """A statistic of items with a 95 % interval by `jackknife_deviation` and Student's t: (value, low, high)."""
     value, error, degrees = jackknife_deviation(statistic, clusters, blocks=blocks, seed=seed)
-    reach = float(student_t.ppf(1 - TAIL, degrees)) * error
+    reach = float(scipy.stats.t.ppf(1 - TAIL, degrees)) * error
     return value, value - reach, value + reach
 
 
@@ -118,7 +117,7 @@ def summarize(table: pd.DataFrame, measures: list[str], by: list[str]) -> pd.Dat
 
 def wilson(right: int, n: int) -> tuple[float, float]:
     """Interval of a share (Wilson 1927)."""
-    interval = binomtest(right, n).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    interval = scipy.stats.binomtest(right, n).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -134,5 +133,5 @@ def over_seeds(values: np.ndarray, resolution: float) -> tuple[float, float, flo
     mean, n = float(values.mean()), len(values)
     if n < FEWEST_SEEDS:
         return mean, float("nan"), float("nan")
-    reach = float(student_t.ppf(1 - TAIL, n - 1) * max(values.std(ddof=1), resolution) / np.sqrt(n))
+    reach = float(scipy.stats.t.ppf(1 - TAIL, n - 1) * max(values.std(ddof=1), resolution) / np.sqrt(n))
     return mean, mean - reach, mean + reach

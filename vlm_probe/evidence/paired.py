@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.stats import binomtest
+import scipy
 
 from vlm_probe.settings import SEED
 
@@ -22,7 +22,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     only_second = int((second & ~first).sum())
     if only_first + only_second == 0:
         return 1.0
-    return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
+    return float(scipy.stats.binomtest(only_first, only_first + only_second, 0.5).pvalue)
 
 
 def sign_flips(differences: np.ndarray, clusters: np.ndarray, *, seed: int = SEED, draws: int = 10_000) -> float:
@@ -42,7 +42,7 @@ def sign_flips(differences: np.ndarray, clusters: np.ndarray, *, seed: int = SEE
     if n == 0:
         return 1.0
     if np.ptp(np.abs(totals)) == 0:
-        return float(binomtest(int((totals > 0).sum()), n, 0.5).pvalue)
+        return float(scipy.stats.binomtest(int((totals > 0).sum()), n, 0.5).pvalue)
     signs = _kept_signs(n, seed, draws) if n <= _FEW else _signs(n, seed, draws)
     reached = np.abs(signs.astype(float) @ totals) >= abs(totals.sum()) * (1 - 1e-12)
     return float(reached.mean())

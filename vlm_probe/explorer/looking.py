@@ -129,17 +129,19 @@ def look(
     trace = _complete(model, inputs, trace)
     asked, notes = _answer(model, inputs, trace, tokens, max_new_tokens, notes)
     made = _Parts()
+    heads = per_token(model, inputs, map=parts.attention_of(image, inputs, trace), tokens=asked)
+    likely = heads.probability.to_numpy().tolist()
     shown: dict[str, Any] = {}
     for key, how in chosen.items():
         try:
             if isinstance(how, str):
                 how = parts.map_of(how, image)
-            found = how if isinstance(how, xr.DataArray) else per_token(model, inputs, map=how, tokens=asked)
-            shown[key] = parts.drawn_map(found)
+            if not isinstance(how, xr.DataArray):
+                how = per_token(model, inputs, map=how, tokens=asked, probability=likely)
+            shown[key] = parts.drawn_map(how)
         except VlmProbeError as error:
             made.missing[key] = str(error)
         progress(key)
-    heads = per_token(model, inputs, map=parts.attention_of(image), tokens=asked)
     made.add("attention", lambda: parts.attention(heads))
     progress("attention")
     _of_run(made, trace, image, sinks)
@@ -158,7 +160,7 @@ def look(
         **_about(trace, image, name, made, notes),
         "question": _question(model, trace) or "",
         "answer": _decoded(model, asked, texts),
-        "tokens": parts.tokens(texts, asked, heads.probability.to_numpy().tolist()),
+        "tokens": parts.tokens(texts, asked, likely),
         "maps": shown,
         "words": table.texts,
     }

@@ -85,11 +85,15 @@ def map_of(name: str, image: int) -> MakesMap:
     return partial(made, image=image) if image else made
 
 
-def attention_of(image: int) -> Callable[..., xr.DataArray]:
-    """A map for `per_token`: attention of the answer position, layers and heads apart."""
+def attention_of(image: int, known: ModelInputs, trace: Trace) -> Callable[..., xr.DataArray]:
+    """A map for `per_token`: attention of the answer position, layers and heads apart.
+
+    known, trace: inputs that have been run, and what was captured of them.
+    """
 
     def make(model: HookedVLM, inputs: ModelInputs, /, *, target: int) -> xr.DataArray:
-        return image_attention(model.trace(inputs, capture=[f"language.blocks.*.{PATTERN}"]), image=image)
+        run = trace if inputs is known else model.trace(inputs, capture=[f"language.blocks.*.{PATTERN}"])
+        return image_attention(run, image=image)
 
     return make
 
@@ -233,9 +237,10 @@ def knockout(
     item = Item("looked at", "scenes", "own", "looked at", "picture", question, "", source=_Shown(picture))
     sizes, routes = [], list[str]()
     for size in dict.fromkeys([default_window(depth)] if windows is None else windows):
-        tables = [knockout_sweep(model, [item], window=size, own=True, seed=seed + draw) for draw in range(draws)]
-        routes = list(dict.fromkeys(tables[0]["route"]))
-        cut = tables[0].loc[~tables[0]["control"]]
+        table = knockout_sweep(model, [item], window=size, own=True, draws=draws, seed=seed)
+        routes = list(dict.fromkeys(table["route"]))
+        cut, control = table.loc[~table["control"]], table.loc[table["control"]]
+        drawn = [control] if draws == 1 else [control.loc[control["draw"] == draw] for draw in range(draws)]
         span = cut.loc[cut["route"] == routes[0]]
         about = {"size": size, "first": span["first"].tolist(), "last": span["last"].tolist()}
         about["edges"] = [cut.loc[cut["route"] == route, "edges"].tolist() for route in routes]
@@ -244,10 +249,7 @@ def knockout(
                 "before": round(float(cut[f"{column}_before"].to_list()[0]), 6),
                 "cut": [_numbers(cut, route, column) for route in routes],
                 "control": [
-                    [
-                        list(own)
-                        for own in zip(*(_numbers(t.loc[t["control"]], route, column) for t in tables), strict=True)
-                    ]
+                    [list(own) for own in zip(*(_numbers(t, route, column) for t in drawn), strict=True)]
                     for route in routes
                 ],
             }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
 from vlm_probe.figures.given import checked
@@ -160,6 +159,8 @@ def projection(table: pd.DataFrame, ax: Axes | None = None, *, color_by: str = "
         question, question or prompt. The note says where model or question is not named.
     color_by: a column: "modality", or a label.
     """
+    import seaborn as sns  # slow to import
+
     with styled():
         ax = axes(ax, 3.2)
         named = table.assign(**{color_by: table[color_by].astype(str) if color_by in table else "rows"})

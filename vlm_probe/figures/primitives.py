@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
@@ -64,6 +63,8 @@ def forest(
     zero: a line at 0.
     controls: column -> (line style, words): short grey lines across a name's line, one for every different value.
     """
+    import seaborn as sns  # slow to import
+
     lines = names(table, y) if rows is None else list(rows)
     at = {name: i for i, name in enumerate(lines)}
     groups = [(label, table)] if hue is None else [(one, where(table, hue, one)) for one in names(table, hue)]
@@ -149,6 +150,8 @@ def by_layer(
 
     The legend gets an entry for every series, in its colour, and one for every measure where there are several.
     """
+    import seaborn as sns  # slow to import
+
     colors = colors or colors_of(names(table, hue))
     looks = styles if style is not None and styles is not None else {"": ("-", marker, "")}
     widths = {series: 1.5 + (1.4 * (len(colors) - 1 - i) if nested else 0.0) for i, series in enumerate(colors)}
@@ -214,6 +217,8 @@ def heat(
 
     label: what is measured, for the colour bar.
     """
+    import seaborn as sns  # slow to import
+
     sns.heatmap(
         matrix,
         ax=ax,
@@ -263,7 +268,9 @@ def on_image(
 
     Raises VlmProbeError for a map with other dimensions than row and col.
     """
-    shown = pale + (1 - pale) * np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    # With its alpha, in float32: matplotlib would add one, in float64, and take four times as long to draw the picture.
+    shown = np.ones((image.height, image.width, 4), dtype=np.float32)
+    shown[..., :3] = pale + (1 - pale) * np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     ax.imshow(shown, extent=(0, image.width, image.height, 0), interpolation="nearest")
     if over is not None and paint is not None:
         across, down = edges(over, image)

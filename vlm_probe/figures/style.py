@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,7 @@ def models_of(table: pd.DataFrame) -> dict[str, str]:
     return colors_of(table["model"].tolist())
 
 
+@lru_cache(maxsize=4096)
 def length_of(text: str, size: Number) -> float:
     """Of the longest line of a text in letters of so many points, in inches."""
     font = FontProperties(size=size)

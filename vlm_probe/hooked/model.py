@@ -193,7 +193,7 @@ class HookedVLM(GlobHooks):
             "embed_scale": self.embed_scale,
             "prompt_template": self.prompt,
             "device": str(self.device),
-            "versions": versions(),
+            "versions": dict(versions()),
         }
         return writable(about)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 
+@cache
 def versions() -> dict[str, str]:
     """Of what computes: this package, torch, transformers, TransformerLens, Python."""
     packages = ("vlm-probe", "torch", "transformers", "transformer-lens")

@@ -151,7 +151,9 @@ class Preparer:
         """Tokens as readable text, or nothing without a tokenizer."""
         if self.tokenizer is None:
             return ()
-        return tuple(token_text(self.tokenizer, int(i)) for i in ids)
+        numbers = [int(i) for i in ids]
+        texts = {i: token_text(self.tokenizer, i) for i in set(numbers)}  # an image is one token many times
+        return tuple(texts[i] for i in numbers)
 
     @property
     def _geometry(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vlm_probe.embedding.nearest import BLOCK, cosines_when_turned, nearest_rows
+from vlm_probe.embedding.nearest import BLOCK, nearest_rows, turned_at_random
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import make_folder, replacing, writable, writing
 from vlm_probe.hooked import HookedVLM, ModelInputs
@@ -184,15 +184,14 @@ def build_bank(
     kept, left, count = _Reservoir(own, width, per_token, dtype, seed), list[str](), 0
     given = _lines(texts) if isinstance(texts, Path) else iter(texts)
     while batch := list(islice(given, batch_size)):
-        able = []
-        for text in filter(str.strip, batch):
-            try:
-                model.prepare(None, text)
-                able.append(text)
-            except VlmProbeError as error:
-                left.append(f"text {text[:40]!r}: {error}")
-        if able:
-            _take(model, able, own, kept)
+        able = [text for text in batch if text.strip()]
+        try:
+            inputs = _prepared(model, able)
+        except VlmProbeError:  # of one of them: the others are taken
+            able = list(_able(model, able, left))
+            inputs = _prepared(model, able)
+        if inputs is not None:
+            _take(model, inputs, own, kept)
             count += len(able)
         if progress is not None:
             progress(len(batch))
@@ -212,10 +211,25 @@ def _lines(path: Path) -> Iterator[str]:
         raise VlmProbeError(f"cannot read texts from {path}: {error}") from error
 
 
-def _take(model: HookedVLM, texts: list[str], layers: list[int], kept: _Reservoir) -> None:
-    """Run texts, and keep what is drawn of them."""
+def _prepared(model: HookedVLM, texts: list[str]) -> ModelInputs | None:
+    """Texts without pictures, as a batch; None where there are none."""
     pictures: list[Any] = [None] * len(texts)
-    inputs = model.prepare(pictures, texts)
+    return model.prepare(pictures, texts) if texts else None
+
+
+def _able(model: HookedVLM, texts: list[str], left: list[str]) -> Iterator[str]:
+    """The texts that can be run; of the others `left` gets the reason."""
+    for text in texts:
+        try:
+            model.prepare(None, text)
+        except VlmProbeError as error:
+            left.append(f"text {text[:40]!r}: {error}")
+        else:
+            yield text
+
+
+def _take(model: HookedVLM, inputs: ModelInputs, layers: list[int], kept: _Reservoir) -> None:
+    """Run texts, and keep what is drawn of them."""
     # Texts are read from left to right, whatever a prompt is: a row knows what stands before it alone.
     inputs = replace(inputs, answered=inputs.input_ids.shape[1])
     chosen: dict[int, tuple[int, int]] = {}  # of two contexts in one slot the later one is kept
@@ -282,10 +296,12 @@ def contextual_lens(
         at, of, similarity = nearest_contexts(vectors, against, k=k, block=block)
         turned = np.full(len(vectors), np.nan)
         if control:
-            draws = [cosines_when_turned(vectors, rows, draws=1, seed=seed)[0] for rows in against.values()]
-            turned = torch.stack(draws).amax(0).double().numpy()
+            drawn = turned_at_random(vectors, seed=seed)
+            nearest = [nearest_rows(drawn, rows, k=1, block=block).scores[:, 0].cpu() for rows in against.values()]
+            turned = torch.stack(nearest).amax(0).double().numpy()
         contexts = [bank.contexts[i] for i in at.flatten().tolist()]
-        texts = [model.token_strings(list(own)) or tuple(f"<{one}>" for one in own) for own in contexts]
+        read = {own: model.token_strings(list(own)) or tuple(f"<{one}>" for one in own) for own in set(contexts)}
+        texts = [read[own] for own in contexts]
         table = places.loc[places.index.repeat(k)].assign(
             layer=layer,
             rank=np.tile(np.arange(k), len(vectors)),

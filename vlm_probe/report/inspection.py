@@ -117,7 +117,8 @@ def _tokens(model: HookedVLM, inputs: ModelInputs, answer_ids: list[int], progre
     received = per_token(model, inputs, tokens=shown)
     maps = {"relevancy": received}
     for name in able(model, ["relevancy through the encoder"]):
-        maps[name] = per_token(model, inputs, map=name, tokens=shown, progress=progress)
+        known = received.probability.values.tolist()
+        maps[name] = per_token(model, inputs, map=name, tokens=shown, probability=known, progress=progress)
     titles = ("language model", "through the encoder")[: len(maps)]
     pictures = []
     for i, text in enumerate(received.token.values.tolist()):

@@ -32,12 +32,23 @@ def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
+DPI = 130
+
+
+def _around(figure: Figure) -> Any:
+    """What "tight" comes to, for which matplotlib draws a figure once; one that lays nothing out does not need that."""
+    if figure.get_layout_engine() is not None:
+        return "tight"
+    figure.dpi = DPI
+    return figure.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
+
+
 def figure_uri(drawn: Figure | Axes | np.ndarray) -> str:
     """A figure, or the one that axes (or an array of them) are in, as a data URI (PNG); it is closed."""
     figure = figure_of(drawn)
     buffer = io.BytesIO()
     with styled():
-        figure.savefig(buffer, format="png", dpi=130)
+        figure.savefig(buffer, format="png", dpi=DPI, bbox_inches=_around(figure))
     plt.close(figure)
     return _data_uri(buffer.getvalue())
 
