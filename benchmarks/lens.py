@@ -23,6 +23,9 @@ from transformers import GemmaConfig, GemmaForCausalLM
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.lens.logit_lens import BLOCK, ROWS, normed_rows, stream_lens
 
+BARE = BLOCK["cuda"]
+"""Rows of the vocabulary in one of the bare products: large ones, which are the quickest alone."""
+
 
 def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -32,7 +35,7 @@ def whole(layers: int, positions: int, vocabulary: int, width: int, repeats: int
     """Memory of all positions, time of one chunk of them."""
     generator = torch.Generator().manual_seed(0)
     table = torch.empty(vocabulary, width)
-    for part in table.split(BLOCK):
+    for part in table.split(8192):
         part.copy_(torch.randn(part.shape, generator=generator) / width**0.5)
     hidden = [torch.randn(positions, width, generator=generator) for _ in range(layers)]
     table, hidden = table.to(device), [h.to(device) for h in hidden]
@@ -40,8 +43,8 @@ def whole(layers: int, positions: int, vocabulary: int, width: int, repeats: int
     rows = torch.stack(chunk).flatten(0, 1)
 
     def bare() -> None:
-        for start in range(0, vocabulary, BLOCK):
-            torch.mm(rows, table[start : start + BLOCK].T)
+        for start in range(0, vocabulary, BARE):
+            torch.mm(rows, table[start : start + BARE].T)
 
     times = interleaved({"lens": lambda: stream_lens(chunk, table), "bare": bare}, repeats)
     if device == "cuda":

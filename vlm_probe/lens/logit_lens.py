@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, linalg
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.files import writable
@@ -24,8 +24,9 @@ from vlm_probe.hooked.anatomy import final_norm, head_bias, unembedding
 from vlm_probe.hooked.targets import target_token
 from vlm_probe.layout.groups import Where, positions_of
 
-BLOCK = 8192
-"""Vocabulary rows compared at a time: what bounds the memory, with the number of rows."""
+BLOCK = {"cpu": 1024, "cuda": 8192}
+"""Vocabulary rows read at a time, by the kind of device: what bounds the memory, with the positions. On a processor
+what is gathered of a block stays in its cache; on a GPU fewer, larger steps are quicker."""
 ROWS = 256
 """Positions (of all layers together) taken at a time."""
 
@@ -84,13 +85,13 @@ class _Gatherer:
         shrink = (self.maximum - maximum).exp()
         p = (z - maximum[..., None]).exp_()
         self.total = self.total * shrink + p.sum(-1)
-        self.weighted = self.weighted * shrink + _dot(p, z)
+        self.weighted = self.weighted * shrink + linalg.vecdot(p, z)
         if len(self.sets):
             members = self.sets[:, start : start + z.shape[-1]].to(p.dtype)
             self.mass = self.mass * shrink[..., None] + p @ members.T
         if self.divergences:
-            self.under_final = self.under_final * shrink[-1] + _dot(p[-1:].expand_as(z), z)
-            self.under_next[:-1] = self.under_next[:-1] * shrink[1:] + _dot(p[1:], z[:-1])
+            self.under_final = self.under_final * shrink[-1] + linalg.vecdot(p[-1:].expand_as(z), z)
+            self.under_next[:-1] = self.under_next[:-1] * shrink[1:] + linalg.vecdot(p[1:], z[:-1])
         self.maximum = maximum
 
     def _add_top(self, z: Tensor, best: Tensor, start: int) -> None:
@@ -121,10 +122,6 @@ class _Gatherer:
         return found
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.einsum("lrv,lrv->lr", a, b)
-
-
 def _capped(z: Tensor, soft_cap: float | None) -> Tensor:
     return z if soft_cap is None else soft_cap * torch.tanh(z / soft_cap)
 
@@ -140,7 +137,7 @@ def stream_lens(
     divergences: bool = True,
     bias: Float[Tensor, " vocabulary"] | None = None,
     soft_cap: float | None = None,
-    block: int = BLOCK,
+    block: int | None = None,
     rows: int = ROWS,
     progress: Callable[[int], None] | None = None,
 ) -> Lens:
@@ -156,7 +153,7 @@ def stream_lens(
     divergences: also KL to the final layer and to the next.
     bias: what the output layer adds to every token's logit (Phi's does).
     soft_cap: Gemma 2's cap on logits.
-    block, rows: vocabulary rows and positions at a time; memory goes with their product.
+    block, rows: vocabulary rows (None: `BLOCK`) and positions at a time; memory goes with their product.
     progress: called with the number of rows (layers x positions) just done.
 
     Raises
@@ -186,6 +183,7 @@ def stream_lens(
     asked = torch.zeros(positions, 0, dtype=torch.long) if tokens is None else tokens
     if asked.numel() and not 0 <= int(asked.min()) <= int(asked.max()) < vocabulary:
         raise VlmProbeError(f"asked tokens are outside the vocabulary of {vocabulary}")
+    block = BLOCK.get(device.type, BLOCK["cuda"]) if block is None else block
     added = torch.zeros(vocabulary, device=device) if bias is None else bias.float()
     each = max(1, rows // len(hidden))
     kept: dict[str, list[Tensor]] = {}
@@ -248,7 +246,7 @@ def lens(
     sets: Mapping[str, Sequence[int]] | None = None,
     divergences: bool = True,
     translate: Translator | None = None,
-    block: int = BLOCK,
+    block: int | None = None,
 ) -> xr.Dataset:
     """The logit lens over all language layers, streamed over the vocabulary (nostalgebraist 2020).
 

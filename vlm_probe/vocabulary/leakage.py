@@ -43,7 +43,7 @@ def log_probabilities(
     ids: Sequence[int],
     *,
     bias: Float[Tensor, " vocabulary"] | None = None,
-    block: int = BLOCK,
+    block: int = BLOCK["cuda"],
 ) -> Float[Tensor, "layer position id"]:
     """Log-probability (nats) of some tokens under every layer, the vocabulary read in blocks.
 
