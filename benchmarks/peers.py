@@ -322,7 +322,7 @@ def generate_hooks(model: Any, batch: dict[str, Any]) -> Tensor:
 
 def generate_vlm_probe(model: HookedVLM, batch: dict[str, Any]) -> Tensor:
     kept: list[Tensor] = []
-    keep = [("language.blocks.*.hook_resid_post", lambda x, hook: kept.append(x))]
+    keep: list[Any] = [("language.blocks.*.hook_resid_post", lambda x, hook: kept.append(x))]
     with model.hooks(fwd_hooks=keep):
         return model.generate(**batch, max_new_tokens=NEW, do_sample=False)
 

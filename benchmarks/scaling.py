@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def lens_of(vocabulary: int) -> Callable[[], object]:
     return partial(stream_lens, hidden, table)
 
 
-def varied(small: bool) -> Iterable[tuple[str, str, float, dict[int, Callable[[], object]]]]:
+def varied(small: bool) -> Iterable[tuple[str, str, float, Mapping[int, Callable[[], object]]]]:
     """(task, what is varied, the method's own exponent of time, runs by size)."""
     grids = (8, 12, 16, 24) if small else (8, 12, 16, 24, 32, 48)
     pictures = {grid**2: model_of(grid=grid) for grid in grids}

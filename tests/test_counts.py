@@ -14,6 +14,7 @@ from vlm_probe import load
 from vlm_probe.attention import token_relevancy
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.lens.logit_lens import stream_lens
+from vlm_probe.report import inspect
 from vlm_probe.running.asking import Asked, ask_all
 from vlm_probe.scenes import scene_items
 from vlm_probe.store import capture
@@ -156,3 +157,11 @@ def test_a_capture_is_one_pass_a_batch_and_writes_what_was_asked_for(tmp_path):
     found = passes(lambda: capture(model, items, name, tmp_path / "store", batch_size=3))
     # The first item's picture is seen once more, to learn what there will be to write.
     assert (found["pictures"], found["model"]) == (8, 4)
+
+
+def test_a_page_of_inspect_takes_a_known_number_of_passes(tmp_path):
+    """It was 67: each control of the knockouts ran the route again, and each map asked for the tokens' probabilities."""
+    model = load("replica/small-clip", device="cpu")
+    item = next(iter(scene_items(1, seed=3)))
+    found = passes(lambda: inspect(model, model.picture(item), item.question, out=tmp_path, max_new_tokens=1))
+    assert found["model"] <= 36

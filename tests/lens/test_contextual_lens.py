@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from tiny import GRID, PATCH, PATCHES, tiny_vlm, untyped
 
 from vlm_probe import VlmProbeError
+from vlm_probe.embedding.nearest import cosines_when_turned, nearest_rows, turned_at_random
 from vlm_probe.lens.contextual_lens import Bank, _Reservoir, build_bank, contextual_lens, point_of
 from vlm_probe.scenes import scene_items
 from vlm_probe.scenes.world import sample_scene
@@ -206,3 +207,11 @@ def test_what_cannot_be_done_is_said(model, bank, inputs, tmp_path):
         assert str(caught.value) == said
     with pytest.raises(VlmProbeError, match="cannot read texts from no.txt: .*No such file"):
         build_bank(model, Path("no.txt"))
+
+
+def test_vectors_turned_once_are_the_first_of_those_turned_often():
+    generator = torch.Generator().manual_seed(3)
+    vectors, table = torch.randn(7, 5, generator=generator), torch.randn(11, 5, generator=generator)
+    alone = nearest_rows(turned_at_random(vectors, seed=2), table, k=1).scores[:, 0]
+    assert torch.equal(alone, cosines_when_turned(vectors, table, draws=1, seed=2)[0])
+    assert not torch.equal(alone, cosines_when_turned(vectors, table, draws=1, seed=3)[0])
