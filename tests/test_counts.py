@@ -160,7 +160,7 @@ def test_a_capture_is_one_pass_a_batch_and_writes_what_was_asked_for(tmp_path):
 
 
 def test_a_page_of_inspect_takes_a_known_number_of_passes(tmp_path):
-    """It was 67: each control of the knockouts ran the route again, and each map asked for the tokens' probabilities."""
+    """It was 67: each control of the knockouts ran the route again, and each map asked for probabilities anew."""
     model = load("replica/small-clip", device="cpu")
     item = next(iter(scene_items(1, seed=3)))
     found = passes(lambda: inspect(model, model.picture(item), item.question, out=tmp_path, max_new_tokens=1))
