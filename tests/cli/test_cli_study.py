@@ -97,3 +97,47 @@ def test_an_arm_of_two_studies_is_shipped_with_both_that_asked_for_it(command, t
     }
     assert found["vocabulary"]["rows"].tolist() == ["narrow"]
     assert found["rate"].filter(["frozen", "rate"]).to_numpy().tolist() == [[False, 1.0]]
+
+
+def test_arms_that_another_study_s_table_has_are_shipped_with_those_trained_now(command, tmp_path):
+    """Machines come and go: what one trained for the grid is what the encoder study would train again."""
+    first, second, package = tmp_path / "first", tmp_path / "second", tmp_path / "package"
+    finished(GRID.arm("small-clip", 1), first, accuracy=0.25)
+    finished(GRID.arm("small-dino", 1), first)
+    assert command("ship", "--runs", first, "--out", package).code == 0
+    finished(STUDIES["encoder"].arm("small-clip-one", 1), second, study="encoder")
+    assert command("ship", "--runs", second, "--out", package).code == 0
+    tables = package / "studies" / "tables"
+    encoder = pd.read_csv(tables / "encoder.csv")
+    assert encoder.filter(["arm", "encoder", "accuracy"]).to_numpy().tolist() == [
+        ["small-clip", "clip", 0.25],
+        ["small-clip-one", "clip-one", 0.5],
+    ]
+    assert pd.read_csv(tables / "encoder_runs.csv")["arm"].tolist() == ["small-clip", "small-clip-one"]
+    # Its own run comes before a borrowed one.
+    finished(STUDIES["encoder"].arm("small-clip", 1), second, study="encoder", accuracy=0.75)
+    assert command("ship", "--runs", second, "--out", package).code == 0
+    own = pd.read_csv(tables / "encoder.csv").query("arm == 'small-clip'")
+    assert own["accuracy"].tolist() == [0.75]
+    assert pd.read_csv(tables / "grid.csv").query("arm == 'small-clip'")["accuracy"].tolist() == [0.25]
+
+
+def test_what_the_shipped_tables_have_is_left_out_on_request(command, refused, tmp_path, monkeypatch):
+    begun = []
+
+    def begin(study, cell, runs, device, threads):
+        begun.append((cell.name, cell.seed))
+        finished(cell, runs, study=study.id)
+        return training.Job(cell.name, subprocess.Popen([sys.executable, "-c", ""]), tmp_path / "log")
+
+    monkeypatch.setattr(training, "begin_arm", begin)
+    said = refused("study", "grid", "--seeds", 5, "--missing", "--runs", tmp_path / "a")
+    assert said == "the shipped tables have every arm of study grid for these seeds"
+    ended = command("study", "grid", "--first-seed", 4, "--seeds", 2, "--missing", "--runs", tmp_path / "b")
+    assert ended.code == 0, ended.err
+    assert begun == [(name, 5) for name in GRID.arms]
+    begun.clear()
+    ended = command("study", "encoder", "--first-seed", 4, "--seeds", 1, "--missing", "--runs", tmp_path / "c")
+    assert ended.code == 0, ended.err
+    assert {"small-clip", "large-clip"}.isdisjoint({name for name, _ in begun})
+    assert ("small-clip-one", 4) in begun

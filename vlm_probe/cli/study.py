@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vlm_probe.studies.study import Study
+    from vlm_probe.zoo.cells import Cell
 
 
 def study(
@@ -25,6 +26,7 @@ def study(
     first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Arms trained at a time.")] = 1,
     arm: Annotated[str | None, typer.Option(help="Train this arm alone, from --first-seed, in this process.")] = None,
+    missing: Annotated[bool, typer.Option(help="Only arms and seeds that the shipped tables do not have.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Train the arms of a study from several seeds, resuming what was begun, and collect their scores."""
@@ -41,15 +43,22 @@ def study(
 
         say(train_arm(chosen, one, runs, device=device))
         return
-    _train(chosen, runs, range(first_seed, first_seed + seeds), jobs, device)
+    cells = [cell for seed in range(first_seed, first_seed + seeds) for cell in chosen.of_seed(seed)]
+    if missing:
+        from vlm_probe.studies.result_tables import finished
+
+        there = finished(chosen)
+        cells = [cell for cell in cells if (cell.name, cell.seed) not in there]
+        if not cells:
+            raise VlmProbeError(f"the shipped tables have every arm of study {name} for these seeds")
+    _train(chosen, runs, cells, jobs, device)
 
 
-def _train(study: Study, runs: Path, seeds: range, jobs: int, device: str) -> None:
+def _train(study: Study, runs: Path, cells: list[Cell], jobs: int, device: str) -> None:
     """Train every arm from every seed behind one bar; the tables are written anew with every finished run."""
     from vlm_probe.training.processes import run_all
     from vlm_probe.training.study import begin_arm
 
-    cells = [cell for seed in seeds for cell in study.of_seed(seed)]
     with bar("runs", len(cells)) as advance:
 
         def finished(_: object) -> None:

@@ -92,6 +92,41 @@ def collect(study: Study, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return _sorted(table, study), _sorted(pd.DataFrame(made, columns=["arm", "seed", *MADE]), study)
 
 
+def known(study: Study, tables: Traversable | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What is committed of a study's arms, as `collect` returns it: in its own tables, and in those of studies that have
+    the same arm, trained to the same budget.
+
+    tables: the folder they are in; the package's if None.
+    """
+    tables = _tables() if tables is None else tables
+    scores = pd.DataFrame(columns=["arm", *study.columns, *MEASURED])
+    made = pd.DataFrame(columns=["arm", "seed", *MADE])
+    # Its own last: what is in both is what was trained for it.
+    for other in sorted(STUDIES.values(), key=lambda one: one.id == study.id):
+        files = [tables / name for name in _names(other)]
+        same = [name for name, cell in study.arms.items() if other.arms.get(name) == cell]
+        if not same or other.budget != study.budget or not all(file.is_file() for file in files):
+            continue
+        found = []
+        for file in files:
+            with file.open() as opened:
+                table = pd.read_csv(opened)
+            found.append(table.loc[table["arm"].isin(same)])
+        about = pd.DataFrame([{"arm": name, **factors_of(study.arms[name], study)} for name in same])
+        rows = found[0].loc[found[0]["split"].isin(study.splits), ["arm", *MEASURED]]
+        scores = merged(study, about.merge(rows, on="arm"), scores)
+        made = merged(study, found[1], made)
+    return scores, made
+
+
+def finished(study: Study) -> set[tuple[str, int]]:
+    """Arms and seeds of which the committed tables have the whole budget, on every split."""
+    scores, _ = known(study)
+    whole = scores.loc[(scores["budget"] == max(study.budget.scored)) & (scores["kind"] == "all")]
+    splits = whole.groupby(["arm", "seed"])["split"].agg(set)
+    return {(str(arm), int(seed)) for (arm, seed), own in splits.items() if own.issuperset(study.splits)}
+
+
 def merged(study: Study, new: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
     """Rows of arms and seeds trained elsewhere stay; those of a run that is in both are the new ones."""
     done = set(zip(new["arm"], new["seed"], strict=True))
@@ -100,18 +135,14 @@ def merged(study: Study, new: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
 
 
 def ship(folder: Path, package: Path) -> list[str]:
-    """Bring the scores of a runs folder into the package's tables; returns the names of the studies it has runs of."""
-    done = []
+    """Bring the scores of a runs folder into the package's tables, beside those of the same arms that are there for
+    another study; returns the names of the studies it has runs of."""
+    done, tables = [], package / "studies" / "tables"
     for id, study in STUDIES.items():
         found = collect(study, folder)
         if found[0].empty:
             continue
-        tables = package / "studies" / "tables"
-        there = [tables / name for name in _names(study)]
-        scores, made = (
-            merged(study, new, pd.read_csv(file)) if file.exists() else new
-            for new, file in zip(found, there, strict=True)
-        )
+        scores, made = (merged(study, new, kept) for new, kept in zip(found, known(study, tables), strict=True))
         write(study, scores, made, tables)
         done.append(id)
     return done
