@@ -91,7 +91,7 @@ def fit_logistic(
     problems, outputs = len(y), 1 if classes == 2 else classes
     # One scaling for all keeps the sums of squares harmless; each problem's own comes on top.
     x = x - x.mean(1, keepdim=True)
-    x = x / x.std(1, keepdim=True, correction=0).clamp(min=1e-12)
+    x = x / x.square().mean(1, keepdim=True).sqrt().clamp(min=1e-12)  # std() takes five times as long
     part = train.to(x.dtype) / train.sum(1, keepdim=True)
     mean = part @ x
     spread = (part @ x.square() - mean.square()).clamp(min=0).sqrt()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -115,13 +116,18 @@ class _Task:
     seed: int
     strengths: tuple[float, ...] = STRENGTHS
 
+    @cached_property
+    def inner(self) -> list[list[tuple[Any, Any]]]:
+        """Of every fold's training items, the folds by which a strength is chosen: dealt once for all layers."""
+        y = self.targets["score"]
+        return [_splits(y[train], self.groups[train], 3, self.seed, self.regression) for train, _ in self.splits]
 
-def _best(x: np.ndarray, y: np.ndarray, groups: np.ndarray, task: _Task) -> float:
+
+def _best(x: np.ndarray, y: np.ndarray, fold: int, task: _Task) -> float:
     """The strength that does best in an inner cross-validation, never on the fold that is scored."""
     if len(task.strengths) == 1:
         return task.strengths[0]
-    how = task.regression
-    inner = _splits(y, groups, 3, task.seed, how)
+    how, inner = task.regression, task.inner[fold]
     scores = [np.mean([_model(s, how).fit(x[a], y[a]).score(x[b], y[b]) for a, b in inner]) for s in task.strengths]
     return task.strengths[int(np.argmax(scores))]
 
@@ -148,8 +154,8 @@ def _by_sklearn(x: np.ndarray, task: _Task) -> dict[str, np.ndarray]:
     """Predictions of every target for the items of each fold, by probes trained on the other folds."""
     x, y = x.astype(float), task.targets["score"]
     predicted = {name: np.empty(len(y), dtype=y.dtype) for name in task.targets}
-    for train, test in task.splits:
-        strength = _best(x[train], y[train], task.groups[train], task)
+    for fold, (train, test) in enumerate(task.splits):
+        strength = _best(x[train], y[train], fold, task)
         for name, target in task.targets.items():
             if task.regression or len(np.unique(target[train])) > 1:
                 fitted = _model(strength, task.regression).fit(x[train], target[train])
@@ -180,8 +186,7 @@ def _by_torch(
         return fit_logistic(features, torch.stack(labels), known, strength, len(names)).argmax(2)
 
     pairs = []
-    for train, _ in task.splits if len(task.strengths) > 1 else []:
-        parts = _splits(y[train], task.groups[train], 3, task.seed, False)
+    for (train, _), parts in zip(task.splits, task.inner, strict=True) if len(task.strengths) > 1 else []:
         pairs += [(_mask(train[a], n), _mask(train[b], n)) for a, b in parts]
     scores = []
     for strength in task.strengths if pairs else []:

@@ -93,8 +93,8 @@ def collect(study: Study, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def known(study: Study, tables: Traversable | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What is committed of a study's arms, as `collect` returns it: in its own tables, and in those of studies that have
-    the same arm, trained to the same budget.
+    """What is committed of a study's arms, as `collect` returns it: in its own tables, and in those of studies that
+    have the same arm, trained to the same budget.
 
     tables: the folder they are in; the package's if None.
     """
