@@ -253,7 +253,12 @@ def measure(
             "peak_gib": round(peak / GIB, 3),
         }
         print(shape, layers or "", name, rows[name], file=sys.stderr, flush=True)
-    about = {"parameters": sum(p.numel() for p in model.hf.parameters()), "weights_gib": round(weights / GIB, 3)}
+    about: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in model.hf.parameters()),
+        "weights_gib": round(weights / GIB, 3),
+    }
+    if batch == 1 and layers is None:
+        about["fits"] = cards(about["parameters"], rows, shape)
     return {**about, "positions": inputs.layout.length, "batch": batch, "tasks": rows}
 
 
@@ -274,6 +279,23 @@ def computed(shape: str, device: str, rate: float) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in whole.parameters()),
         "weights_gib": round(weights / GIB, 3),
         "tasks": rows,
+        "fits": cards(sum(p.numel() for p in whole.parameters()), rows, shape),
+    }
+
+
+def cards(parameters: int, rows: dict[str, dict[str, float]], shape: str) -> dict[str, Any]:
+    """GiB that `inspect` and a report take of a shape, beside the cards that they are to fit.
+
+    Peaks of the tasks they are made of; with 4 bit, matrices of layers take 4.5 bits a weight (bitsandbytes' NF4, a
+    scale of 32 bits for 64 of them), computed, and the vocabulary stays in bfloat16.
+    """
+    looks = max(row["peak_gib"] for name, row in rows.items() if not name.startswith(("probes", "capture")))
+    text = SHAPES[shape][1]
+    matrices = parameters - text["vocab_size"] * text["hidden_size"]
+    return {
+        "inspect, bfloat16": {"gib": round(looks, 2), "card": 24},
+        "inspect, 4 bit": {"gib": round(looks - matrices * (2 - 4.5 / 8) / GIB, 2), "card": 12},
+        "report, bfloat16": {"gib": round(max(row["peak_gib"] for row in rows.values()), 2), "card": 80},
     }
 
 
