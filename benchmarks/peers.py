@@ -291,13 +291,14 @@ def knockout_bridge(model: Any, batch: dict[str, Any], image: Tensor) -> Tensor:
 
 
 def knockout_nnsight(model: Any, batch: dict[str, Any], image: Tensor) -> Tensor:
+    length = batch["input_ids"].shape[1]
+    seen = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+    seen[:, :, -1, image] = False
     with model.trace(**batch):
         for layer in CUT:
             block = model.model.language_model.layers[layer]
             given, named = block.inputs
-            mask = named["attention_mask"].clone()
-            mask[:, :, -1, image] = torch.finfo(mask.dtype).min
-            block.inputs = (given, {**named, "attention_mask": mask})
+            block.inputs = (given, {**named, "attention_mask": seen})
         logits = model.output.logits.save()
     return logits
 

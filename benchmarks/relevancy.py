@@ -4,7 +4,8 @@
 
 Widths are those of a laptop (the attention maps, which relevancy is about, have the real size). Against the dense
 computation as LVLM-Interpret has it, re-made from its description (arXiv:2404.03118, section 3.3) and its published
-formulas: eager attention, every pattern and gradient kept, whole matrices multiplied through. Beside it the same with
+formulas: eager attention, every pattern and gradient kept, whole matrices multiplied through, and gradients of all weights, which it leaves on; the same without those is beside
+it, for what is due to freezing alone. Then the same here, and with
 `recompute=True`, whose memory grows with depth by one residual stream a layer, and a plain forward pass.
 """
 
@@ -72,6 +73,24 @@ def dense(model: Any, batch: dict[str, Any]) -> Tensor:
     return relevancy[-1]
 
 
+def frozen_dense(model: Any, batch: dict[str, Any]) -> Tensor:
+    """As `dense`, with what that leaves undone: no parameter asks for a gradient, and the encoder for none either."""
+
+    def begin(_module: Any, _args: Any, output: Tensor) -> Tensor:
+        return output.detach().requires_grad_()
+
+    asked = [p for p in model.parameters() if p.requires_grad]
+    handle = model.model.multi_modal_projector.register_forward_hook(begin)
+    try:
+        for p in asked:
+            p.requires_grad_(False)
+        return dense(model, batch)
+    finally:
+        handle.remove()
+        for p in asked:
+            p.requires_grad_(True)
+
+
 def forward(model: HookedVLM, inputs: ModelInputs) -> None:
     with torch.no_grad():
         model(inputs, use_cache=False)
@@ -94,6 +113,9 @@ def main() -> None:
         "relevancy of every token",
         {
             "LVLM-Interpret, re-made": Way(partial(dense, plain, {**inputs.tensors, "use_cache": False}), dense),
+            "the same, weights frozen": Way(
+                partial(frozen_dense, plain, {**inputs.tensors, "use_cache": False}), frozen_dense
+            ),
             "vlm_probe": Way(partial(ours, model, inputs), ours),
             "vlm_probe, recompute=True": Way(partial(ours, model, inputs, recompute=True), ours),
             "forward pass alone": Way(partial(forward, model, inputs)),

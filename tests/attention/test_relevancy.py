@@ -137,6 +137,62 @@ def test_patterns_are_those_that_were_used(any_llava):
     assert not np.allclose(plain, edited, atol=1e-4)
 
 
+def test_an_edit_in_place_at_z_is_one_that_is_returned(any_llava):
+    batch = tiny_batch(any_llava, batch=1)
+    model = HookedVLM(any_llava)
+    inputs = model.prepare_tensors(batch["input_ids"], batch["pixel_values"])
+
+    def in_place(z, hook):
+        z[:, 3] *= 0.5
+
+    def returned(z, hook):
+        return torch.cat([z[:, :3], z[:, 3:4] * 0.5, z[:, 4:]], dim=1)
+
+    found = []
+    for edit in (in_place, returned):
+        with model.hooks(fwd_hooks=[("language.blocks.1.attn.hook_z", edit)]):
+            found.append(token_relevancy(model, inputs, target=5))
+    np.testing.assert_allclose(*found, atol=1e-7)
+
+
+def test_what_was_dropped_has_no_part(any_llava):
+    """In training, with dropout, the pattern is the one that was used: as of hooked patterns, under the same seed."""
+    batch = tiny_batch(any_llava, batch=1)
+    any_llava.config.get_text_config().attention_dropout = 0.3
+    for layer in any_llava.model.language_model.layers:
+        layer.self_attn.attention_dropout = 0.3
+    model = HookedVLM(any_llava)
+    inputs = model.prepare_tensors(batch["input_ids"], batch["pixel_values"])
+    for layer in any_llava.model.language_model.layers:
+        layer.self_attn.train()
+    torch.manual_seed(3)
+    dropped = token_relevancy(model, inputs, target=5)
+    torch.manual_seed(3)
+    np.testing.assert_allclose(dropped, through_patterns(model, inputs, 5), atol=1e-6)
+
+
+def test_what_is_watched_twice_is_reported_to_the_first_again():
+    module = HookedVLM(tiny_llava()).hf.model.language_model.layers[0].self_attn
+    with attention.watch_gradients(module, first := lambda shape, heads: None):
+        with attention.watch_gradients(module, lambda shape, heads: None):
+            assert attention._watched[module] is not first
+        assert attention._watched[module] is first
+    assert module not in attention._watched
+
+
+def test_recomputing_leaves_no_proof_of_the_next_run():
+    model = HookedVLM(tiny_llava())
+    batch = tiny_batch(model.hf, batch=1)
+    inputs = model.prepare_tensors(batch["input_ids"], batch["pixel_values"])
+    token_relevancy(model, inputs, recompute=True)
+    model.hf.set_attn_implementation("sdpa")
+    with (
+        applied(model, inputs, [Knockout("answer", "image", 1)]),
+        pytest.raises(VlmProbeError, match="attention is computed by 'sdpa' now"),
+    ):
+        model.hf(**inputs.tensors)
+
+
 def test_nothing_stays_behind_an_error():
     model = HookedVLM(tiny_llava())
     batch = tiny_batch(model.hf, batch=1)

@@ -9,6 +9,7 @@ from transformers import LlavaForConditionalGeneration
 
 from vlm_probe import VlmProbeError
 from vlm_probe.attention import relevancy
+from vlm_probe.causal import Knockout, applied
 from vlm_probe.hooked import HookedVLM
 
 PATTERNS = "language.blocks.*.attn.hook_pattern"
@@ -189,3 +190,23 @@ def test_what_a_model_is_not_made_of():
         with pytest.raises(VlmProbeError, match="model cannot be moved: Torch not compiled with CUDA enabled"):
             tiny_vlm().to("cuda")
     assert tiny_vlm().to(torch.float64).dtype == torch.float64
+
+
+@pytest.mark.parametrize("given", [{"use_cache": False}, {"prefill_chunk_size": 4}, {"num_beams": 2}, {}])
+@pytest.mark.parametrize("change", ["cut", "hook"])
+def test_an_encoder_need_run_once_in_a_call(given, change):
+    """Without a cache `generate` runs the language model on the whole prompt for every token, and the encoder once."""
+    model = tiny_vlm()
+    batch = tiny_batch(model.hf, batch=1)
+    inputs = model.prepare_tensors(batch["input_ids"], batch["pixel_values"])
+    asked = {"max_new_tokens": 3, "do_sample": False, **given}
+    plain = model.generate(inputs, **asked)
+    changed = (
+        applied(model, inputs, [Knockout((0,), (1, 2), None, part="vision")])
+        if change == "cut"
+        else model.hooks(fwd_hooks=[("vision.blocks.1.hook_resid_post", same)])
+    )
+    with changed:
+        assert model.generate(inputs, **asked).shape == plain.shape
+    with model.hooks(fwd_hooks=[("vision.blocks.1.hook_resid_post", same)]), pytest.raises(VlmProbeError):
+        model(input_ids=torch.tensor([[2, 5, 7]]))  # what fired in another call is no proof

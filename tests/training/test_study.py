@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from itertools import combinations
 
+import pandas as pd
 import pytest
 import torch
 from tiny_studies import shrink, tiny
@@ -178,9 +179,13 @@ def test_scores_are_collected_by_seed_and_arm(tmp_path):
     assert at_budget(table, 0.5).empty
     # Seeds that were trained elsewhere stay; a run that is here takes the place of an older one.
     kept = table.assign(accuracy=0.5, seed=table["seed"].replace({5: 7}))
-    assert merged(study, table, kept).filter(["seed", "accuracy"]).to_numpy().tolist() == [
-        [2, 0.25],
-        [2, 0.25],
-        [5, 0.25],
-        [7, 0.5],
-    ]
+    of_kept = runs.assign(seconds=7, seed=runs["seed"].replace({5: 7}))
+    scores, made = merged(study, (table, runs), (kept, of_kept))
+    expected = [[2, 0.25], [2, 0.25], [5, 0.25], [7, 0.5]]
+    assert scores.filter(["seed", "accuracy"]).to_numpy().tolist() == expected
+    assert made.filter(["seed", "seconds"]).to_numpy().tolist() == [[2, 3], [2, 3], [5, 3], [7, 7]]
+    # But where one was stopped, that which came further.
+    further = pd.concat([kept, kept.assign(budget=2.0)], ignore_index=True)
+    scores, made = merged(study, (table, runs), (further, of_kept))
+    assert scores.filter(["seed", "accuracy"]).to_numpy().tolist() == [[2, 0.5]] * 4 + [[5, 0.25]] + [[7, 0.5]] * 2
+    assert made.filter(["seed", "seconds"]).to_numpy().tolist() == [[2, 7], [2, 7], [5, 3], [7, 7]]

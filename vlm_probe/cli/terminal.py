@@ -69,12 +69,14 @@ def uncollected() -> Iterator[None]:
     Importing torch and transformers makes a million objects that stay: the collector goes through them ten times while
     they are made, and once more at the end of the program.
     """
+    before = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        gc.enable()
+        if before:
+            gc.enable()
 
 
 def plain(text: str) -> str:

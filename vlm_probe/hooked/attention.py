@@ -90,11 +90,15 @@ def watch_gradients(module: nn.Module, report: Callable[[Heads], None]) -> Itera
     Both are computed when the backward pass is there, from queries, keys, values and the gradient of what they give
     (dA = dz v'), so that attention runs as it does unwatched, and no more is held than one head's.
     """
+    before = _watched.get(module)
     _watched[module] = report
     try:
         yield
     finally:
-        _watched.pop(module, None)
+        if before is None:
+            _watched.pop(module, None)
+        else:
+            _watched[module] = before
 
 
 class _Watched(torch.autograd.Function):
@@ -251,6 +255,8 @@ def attention(
     # SDPA has no soft cap: Gemma 2 runs the explicit form always, as it does in plain transformers.
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     report = _watched.get(module)
+    # SDPA does not say what it dropped.
+    watched |= report is not None and dropout > 0
     if not watched and softcap is None:
         z, pattern = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -279,7 +285,8 @@ def attention(
         if report is not None:
             z = _Watched.apply(z, report, _heads_of_pattern, weights, value)
     if points is not None and is_active(points.z):
-        z = points.z(z)
+        # What a function of our own gives may not be edited in place.
+        z = points.z(z if report is None else z.clone())
     return z, pattern
 
 

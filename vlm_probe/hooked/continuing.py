@@ -86,7 +86,10 @@ def checkpointed(model: HookedVLM, part: str) -> Iterator[None]:
     again (Chen et al. 2016, arXiv:1604.06174): hooks inside layers fire twice. It must not fill a key-value cache."""
     tower, blocks = tower_of(model, part)
     with _forwards({m: partial(checkpoint, m.forward, use_reentrant=False) for m in layers_of(tower, blocks)}):
-        yield
+        try:
+            yield
+        finally:
+            model.proof.forget()  # what fired in the backward pass is no proof of the next run
 
 
 @contextmanager

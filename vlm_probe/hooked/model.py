@@ -23,7 +23,7 @@ from vlm_probe.hooked.embedding_scale import measure_token_scale
 from vlm_probe.hooked.families import families_of
 from vlm_probe.hooked.joined import connector_width, encoders_of, habits_of, joined_of, patch_grid, states_read
 from vlm_probe.hooked.points import Point
-from vlm_probe.hooked.proof import wire_proof
+from vlm_probe.hooked.proof import Proof
 from vlm_probe.hooked.provenance import in_words, versions, weights_digest
 from vlm_probe.hooked.root import GlobHooks
 from vlm_probe.hooked.wiring import declare, wire
@@ -122,7 +122,7 @@ class HookedVLM(GlobHooks):
         hf.set_attn_implementation(attention.IMPLEMENTATION)
         _wired.add(hf)
         wire(hf, self._seen, self.connector, self.language, lambda: self.image_scale, self._last_vision_layer)
-        self._forget_fired = wire_proof(hf, cast(dict[str, Point], self.hook_dict))
+        self.proof = Proof(hf, cast(dict[str, Point], self.hook_dict))
 
     # --- what the model is -------------------------------------------------------------------
 
@@ -269,9 +269,9 @@ class HookedVLM(GlobHooks):
     def _running(self, kwargs: dict[str, Any]) -> Iterator[None]:
         """Meanwhile vision layers behind the one the connector reads in this call may be spared."""
         before, self._read = self._read, self._selected(kwargs.get("vision_feature_layer"))
-        self._forget_fired()
         try:
-            yield
+            with self.proof.of_call():
+                yield
         finally:
             self._read = before
 

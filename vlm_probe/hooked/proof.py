@@ -6,7 +6,8 @@ or nothing does (a run without an image). Then a capture would lack it, and an e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -20,33 +21,45 @@ _SEEN_ONCE = ("vision.", "connector.")
 _IN_ATTENTION = ("hook_rot_q", "hook_rot_k", "hook_attn_scores", "hook_pattern", "hook_z")
 
 
-def wire_proof(hf: nn.Module, points: Mapping[str, Point]) -> Callable[[], None]:
-    """Look, after every run of a model, whether every hooked point fired; VlmProbeError names those that did not.
+class Proof:
+    """Looks, after every run of a model, whether every hooked point fired; VlmProbeError names those that did not."""
 
-    Returns what forgets all that fired; to be called before a run.
-    """
-    named = list(points.items())
+    def __init__(self, hf: nn.Module, points: Mapping[str, Point]):
+        self._points = list(points.items())
+        self._seen: set[str] | None = None
+        # Not before a run: `generate` encodes the image before it runs the model.
+        hf.register_forward_hook(self._after, with_kwargs=True)
 
-    def forget() -> None:
-        for _, point in named:
+    def forget(self) -> None:
+        """Forget all that fired."""
+        for _, point in self._points:
             if point.fired:  # setting a module's attribute is slow, and an idle model has hundreds of points
                 point.fired = False
 
-    def after(module: nn.Module, args: Any, kwargs: dict[str, Any], _output: Any) -> None:
-        silent = [name for name, point in named if not point.fired and is_active(point)]
+    @contextmanager
+    def of_call(self) -> Iterator[None]:
+        """A call that may run the model more than once: what an image goes through need fire in one of its runs."""
+        before, self._seen = self._seen, set()
+        self.forget()
+        try:
+            yield
+        finally:
+            self._seen = before
+
+    def _after(self, module: nn.Module, args: Any, kwargs: dict[str, Any], _output: Any) -> None:
+        active = [(name, point) for name, point in self._points if is_active(point)]
+        if self._seen is not None:
+            self._seen |= {name for name, point in active if point.fired and name.startswith(_SEEN_ONCE)}
+        silent = [name for name, point in active if not point.fired and name not in (self._seen or ())]
         if silent:
             made = kwargs.get("mm_encoder_outputs") is not None
             pictures = made or kwargs.get("pixel_values") is not None or len(args) > 1
             past = kwargs.get("past_key_values")
             if not pictures and past is not None and past.get_seq_length() > _given(args, kwargs):
                 silent = [name for name in silent if not name.startswith(_SEEN_ONCE)]
-        forget()
+        self.forget()
         if silent:
             raise VlmProbeError(_message(module, silent, pictures=pictures))
-
-    # Not before a run: `generate` encodes the image before it runs the model.
-    hf.register_forward_hook(after, with_kwargs=True)
-    return forget
 
 
 def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

@@ -114,8 +114,7 @@ def known(study: Study, tables: Traversable | None = None) -> tuple[pd.DataFrame
             found.append(table.loc[table["arm"].isin(same)])
         about = pd.DataFrame([{"arm": name, **factors_of(study.arms[name], study)} for name in same])
         rows = found[0].loc[found[0]["split"].isin(study.splits), ["arm", *MEASURED]]
-        scores = merged(study, about.merge(rows, on="arm"), scores)
-        made = merged(study, found[1], made)
+        scores, made = merged(study, (about.merge(rows, on="arm"), found[1]), (scores, made))
     return scores, made
 
 
@@ -127,25 +126,37 @@ def finished(study: Study) -> set[tuple[str, int]]:
     return {(str(arm), int(seed)) for (arm, seed), own in splits.items() if own.issuperset(study.splits)}
 
 
-def merged(study: Study, new: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
-    """Rows of arms and seeds trained elsewhere stay; those of a run that is in both are the new ones."""
-    done = set(zip(new["arm"], new["seed"], strict=True))
-    stays = [key not in done for key in zip(kept["arm"], kept["seed"], strict=True)]
-    return _sorted(pd.concat([part for part in (kept.loc[stays], new) if len(part)], ignore_index=True), study)
+Tables = tuple[pd.DataFrame, pd.DataFrame]
+"""Scores, and how the runs were made."""
+
+
+def merged(study: Study, new: Tables, kept: Tables) -> Tables:
+    """Runs of arms and seeds that one side has, and of those that both have the new ones: but where a run was stopped,
+    the one that came further."""
+    rows = [scores.groupby(["arm", "seed"]).size().to_dict() for scores, _ in (new, kept)]
+    taken = {key for key, n in rows[0].items() if n >= rows[1].get(key, 0)}
+
+    def of(table: pd.DataFrame, *, ours: bool) -> pd.DataFrame:
+        return table.loc[[(key in taken) == ours for key in zip(table["arm"], table["seed"], strict=True)]]
+
+    both = []
+    for one, other in zip(new, kept, strict=True):
+        parts = [part for part in (of(other, ours=False), of(one, ours=True)) if len(part)]
+        both.append(_sorted(pd.concat(parts, ignore_index=True) if parts else one, study))
+    return both[0], both[1]
 
 
 def ship(folder: Path, package: Path) -> list[str]:
     """Bring the scores of a runs folder into the package's tables, beside those of the same arms that are there for
     another study; returns the names of the studies it has runs of."""
-    done, tables = [], package / "studies" / "tables"
-    for id, study in STUDIES.items():
-        found = collect(study, folder)
-        if found[0].empty:
-            continue
-        scores, made = (merged(study, new, kept) for new, kept in zip(found, known(study, tables), strict=True))
-        write(study, scores, made, tables)
-        done.append(id)
-    return done
+    found = {id: collect(study, folder) for id, study in STUDIES.items()}
+    tables = package / "studies" / "tables"
+    for _ in range(2):  # once more: what one study got another may have an arm of
+        for id, (scores, made) in found.items():
+            if not scores.empty:
+                study = STUDIES[id]
+                write(study, *merged(study, (scores, made), known(study, tables)), tables)
+    return [id for id, (scores, _) in found.items() if not scores.empty]
 
 
 def write(study: Study, scores: pd.DataFrame, made: pd.DataFrame, folder: Path) -> None:
