@@ -5,8 +5,8 @@
 CLIP with Llama, the pair that TransformerLens's bridge knows, 146M parameters, 256 image tokens, one prompt, one
 thread. What the ways give must agree before anything is timed. nnsight's base class has no generate for this model, and
 pyvene no attention patterns and no cuts; those rows are not there. pyvene takes transformers' own hooks off the model
-after every run, which LLaVA needs: transformers is told to put them back before each (`peers.renewed`, within the time).
-vlm_probe does not run the vision layer behind the one that the connector reads, here one of eight, some 2 % of a forward
+after every run, which LLaVA needs: transformers is told to put them back before each (`peers.renewed`, timed).
+vlm_probe does not run the vision layer behind the one that the connector reads, here one of eight, 2 % of a forward
 pass: where a row of its is under 1, that is mostly why.
 """
 

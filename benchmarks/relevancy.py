@@ -4,9 +4,9 @@
 
 Widths are those of a laptop (the attention maps, which relevancy is about, have the real size). Against the dense
 computation as LVLM-Interpret has it, re-made from its description (arXiv:2404.03118, section 3.3) and its published
-formulas: eager attention, every pattern and gradient kept, whole matrices multiplied through, and gradients of all weights, which it leaves on; the same without those is beside
-it, for what is due to freezing alone. Then the same here, and with
-`recompute=True`, whose memory grows with depth by one residual stream a layer, and a plain forward pass.
+formulas: eager attention, every pattern and gradient kept, whole matrices multiplied through, and gradients of all
+weights, which it leaves on. The same without those is beside it, for what is due to freezing alone. Then the same here,
+and with `recompute=True`, whose memory grows with depth by one residual stream a layer, and a plain forward pass.
 """
 
 from __future__ import annotations

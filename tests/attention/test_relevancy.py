@@ -173,8 +173,8 @@ def test_what_was_dropped_has_no_part(any_llava):
 
 def test_what_is_watched_twice_is_reported_to_the_first_again():
     module = HookedVLM(tiny_llava()).hf.model.language_model.layers[0].self_attn
-    with attention.watch_gradients(module, first := lambda shape, heads: None):
-        with attention.watch_gradients(module, lambda shape, heads: None):
+    with attention.watch_gradients(module, first := lambda heads: None):
+        with attention.watch_gradients(module, lambda heads: None):
             assert attention._watched[module] is not first
         assert attention._watched[module] is first
     assert module not in attention._watched
