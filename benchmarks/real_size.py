@@ -241,9 +241,8 @@ def measure(
     weights = sum(p.nbytes for p in model.hf.parameters())
     rows = {}
     for name, run in tasks(model, inputs, batch, device).items():
-        peak = _peak(run, device)  # and warm
         with FlopCounterMode(display=False) as counted:
-            run()
+            peak = _peak(run, device)  # and warm
         seconds = statistics.median(_timed(run, device) for _ in range(repeats))
         operations = counted.get_total_flops()
         rows[name] = {
