@@ -29,12 +29,9 @@ from vlm_probe.hooked.anatomy import attention_modules
 from vlm_probe.hooked.attention import Heads, watch_gradients
 from vlm_probe.hooked.continuing import checkpointed
 from vlm_probe.hooked.model import HookedVLM
+from vlm_probe.hooked.proof import must_fire
 from vlm_probe.hooked.targets import frozen, target_token
 from vlm_probe.inputs.model_inputs import ModelInputs
-
-
-def _fires(x: Tensor, hook: HookPoint) -> None:
-    """A hook that changes nothing: that it is there makes its silence an error."""
 
 
 @dataclass
@@ -99,7 +96,7 @@ def _propagate(
         reports["vision"] = through_vision
     hooks: list[Any] = [("vision.hook_embed" if through_encoder else "language.hook_embed", _leaf)]
     # Where another attention function runs, nothing would be reported: the point says so.
-    hooks += [(f"{part}.blocks.{i}.attn.hook_z", _fires) for part in reports for i in range(model.layers_read(part))]
+    hooks += [(f"{part}.blocks.{i}.attn.hook_z", must_fire) for part in reports for i in range(model.layers_read(part))]
     with ExitStack() as stack:
         for part, report in reports.items():
             for module in attention_modules(model, part):

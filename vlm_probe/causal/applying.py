@@ -16,15 +16,12 @@ from vlm_probe.causal.planning import CutEdges, Plan, plan
 from vlm_probe.causal.positions import Places, Sinks
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.continuing import Progress, cut, following
+from vlm_probe.hooked.proof import must_fire
 from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.layout.boxes import AnyBox
 from vlm_probe.running.protocol import NamesFilter
 
 Boxes = Sequence[AnyBox] | Sequence[Sequence[AnyBox]] | None
-
-
-def _fires(x: Tensor, hook: HookPoint) -> None:
-    """A hook that changes nothing: that it is there makes its silence an error."""
 
 
 @contextmanager
@@ -49,7 +46,7 @@ def carried_out(model: HookedVLM, made: Plan) -> Iterator[None]:
             for edit in made.edits
         ]
         # Where another attention function runs, or a compiled graph, nothing would be cut: the point says so.
-        hooks += [(f"{part}.blocks.{layer}.attn.hook_z", _fires) for part, layer in made.cuts]
+        hooks += [(f"{part}.blocks.{layer}.attn.hook_z", must_fire) for part, layer in made.cuts]
         stack.enter_context(model.hooks(fwd_hooks=hooks))
         yield
 

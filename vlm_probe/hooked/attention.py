@@ -131,11 +131,8 @@ def _heads_of_sdpa(
     allowed, added = _allowed(mask, causal, query.shape[2], key.shape[2], query.device)
     groups = query.shape[1] // key.shape[1]
     for head in range(query.shape[1]):
-        one, shared = slice(head, head + 1), slice(head // groups, head // groups + 1)
-        pick = [m if m is None or m.shape[1] == 1 else m[:, one] for m in (allowed, added)]
-        scores = _scores(query[:, one], key[:, shared], scaling, None, *pick)
-        pattern = _softmax(scores, may_be_empty=mask is not None)[:, 0]
-        yield pattern, gradient[:, :, head] @ value[:, shared][:, 0].transpose(-1, -2)
+        pattern = _head_pattern(head, query, key, scaling, None, allowed, added, mask is not None)
+        yield pattern[:, 0], gradient[:, :, head] @ value[:, head // groups].transpose(-1, -2)
 
 
 def _without_cut(
@@ -201,6 +198,23 @@ def _softmax(
     return pattern.masked_fill(nowhere, 0.0).to(scores.dtype)
 
 
+def _head_pattern(
+    head: int,
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    softcap: float | None,
+    allowed: Tensor | None,
+    added: Tensor | None,
+    may_be_empty: bool,
+) -> Float[Tensor, "batch 1 query key"]:
+    """The pattern of one head; heads may share keys."""
+    one, shared = slice(head, head + 1), head * key.shape[1] // query.shape[1]
+    pick = [m if m is None or m.shape[1] == 1 else m[:, one] for m in (allowed, added)]
+    scores = _scores(query[:, one], key[:, shared : shared + 1], scaling, softcap, *pick)
+    return _softmax(scores, may_be_empty=may_be_empty)
+
+
 def _pattern_by_head(
     query: Tensor,
     key: Tensor,
@@ -215,9 +229,7 @@ def _pattern_by_head(
     pattern = torch.empty(shape, dtype=query.dtype, device=query.device)
     for head in range(shape[1]):
         one = slice(head, head + 1)
-        pick = [m if m is None or m.shape[1] == 1 else m[:, one] for m in (allowed, added)]
-        scores = _scores(query[:, one], key[:, one], scaling, softcap, *pick)
-        pattern[:, one] = _softmax(scores, may_be_empty=may_be_empty)
+        pattern[:, one] = _head_pattern(head, query, key, scaling, softcap, allowed, added, may_be_empty)
     return pattern
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked.attention import IMPLEMENTATION
@@ -60,6 +61,10 @@ class Proof:
         self.forget()
         if silent:
             raise VlmProbeError(_message(module, silent, pictures=pictures))
+
+
+def must_fire(x: Tensor, hook: HookPoint) -> None:
+    """A hook that changes nothing: that it is there makes its silence an error."""
 
 
 def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
