@@ -1,5 +1,8 @@
 """torch.compile: an idle model runs as it does without, and what is hooked or cut in one is an error, never silence."""
 
+import copy
+import gc
+
 import jaxtyping
 import pytest
 import torch
@@ -58,6 +61,36 @@ def test_what_is_compiled_in_place_refuses_hooks_knockouts_and_relevancy():
         assert torch.equal(model(inputs).logits, expected)
         with pytest.raises(VlmProbeError, match=SILENT):
             token_relevancy(model, inputs)
+
+
+def test_other_models_may_be_freed_while_one_is_compiled():
+    others = [HookedVLM(tiny_llava()) for _ in range(2)]
+
+    def freeing(graph, _examples):
+        others.clear()
+        gc.collect()
+        return graph.forward
+
+    model = HookedVLM(tiny_llava())
+    batch = tiny_batch(model.hf, batch=1)
+    inputs = model.prepare_tensors(batch["input_ids"], batch["pixel_values"])
+    with torch.no_grad():
+        expected = model(inputs).logits
+        model.hf.model.compile(backend=freeing)
+        assert torch.equal(model(inputs).logits, expected)
+    assert not others
+
+
+def test_a_copy_of_a_wrapped_model_reports_to_nothing():
+    model = HookedVLM(tiny_llava())
+    batch = tiny_batch(model.hf, batch=1)
+    fired = []
+    with torch.no_grad(), model.hooks(fwd_hooks=[("*.hook_z", lambda x, hook: fired.append(hook.name))]):
+        copied = copy.deepcopy(model.hf.model.language_model)
+        copied(input_ids=batch["input_ids"] % 7)
+        assert not fired
+        model(model.prepare_tensors(batch["input_ids"], batch["pixel_values"]))
+        assert fired
 
 
 def test_another_attention_function_is_named_where_nothing_would_be_cut_or_reported():

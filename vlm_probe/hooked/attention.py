@@ -40,14 +40,25 @@ class _AttentionPoints(NamedTuple):
     z: HookPoint
 
 
-_points: WeakKeyDictionary[nn.Module, _AttentionPoints] = WeakKeyDictionary()
+class _Reporter:
+    """Lies on the attention module itself: torch.compile guards a table of all modules by its order, and stops where
+    another model in it is freed meanwhile. A copy of the module, or a file of it, reports to nothing."""
+
+    def __init__(self, points: _AttentionPoints | None = None):
+        self.points = points
+
+    def __reduce__(self) -> tuple[type[_Reporter], tuple[()]]:
+        return _Reporter, ()
+
+
+_REPORTER = "_vlm_probe_reporter"
 
 
 def report_to(module: nn.Module, block: Points) -> None:
     """Let an attention module of a Hugging Face model report to a block's points."""
     rot_q, rot_k = (block[name] if name in block.declared else None for name in ROTARY)
     scores, pattern, z = (block[f"attn.hook_{name}"] for name in ("attn_scores", "pattern", "z"))
-    _points[module] = _AttentionPoints(rot_q, rot_k, scores, pattern, z)
+    setattr(module, _REPORTER, _Reporter(_AttentionPoints(rot_q, rot_k, scores, pattern, z)))
 
 
 Cut = Callable[[int, int, int], Bool[Tensor, "#batch #head query key"]]
@@ -249,7 +260,8 @@ def attention(
     Returns the weighted values and, where they were computed, the attention probabilities: they are where a point is
     hooked, and where the caller asked transformers for them (`output_attentions=True`).
     """
-    points = _points.get(module)
+    reporter = getattr(module, _REPORTER, None)
+    points = None if reporter is None else reporter.points
     if points is not None:
         # Points see [batch, position, head, d_head]; attention works on [batch, head, position, d_head].
         if points.rot_q is not None and is_active(points.rot_q):
@@ -258,7 +270,8 @@ def attention(
             key = points.rot_k(key.transpose(1, 2)).transpose(1, 2)
     is_causal = kwargs.get("is_causal")
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    if module in _cuts:
+    compiling = torch.compiler.is_compiling()  # see is_active
+    if module in _cuts and not compiling:
         sizes = (query.shape[0], query.shape[2], key.shape[2])
         attention_mask = _without_cut(attention_mask, _cuts[module], is_causal, *sizes, query.device)
     # Taken out of kwargs: SDPA would warn that it gives none, and advise an implementation that fires no point.
@@ -266,7 +279,7 @@ def attention(
     watched |= points is not None and (is_active(points.scores) or is_active(points.pattern))
     # SDPA has no soft cap: Gemma 2 runs the explicit form always, as it does in plain transformers.
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    report = _watched.get(module)
+    report = None if compiling else _watched.get(module)
     # SDPA does not say what it dropped.
     watched |= report is not None and dropout > 0
     if not watched and softcap is None:

@@ -25,7 +25,7 @@ from vlm_probe.hooked.anatomy import (
 from vlm_probe.hooked.families import submodule
 from vlm_probe.hooked.joined import encoders_of, joined_of
 from vlm_probe.hooked.model import HookedVLM
-from vlm_probe.hooked.points import is_active
+from vlm_probe.hooked.points import is_hooked
 from vlm_probe.hooked.wiring import layers_of
 from vlm_probe.inputs.model_inputs import ModelInputs
 from vlm_probe.names import layer_of, part_of
@@ -380,4 +380,4 @@ class Checks:
     def left(self) -> list[float]:
         points = list(self.model.hook_points())
         after = self.model(self.inputs, return_dict=True).logits
-        return [sum(map(is_active, points)) + _apart(after[self.live], self.idle[self.live])] * len(points)
+        return [sum(map(is_hooked, points)) + _apart(after[self.live], self.idle[self.live])] * len(points)

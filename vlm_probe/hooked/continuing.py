@@ -20,7 +20,7 @@ from vlm_probe.hooked.anatomy import attention_modules, language_tower, tower_of
 from vlm_probe.hooked.attention import Cut, cut_in, is_cut
 from vlm_probe.hooked.families import families_of
 from vlm_probe.hooked.model import HookedVLM
-from vlm_probe.hooked.points import is_active
+from vlm_probe.hooked.points import is_hooked
 from vlm_probe.hooked.wiring import layers_of
 
 
@@ -28,7 +28,7 @@ def is_touched(model: HookedVLM) -> bool:
     """Whether anything is hooked, or cut, in a model now."""
     parts = [part for part, depth in model.layers.items() if depth]
     cuts = any(is_cut(module) for part in parts for module in attention_modules(model, part))
-    return cuts or any(is_active(point) for point in model.hook_dict.values())
+    return cuts or any(is_hooked(point) for point in model.hook_dict.values())
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+import torch
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
@@ -34,9 +35,17 @@ class Point(HookPoint):
         return found
 
 
-def is_active(point: HookPoint) -> bool:
-    """Whether anything is hooked here; an idle point is never called."""
+def is_hooked(point: HookPoint) -> bool:
+    """Whether anything is hooked here."""
     return bool(point._forward_hooks or point._backward_hooks)
+
+
+def is_active(point: HookPoint) -> bool:
+    """Whether a point is to be fed: an idle one is never called.
+
+    Nor is any while torch.compile traces: its graph would go on with what is hooked now when that is hooked no more.
+    """
+    return is_hooked(point) and not torch.compiler.is_compiling()
 
 
 class Points(nn.Module):

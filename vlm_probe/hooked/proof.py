@@ -15,7 +15,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked.attention import IMPLEMENTATION
-from vlm_probe.hooked.points import Point, is_active
+from vlm_probe.hooked.points import Point, is_hooked
 
 _SEEN_ONCE = ("vision.", "connector.")
 """What an image goes through at the beginning of a prompt, and not again where a run goes on from a cache."""
@@ -48,7 +48,7 @@ class Proof:
             self._seen = before
 
     def _after(self, module: nn.Module, args: Any, kwargs: dict[str, Any], _output: Any) -> None:
-        active = [(name, point) for name, point in self._points if is_active(point)]
+        active = [(name, point) for name, point in self._points if is_hooked(point)]
         if self._seen is not None:
             self._seen |= {name for name, point in active if point.fired and name.startswith(_SEEN_ONCE)}
         silent = [name for name, point in active if not point.fired and name not in (self._seen or ())]

@@ -15,7 +15,7 @@ from vlm_probe.hooked.checks import Checks
 from vlm_probe.hooked.joined import encoders_of
 from vlm_probe.hooked.model import HookedVLM
 from vlm_probe.hooked.plain import plain_twin
-from vlm_probe.hooked.points import is_active
+from vlm_probe.hooked.points import is_hooked
 from vlm_probe.inputs.model_inputs import ModelInputs
 
 ALLOWED = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.01}
@@ -54,7 +54,7 @@ def verify(model: HookedVLM, inputs: ModelInputs | None = None) -> pd.DataFrame:
     VlmProbeError: quantized weights, which cannot be shared with a second model; weights that are not those that the
         configuration describes; hooks that are there already; inputs without an image for a model that has an encoder.
     """
-    if any(map(is_active, model.hook_points())):
+    if any(map(is_hooked, model.hook_points())):
         raise VlmProbeError(f"{model.name} has hooks, which would be compared too: model.reset_hooks() takes them away")
     inputs = _inputs(model) if inputs is None else inputs
     if model.vision_config is not None and inputs.pixel_values is None:
