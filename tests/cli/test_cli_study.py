@@ -136,7 +136,8 @@ def test_what_the_shipped_tables_have_is_left_out_on_request(command, refused, t
 
     monkeypatch.setattr(training, "begin_arm", begin)
     said = refused("study", "grid", "--seeds", 5, "--missing", "--runs", tmp_path / "a")
-    assert said == "the shipped tables have every arm of study grid for these seeds"
+    assert said == "the shipped tables have every such arm of study grid"
+    assert refused("study", "grid", "--arm", "small-clip", "--missing", "--runs", tmp_path / "a") == said
     ended = command("study", "grid", "--first-seed", 4, "--seeds", 2, "--missing", "--runs", tmp_path / "b")
     assert ended.code == 0, ended.err
     assert begun == [(name, 5) for name in GRID.arms]

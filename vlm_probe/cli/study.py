@@ -36,21 +36,23 @@ def study(
         from vlm_probe.studies.study import find_study
     chosen = find_study(name)
     find_device(device)
-    one = None if arm is None else chosen.arm(arm, first_seed)
-    make_folder(runs)
-    if one is not None:
-        from vlm_probe.training.study import train_arm
-
-        say(train_arm(chosen, one, runs, device=device))
-        return
-    cells = [cell for seed in range(first_seed, first_seed + seeds) for cell in chosen.of_seed(seed)]
+    if arm is None:
+        cells = [cell for seed in range(first_seed, first_seed + seeds) for cell in chosen.of_seed(seed)]
+    else:
+        cells = [chosen.arm(arm, first_seed)]
     if missing:
         from vlm_probe.studies.result_tables import finished
 
         there = finished(chosen)
         cells = [cell for cell in cells if (cell.name, cell.seed) not in there]
         if not cells:
-            raise VlmProbeError(f"the shipped tables have every arm of study {name} for these seeds")
+            raise VlmProbeError(f"the shipped tables have every such arm of study {name}")
+    make_folder(runs)
+    if arm is not None:
+        from vlm_probe.training.study import train_arm
+
+        say(train_arm(chosen, cells[0], runs, device=device))
+        return
     _train(chosen, runs, cells, jobs, device)
 
 

@@ -27,8 +27,14 @@ from vlm_probe.layout.groups import Where, positions_of
 BLOCK = {"cpu": 1024, "cuda": 8192}
 """Vocabulary rows read at a time, by the kind of device: what bounds the memory, with the positions. On a processor
 what is gathered of a block stays in its cache; on a GPU fewer, larger steps are quicker."""
+
 ROWS = 256
 """Positions (of all layers together) taken at a time."""
+
+
+def block_of(device: torch.device) -> int:
+    """Vocabulary rows to read at a time on a device."""
+    return BLOCK.get(device.type, BLOCK["cuda"])
 
 
 @dataclass
@@ -183,7 +189,7 @@ def stream_lens(
     asked = torch.zeros(positions, 0, dtype=torch.long) if tokens is None else tokens
     if asked.numel() and not 0 <= int(asked.min()) <= int(asked.max()) < vocabulary:
         raise VlmProbeError(f"asked tokens are outside the vocabulary of {vocabulary}")
-    block = BLOCK.get(device.type, BLOCK["cuda"]) if block is None else block
+    block = block_of(device) if block is None else block
     added = torch.zeros(vocabulary, device=device) if bias is None else bias.float()
     each = max(1, rows // len(hidden))
     kept: dict[str, list[Tensor]] = {}

@@ -17,7 +17,7 @@ from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.anatomy import head_bias, unembedding
 from vlm_probe.inputs.prompts import first_answer_token
 from vlm_probe.items.item import Item
-from vlm_probe.lens.logit_lens import BLOCK, normed_rows, stream_lens
+from vlm_probe.lens.logit_lens import block_of, normed_rows, stream_lens
 
 IMAGE_ROWS = 8
 """Image positions of an item that are read, spread evenly."""
@@ -43,13 +43,15 @@ def log_probabilities(
     ids: Sequence[int],
     *,
     bias: Float[Tensor, " vocabulary"] | None = None,
-    block: int = BLOCK["cuda"],
+    block: int | None = None,
 ) -> Float[Tensor, "layer position id"]:
     """Log-probability (nats) of some tokens under every layer, the vocabulary read in blocks.
 
     hidden: of every layer, rows ready for the unembedding. table: the unembedding, in any dtype; products are taken in
     that dtype, sums in float32, as `lens.stream_lens` does. bias: what the output layer adds to every token's logit.
+    block: vocabulary rows at a time (None: as there).
     """
+    block = block_of(table.device) if block is None else block
     added = torch.zeros(len(table), device=table.device) if bias is None else bias.float()
     rows = torch.stack(list(hidden)).to(table)
     norm = torch.full(rows.shape[:2], -torch.inf, device=table.device)
