@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ from transformer_lens.tools.analysis import logit_lens
 from transformers import GemmaConfig, GemmaForCausalLM
 
 from vlm_probe.hooked import HookedVLM
-from vlm_probe.lens.logit_lens import BLOCK, ROWS, normed_rows, stream_lens
+from vlm_probe.hooked.anatomy import final_norm
+from vlm_probe.lens.logit_lens import BLOCK, ROWS, Lens, normed_rows, stream_lens
 
 BARE = BLOCK["cuda"]
 """Rows of the vocabulary in one of the bare products: large ones, which are the quickest alone."""
@@ -86,14 +88,24 @@ def against_transformer_lens(
     bridge.eval()
     with torch.no_grad():
         _, cache = bridge.run_with_cache(ids)
-    theirs = logit_lens(bridge, cache=cache, positions=None, top_k=5)
+    read = partial(logit_lens, bridge, cache=cache, layers=range(1, layers + 1), positions=None, top_k=5)
+    theirs = read()
     torch.manual_seed(0)
     twin = GemmaForCausalLM(config).eval()
     model = HookedVLM(twin, name="random")
     inputs = model.prepare_tensors(ids)
     table = twin.lm_head.weight.detach()
     rows = normed_rows(model, inputs, torch.arange(positions).numpy())
-    found = stream_lens(rows, table)
+    names = [f"language.blocks.{i}.hook_resid_post" for i in range(layers)]
+    with torch.no_grad():
+        _, kept = model.run_with_cache(inputs, names_filter=names)
+
+    def ours(*, divergences: bool = True) -> Lens:
+        """From cached residual streams, as theirs: the final norm is in the time."""
+        with torch.no_grad():
+            return stream_lens([final_norm(model)(kept[name][0]) for name in names], table, divergences=divergences)
+
+    found = ours()
     dense = torch.stack(rows) @ table.T
     p = dense.log_softmax(-1)
     differences = {
@@ -101,13 +113,15 @@ def against_transformer_lens(
         "entropy": float((found.entropy + (p.exp() * p).sum(-1)).abs().max()),
         "ids": int((found.top_ids != p.topk(5).indices).sum()),
     }
-    assert found.kl_to_final is not None
+    assert found.kl_to_final is not None and theirs.readout.top_ids is not None
+    if not torch.equal(theirs.readout.top_ids.reshape(found.top_ids.shape), found.top_ids):
+        raise SystemExit("the two lenses do not name the same tokens")
     differences["kl_to_final"] = float((found.kl_to_final - (p[-1:].exp() * (p[-1:] - p)).sum(-1)).abs().max())
     times = interleaved(
         {
-            "ours": lambda: stream_lens(rows, table),
-            "top 5 alone": lambda: stream_lens(rows, table, divergences=False),
-            "theirs": lambda: logit_lens(bridge, cache=cache, positions=None, top_k=5),
+            "ours": ours,
+            "top 5 alone": partial(ours, divergences=False),
+            "theirs": read,
         },
         repeats,
     )
