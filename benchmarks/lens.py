@@ -113,7 +113,8 @@ def against_transformer_lens(
         "entropy": float((found.entropy + (p.exp() * p).sum(-1)).abs().max()),
         "ids": int((found.top_ids != p.topk(5).indices).sum()),
     }
-    assert found.kl_to_final is not None and theirs.readout.top_ids is not None
+    assert found.kl_to_final is not None
+    assert theirs.readout.top_ids is not None
     if not torch.equal(theirs.readout.top_ids.reshape(found.top_ids.shape), found.top_ids):
         raise SystemExit("the two lenses do not name the same tokens")
     differences["kl_to_final"] = float((found.kl_to_final - (p[-1:].exp() * (p[-1:] - p)).sum(-1)).abs().max())
