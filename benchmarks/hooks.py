@@ -1,13 +1,13 @@
-"""What hooks cost, beside plain hooks, TransformerLens's bridge, nnsight and pyvene: the same tasks, the same weights.
+"""What hooks cost, beside plain hooks and those of TransformerLens's bridge, nnsight, pyvene and captum.
 
     python benchmarks/hooks.py [--repeats 9] [--out NAME]
 
-CLIP with Llama, the pair that TransformerLens's bridge knows, 146M parameters, 256 image tokens, one prompt, one
-thread. What the ways give must agree before anything is timed. nnsight's base class has no generate for this model, and
-pyvene no attention patterns and no cuts; those rows are not there. pyvene takes transformers' own hooks off the model
-after every run, which LLaVA needs: transformers is told to put them back before each (`peers.renewed`, timed).
-vlm_probe does not run the vision layer behind the one that the connector reads, here one of eight, 2 % of a forward
-pass: where a row of its is under 1, that is mostly why.
+The same tasks, the same weights: CLIP with Llama, the pair that TransformerLens's bridge knows, 146M parameters, 256
+image tokens, one prompt, one thread. What the ways give must agree before anything is timed. nnsight's base class has
+no generate for this model, pyvene no attention patterns and no cuts, captum nothing that edits; those rows are not
+there. pyvene takes transformers' own hooks off the model after every run, which LLaVA needs: transformers is told to
+put them back before each (`peers.renewed`, timed). vlm_probe does not run the vision layer behind the one that the
+connector reads, here one of eight, 2 % of a forward pass: where a row of its is under 1, that is mostly why.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def tasks(models: dict[str, Any], batch: dict[str, Any]) -> list[Task]:
                 BRIDGE: way(peers.residuals_bridge, bridge, once),
                 NNSIGHT: way(peers.residuals_nnsight, watched, once),
                 "pyvene": pyvene(peers.residuals_pyvene, once),
+                "captum": way(peers.residuals_captum, plain, once),
             },
             {"time": 1.01},
         ),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyvene
 import torch
+from captum.attr import LayerActivation
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
@@ -154,6 +155,18 @@ def residuals_pyvene(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]
     collecting = pyvene.IntervenableModel(config, model=model)
     (_, kept), output = collecting(base=batch, unit_locations=None)
     return output.logits, torch.stack(kept)
+
+
+def residuals_captum(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    logits: list[Tensor] = []
+    layers = list(model.model.language_model.layers)[:-1]
+
+    def run(ids: Tensor, rest: dict[str, Any]) -> Tensor:
+        logits.append(model(input_ids=ids, **rest).logits)
+        return logits[0]
+
+    kept = LayerActivation(run, layers).attribute(batch["input_ids"], additional_forward_args=(without_ids(batch),))
+    return logits[0], torch.stack(kept)
 
 
 # --- attention patterns of the language model -------------------------------------------------------------------------

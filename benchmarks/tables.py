@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 QUARTILES = ("median", "q25", "q75")
 ABOUT = ("command", "commit", "hardware", "versions", "rows")
 """What every section has, beside what is its own."""
-PEERS = ("vlm_probe", "plain hooks", "TransformerLens bridge", "nnsight", "pyvene")
+PEERS = ("vlm_probe", "plain hooks", "TransformerLens bridge", "nnsight", "pyvene", "captum")
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 """Between these lines README is written by `make bench`."""
 
