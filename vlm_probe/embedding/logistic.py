@@ -75,6 +75,82 @@ def minimize(
     return x
 
 
+class Problems:
+    """Logistic regressions on the same features, behind their own standardisation, that are solved side by side.
+
+    x: [layer, item, feature]. y: class numbers from 0, and train: the items that each is fitted on, both
+    [problem, item]; every problem is solved at every layer.
+    """
+
+    def __init__(
+        self,
+        x: Float[Tensor, "layer item feature"],
+        y: Int[Tensor, "problem item"],
+        train: Bool[Tensor, "problem item"],
+        classes: int,
+    ):
+        # One scaling for all keeps the sums of squares harmless; each problem's own comes on top.
+        x = x - x.mean(1, keepdim=True)
+        self._x = x / x.square().mean(1, keepdim=True).sqrt().clamp(min=1e-12)  # std() takes five times as long
+        self._outputs = 1 if classes == 2 else classes
+        self._n = train.sum(1)
+        self._part = train.to(x.dtype) / train.sum(1, keepdim=True)
+        mean = self._part @ self._x
+        spread = (self._part @ self._x.square() - mean.square()).clamp(min=0).sqrt()
+        self._mean, self._spread = mean[:, :, None], torch.where(spread < 1e-6, 1.0, spread)[:, :, None]
+        target = torch.nn.functional.one_hot(y, classes).to(x.dtype).transpose(1, 2)
+        self._target = target[:, -self._outputs :]
+
+    def solve(
+        self,
+        strength: Float[Tensor, "layer problem"],
+        start: Float[Tensor, "one parameter"] | None = None,
+    ) -> Float[Tensor, "one parameter"]:
+        """Parameters of every problem at every layer, one after the other.
+
+        strength: inverse regularisation, scikit-learn's C, whose objective is minimised: C x sum of losses +
+        |weights|^2 / 2, the intercept free, two classes by one weight vector. start: where to begin, such as the
+        solution at another strength; zeros if None.
+        """
+        layers, _, features = self._x.shape
+        penalty = 1 / (strength * self._n)[:, :, None, None]
+        if start is None:
+            start = self._x.new_zeros(layers * len(self._n), self._outputs * (features + 1))
+
+        def evaluate(parameters: Tensor) -> tuple[Tensor, Tensor]:
+            weights, bias = self._split(parameters)
+            z = self._logits(weights, bias)
+            if self._outputs == 1:
+                total, probability = torch.nn.functional.softplus(z[:, :, 0]), z.sigmoid()
+            else:
+                total = z.logsumexp(2)
+                probability = (z - total[:, :, None]).exp()
+            loss = ((total - (z * self._target).sum(2)) * self._part).sum(-1)
+            value = loss + 0.5 * (penalty * weights.square()).sum((-2, -1))
+            residual = (probability - self._target) * self._part[:, None]
+            sums = residual.sum(-1)
+            raw = (residual.flatten(1, 2) @ self._x).unflatten(1, residual.shape[1:3])
+            slope = (raw - sums[..., None] * self._mean) / self._spread + penalty * weights
+            gradient = torch.cat([slope, sums[..., None]], dim=-1)
+            return value.flatten(), gradient.flatten(2).flatten(0, 1)
+
+        return minimize(evaluate, start)
+
+    def logits(self, parameters: Float[Tensor, "one parameter"]) -> Float[Tensor, "layer problem class item"]:
+        """Logits of all items, those left out of training too."""
+        z = self._logits(*self._split(parameters))
+        return torch.cat([torch.zeros_like(z), z], dim=2) if self._outputs == 1 else z
+
+    def _logits(self, weights: Tensor, bias: Tensor) -> Tensor:
+        raw = weights / self._spread
+        shift = bias - (raw * self._mean).sum(-1)
+        return (raw.flatten(1, 2) @ self._x.mT).unflatten(1, raw.shape[1:3]) + shift[..., None]
+
+    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        shaped = parameters.view(len(self._x), len(self._n), self._outputs, self._x.shape[2] + 1)
+        return shaped[..., :-1], shaped[..., -1]
+
+
 def fit_logistic(
     x: Float[Tensor, "layer item feature"],
     y: Int[Tensor, "problem item"],
@@ -82,49 +158,6 @@ def fit_logistic(
     strength: Float[Tensor, "layer problem"],
     classes: int,
 ) -> Float[Tensor, "layer problem class item"]:
-    """Logits of all items after fitting every problem, on its training items, at every layer.
-
-    y: class numbers from 0. strength: inverse regularisation, scikit-learn's C, whose objective is
-    minimised: C x sum of losses + |weights|^2 / 2, the intercept free, two classes by one weight vector.
-    """
-    layers, _, features = x.shape
-    problems, outputs = len(y), 1 if classes == 2 else classes
-    # One scaling for all keeps the sums of squares harmless; each problem's own comes on top.
-    x = x - x.mean(1, keepdim=True)
-    x = x / x.square().mean(1, keepdim=True).sqrt().clamp(min=1e-12)  # std() takes five times as long
-    part = train.to(x.dtype) / train.sum(1, keepdim=True)
-    mean = part @ x
-    spread = (part @ x.square() - mean.square()).clamp(min=0).sqrt()
-    mean, spread = mean[:, :, None], torch.where(spread < 1e-6, 1.0, spread)[:, :, None]
-    penalty = 1 / (strength * train.sum(1))[:, :, None, None]
-    target = torch.nn.functional.one_hot(y, classes).to(x.dtype).transpose(1, 2)[:, -outputs:]
-
-    def logits(weights: Tensor, bias: Tensor) -> Tensor:
-        raw = weights / spread
-        shift = bias - (raw * mean).sum(-1)
-        return (raw.flatten(1, 2) @ x.mT).unflatten(1, (problems, outputs)) + shift[..., None]
-
-    def split(parameters: Tensor) -> tuple[Tensor, Tensor]:
-        shaped = parameters.view(layers, problems, outputs, features + 1)
-        return shaped[..., :-1], shaped[..., -1]
-
-    def evaluate(parameters: Tensor) -> tuple[Tensor, Tensor]:
-        weights, bias = split(parameters)
-        z = logits(weights, bias)
-        if outputs == 1:
-            total, probability = torch.nn.functional.softplus(z[:, :, 0]), z.sigmoid()
-        else:
-            total = z.logsumexp(2)
-            probability = (z - total[:, :, None]).exp()
-        loss = ((total - (z * target).sum(2)) * part).sum(-1)
-        value = loss + 0.5 * (penalty * weights.square()).sum((-2, -1))
-        residual = (probability - target) * part[:, None]
-        sums = residual.sum(-1)
-        raw = (residual.flatten(1, 2) @ x).unflatten(1, (problems, outputs))
-        slope = (raw - sums[..., None] * mean) / spread + penalty * weights
-        gradient = torch.cat([slope, sums[..., None]], dim=-1)
-        return value.flatten(), gradient.flatten(2).flatten(0, 1)
-
-    start = torch.zeros(layers * problems, outputs * (features + 1), dtype=x.dtype, device=x.device)
-    z = logits(*split(minimize(evaluate, start)))
-    return torch.cat([torch.zeros_like(z), z], dim=2) if outputs == 1 else z
+    """Logits of all items after fitting every problem, on its training items, at every layer (`Problems`)."""
+    problems = Problems(x, y, train, classes)
+    return problems.logits(problems.solve(strength))

@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 
-from vlm_probe.embedding.logistic import fit_logistic
+from vlm_probe.embedding.logistic import Problems
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.evidence.intervals import paired_bootstrap
 
@@ -181,31 +181,29 @@ def _by_torch(
     features = torch.as_tensor(x, dtype=torch.float32, device=device)
     outer = [(_mask(train, n), _mask(test, n)) for train, test in task.splits]
 
-    def predict(labels: list[torch.Tensor], masks: list[np.ndarray], strength: torch.Tensor) -> torch.Tensor:
-        known = torch.as_tensor(np.stack(masks), device=device)
-        return fit_logistic(features, torch.stack(labels), known, strength, len(names)).argmax(2)
+    def problems(labels: list[torch.Tensor], masks: list[np.ndarray]) -> Problems:
+        return Problems(features, torch.stack(labels), torch.as_tensor(np.stack(masks), device=device), len(names))
 
-    pairs = []
-    for (train, _), parts in zip(task.splits, task.inner, strict=True) if len(task.strengths) > 1 else []:
-        pairs += [(_mask(train[a], n), _mask(train[b], n)) for a, b in parts]
-    scores = []
-    for strength in task.strengths if pairs else []:
-        c = torch.full((len(x), len(pairs)), strength, device=device)
-        found = predict([codes["score"]] * len(pairs), [a for a, _ in pairs], c) == codes["score"]
+    if len(task.strengths) > 1:
+        pairs = [
+            (_mask(train[a], n), _mask(train[b], n))
+            for (train, _), parts in zip(task.splits, task.inner, strict=True)
+            for a, b in parts
+        ]
         asked = torch.as_tensor(np.stack([b for _, b in pairs]), device=device)
-        scores.append(((found & asked).sum(-1) / asked.sum(-1)).unflatten(1, (len(outer), 3)).mean(2))
-    chosen = torch.stack(scores).argmax(0) if scores else torch.zeros(len(x), len(outer), dtype=torch.long)
-    best = torch.tensor(task.strengths, device=device)[chosen.to(device)]
+        inner, solved, scores = problems([codes["score"]] * len(pairs), [a for a, _ in pairs]), None, []
+        for strength in task.strengths:
+            # From one strength to the next it is not far.
+            solved = inner.solve(torch.full((len(x), len(pairs)), strength, device=device), solved)
+            found = inner.logits(solved).argmax(2) == codes["score"]
+            scores.append(((found & asked).sum(-1) / asked.sum(-1)).unflatten(1, (len(outer), 3)).mean(2))
+        chosen = torch.stack(scores).argmax(0)
+    else:
+        chosen = torch.zeros(len(x), len(outer), dtype=torch.long, device=device)
+    best = torch.tensor(task.strengths, device=device)[chosen]
     each = [(fold, name) for fold in range(len(outer)) for name in codes]
-    found = (
-        predict(
-            [codes[name] for _, name in each],
-            [outer[fold][0] for fold, _ in each],
-            best.repeat_interleave(len(codes), dim=1),
-        )
-        .cpu()
-        .numpy()
-    )
+    last = problems([codes[name] for _, name in each], [outer[fold][0] for fold, _ in each])
+    found = last.logits(last.solve(best.repeat_interleave(len(codes), dim=1))).argmax(2).cpu().numpy()
     predicted = [{name: np.empty(n, dtype=y.dtype) for name in codes} for _ in x]
     for number, (fold, name) in enumerate(each):
         test = outer[fold][1]
