@@ -165,7 +165,9 @@ def residuals_captum(model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]
         logits.append(model(input_ids=ids, **rest).logits)
         return logits[0]
 
-    kept = LayerActivation(run, layers).attribute(batch["input_ids"], additional_forward_args=(without_ids(batch),))
+    kept: Any = LayerActivation(run, layers).attribute(
+        batch["input_ids"], additional_forward_args=(without_ids(batch),)
+    )
     return logits[0], torch.stack(kept)
 
 
