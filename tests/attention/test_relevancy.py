@@ -68,6 +68,29 @@ def test_equals_the_dense_product(any_llava, target):
     np.testing.assert_allclose(relevancy(model, inputs, target=target, through_encoder=True), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("through_encoder", [False, True])
+def test_a_few_queries_at_a_time_give_what_all_at_once_do(any_llava, monkeypatch, through_encoder):
+    """Under causal masks and others; what is left out is nothing that any of the queries sees."""
+    batch = tiny_batch(any_llava, batch=1)
+    model = HookedVLM(any_llava)
+    inputs = model.prepare_tensors(batch["input_ids"], batch["pixel_values"])
+    whole = relevancy(model, inputs, target=5, through_encoder=through_encoder)
+    made, looked_at = attention._head_pattern, set()
+
+    def counted(head, query, key, *rest):
+        looked_at.add((query.shape[2], key.shape[2]))
+        return made(head, query, key, *rest)
+
+    monkeypatch.setattr(attention, "QUERIES", {"cpu": 3})
+    monkeypatch.setattr(attention, "_head_pattern", counted)
+    np.testing.assert_allclose(relevancy(model, inputs, target=5, through_encoder=through_encoder), whole, atol=1e-7)
+    text = any_llava.config.get_text_config()
+    capped = getattr(text, "attn_logit_softcapping", None) is not None  # explicit: all queries' patterns are there
+    assert {queries for queries, _ in looked_at} >= ({3} if through_encoder or not capped else set())
+    if not capped and any_llava.config.model_type == "llava":
+        assert len({keys for _, keys in looked_at}) > 2
+
+
 def test_recomputed_activations_give_the_same(any_llava):
     batch = tiny_batch(any_llava, batch=1)
     model = HookedVLM(any_llava)

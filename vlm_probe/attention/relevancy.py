@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -45,12 +44,11 @@ class _Rows:
 
 def _received(rows: Float[Tensor, "batch query"], heads: Heads) -> Float[Tensor, "batch key"]:
     """r A^: equation 5, the positive part of gradient times attention, mean over heads, for the rows alone."""
-    n, found = 0, torch.zeros_like(rows)
-    for pattern, gradient in heads:
-        attended = (gradient.float() * pattern).clamp_min_(0)
-        found += (rows[:, None] @ attended)[:, 0]
-        n += 1
-    return found / n
+    found = torch.zeros(heads.batch, heads.keys, device=rows.device)
+    for queries, pattern, gradient in heads.seen:
+        attended = gradient.float().clamp_min_(0).mul_(pattern)  # a pattern is not negative itself
+        found[:, : attended.shape[-1]] += (rows[:, None, queries] @ attended)[:, 0]
+    return found / heads.count
 
 
 def _leaf(x: Tensor, hook: HookPoint) -> Tensor:
@@ -80,9 +78,7 @@ def _propagate(
     def through_vision(heads: Heads) -> None:
         if rows.vision is None:
             # The backward pass has just come out of the connector, which gets the patches and what is kept before them.
-            first = next(heads)
-            heads = chain([first], heads)
-            rows.vision = torch.zeros(first[0].shape[::2], device=device)
+            rows.vision = torch.zeros(heads.batch, heads.keys, device=device)
             for number, span in enumerate(layout.images):
                 extra, own = (torch.as_tensor(at, device=device) for at in (span.extra_positions, span.positions))
                 rows.vision[number, span.leading - len(extra) : span.leading] = rows.language[extra]
