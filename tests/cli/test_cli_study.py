@@ -7,7 +7,9 @@ import sys
 import pandas as pd
 import pytest
 
+from vlm_probe.studies import softmax
 from vlm_probe.studies.study import STUDIES
+from vlm_probe.training import softmax as softmax_training
 from vlm_probe.training import study as training
 from vlm_probe.training.replica import runs_of
 
@@ -146,3 +148,53 @@ def test_what_the_shipped_tables_have_is_left_out_on_request(command, refused, t
     assert ended.code == 0, ended.err
     assert {"small-clip", "large-clip"}.isdisjoint({name for name, _ in begun})
     assert ("small-clip-one", 4) in begun
+
+
+def trained(arm, runs, losses):
+    """What a trained arm of the study softmax leaves."""
+    row = {"scenes": 8, "split": "heldout", "kind": "all", "n": 7, "accuracy": 0.5, "accuracy_all_ids": 0.4}
+    rows = [{**row, "split": split, "loss": losses.get(arm.name, 1.0)} for split in ("dev", "heldout")]
+    gradient = {"share": 1.0, "unused_share": 0.25, "cosine": 0.5, "task_loss": 2.0}
+    made = {"seconds": 3, "device": "cpu", "threads": 1, "processor": "x", "torch": "2", "commit": "a"}
+    arm.folder(runs).mkdir(parents=True)
+    about = {"arm": arm.name, "seed": arm.seed, "scores": rows, "gradients": [gradient], "made": [made]}
+    (arm.folder(runs) / "scores.json").write_text(json.dumps(about))
+
+
+def test_real_connectors_are_trained_at_every_rate_then_at_the_best(command, refused, tmp_path, monkeypatch):
+    begun, losses = [], {"gemma3-270m-all-x2": 0.5, "smollm2-135m-task-x0.5": 0.2}
+
+    def begin(arm, runs, device, threads):
+        begun.append((arm.name, arm.seed))
+        trained(arm, runs, losses)
+        return training.Job(arm.name, subprocess.Popen([sys.executable, "-c", ""]), tmp_path / "log")
+
+    monkeypatch.setattr(softmax_training, "begin_arm", begin)
+    monkeypatch.setattr(softmax, "_read", lambda name: pd.DataFrame(columns=[*softmax._FILES[name][1]]))
+    runs, package = tmp_path / "runs", tmp_path / "package"
+    assert refused("study", "softmax", "--first-seed", 1, "--runs", runs) == (
+        "which rate is best is told by seed 0: vlm-probe study softmax --seeds 1 comes first"
+    )
+    ended = command("study", "softmax", "--seeds", 2, "--jobs", 4, "--runs", runs)
+    assert ended.code == 0, ended.err
+    assert begun[:21] == [(name, 0) for name in softmax.ARMS]
+    best = {name for name, seed in begun[21:] if seed == 1}
+    assert len(begun) == 28
+    assert {"gemma3-270m-all-x2", "smollm2-135m-task-x0.5", "gemma3-270m-hard"} <= best
+    table = pd.read_csv(runs / "softmax.csv")
+    assert table.query("split == 'dev'")["loss"].min() == 0.2
+    assert len(pd.read_csv(runs / "softmax_gradients.csv")) == len(pd.read_csv(runs / "softmax_runs.csv")) == 28
+    monkeypatch.undo()
+    for _ in range(2):
+        assert command("ship", "--runs", runs, "--out", package).code == 0
+        assert pd.read_csv(package / "studies" / "tables" / "softmax.csv").equals(table)
+
+
+def test_one_real_connector_is_trained_in_this_process(command, refused, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(softmax_training, "train_arm", lambda arm, runs, device: told.append(arm) or runs)
+    ended = command("study", "softmax", "--arm", "gemma3-270m-hard-x2", "--first-seed", 3, "--runs", tmp_path)
+    assert (ended.code, told) == (0, [softmax.SoftmaxArm("gemma3-270m", "hard", 2.0, 3)])
+    assert refused("study", "softmax", "--arm", "gemma3-270m-hart", "--runs", tmp_path).startswith(
+        "study softmax has no arm 'gemma3-270m-hart'; nearest are 'gemma3-270m-hard'"
+    )

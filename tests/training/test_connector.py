@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import LANGUAGES
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitImageProcessor, Dinov2Config, Dinov2Model
+from tiny_parts import PLACEHOLDER, SIDE, fusion, put_parts
+from transformers import AutoTokenizer
 
 import vlm_probe
 from vlm_probe.errors import VlmProbeError
@@ -21,37 +21,14 @@ from vlm_probe.training.card import score_table
 from vlm_probe.training.connector_card import write_card
 from vlm_probe.training.encoders import pixels
 from vlm_probe.training.packing import IGNORE, build_tokenizer
-from vlm_probe.zoo.catalog import FUSIONS, SOURCES, Fusion, Source, is_fetched
+from vlm_probe.zoo.catalog import FUSIONS, is_fetched
 
 TINY = recipe.Steps(captions=3, questions=3, adapters=3, comparisons=3)
-SIDE = 4
-PLACEHOLDER = "<image>"
-
-
-def fusion(adapters: bool) -> Fusion:
-    return Fusion("llava-tiny" + "-lora" * adapters, "tiny-words", "tiny-eyes", PLACEHOLDER, adapters)
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A tiny Gemma 3 and a tiny DINOv2 in the cache, as if they had been fetched."""
-    folder = tmp_path / "cache"
-    tokenizer = build_tokenizer(320)
-    config = LANGUAGES["gemma3"]()
-    config.vocab_size, config.sliding_window = len(tokenizer), 512
-    torch.manual_seed(1)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "tiny-words")
-    tokenizer.save_pretrained(folder / "tiny-words")
-    patch = recipe.IMAGE_SIZE // SIDE
-    sight = Dinov2Config(
-        hidden_size=39, num_hidden_layers=3, num_attention_heads=3, mlp_ratio=2, patch_size=patch, image_size=7 * patch
-    )
-    Dinov2Model(sight).save_pretrained(folder / "tiny-eyes")
-    processor = BitImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.25, 0.3])
-    processor.save_pretrained(folder / "tiny-eyes")
-    for name in ("tiny-words", "tiny-eyes"):
-        monkeypatch.setitem(SOURCES, name, Source(name, "a toy", (), "", "none", "free", f"nobody/{name}"))
-    monkeypatch.setenv("VLM_PROBE_CACHE", str(folder))
+    put_parts(tmp_path, monkeypatch)
 
 
 def weights(parts) -> dict[str, torch.Tensor]:

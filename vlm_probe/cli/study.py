@@ -15,12 +15,13 @@ from vlm_probe.files import make_folder
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vlm_probe.studies.softmax import SoftmaxArm
     from vlm_probe.studies.study import Study
     from vlm_probe.zoo.cells import Cell
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="The study: grid, encoder, vocabulary or rate.")],
+    name: Annotated[str, typer.Argument(help="The study: grid, encoder, vocabulary, rate or softmax.")],
     runs: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and tables.")] = Path("runs"),
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from --first-seed on.")] = 5,
     first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
@@ -33,9 +34,13 @@ def study(
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     with err.status("starting"):
         from vlm_probe.opening import find_device
+        from vlm_probe.studies.softmax import SOFTMAX
         from vlm_probe.studies.study import find_study
-    chosen = find_study(name)
     find_device(device)
+    if name == SOFTMAX:
+        _softmax(runs, range(first_seed, first_seed + seeds), jobs, arm, missing, device)
+        return
+    chosen = find_study(name)
     if arm is None:
         cells = [cell for seed in range(first_seed, first_seed + seeds) for cell in chosen.of_seed(seed)]
     else:
@@ -87,3 +92,47 @@ def _write(study: Study, runs: Path) -> pd.DataFrame:
     table, made = collect(study, runs)
     write(study, table, made, runs)
     return table
+
+
+def _softmax(runs: Path, seeds: range, jobs: int, arm: str | None, missing: bool, device: str) -> None:
+    """The study of real models: every rate from seed 0, then what was best there from the others."""
+    from dataclasses import replace
+
+    from vlm_probe.studies.softmax import ARMS, SOFTMAX, chosen, collect, find_arm, known, shipped, write
+
+    there = set(known()) if missing else set()
+    make_folder(runs)
+    if arm is not None:
+        from vlm_probe.training.softmax import train_arm
+
+        one = find_arm(arm, seeds[0])
+        if (one.name, one.seed) in there:
+            raise VlmProbeError(f"the shipped tables have every such arm of study {SOFTMAX}")
+        say(train_arm(one, runs, device=device))
+        return
+    _train_softmax(runs, [one for one in ARMS.values() if 0 in seeds and (one.name, 0) not in there], jobs, device)
+    best = chosen(shipped(collect(runs)["scores"]))
+    if len(seeds) > (0 in seeds) and not best:
+        raise VlmProbeError(f"which rate is best is told by seed 0: vlm-probe study {SOFTMAX} --seeds 1 comes first")
+    rest = [replace(one, seed=seed) for seed in seeds if seed for one in best]
+    _train_softmax(runs, [one for one in rest if (one.name, one.seed) not in there], jobs, device)
+    tables = collect(runs)
+    write(tables, runs)
+    table = tables["scores"].query("kind == 'all' and split == 'heldout'")
+    show(
+        table.filter(["arm", "seed", "n", "accuracy", "accuracy_all_ids", "loss"]), f"study {SOFTMAX}, held-out scenes"
+    )
+    say(runs / f"{SOFTMAX}.csv")
+
+
+def _train_softmax(runs: Path, arms: list[SoftmaxArm], jobs: int, device: str) -> None:
+    from vlm_probe.training.processes import run_all
+    from vlm_probe.training.softmax import begin_arm
+
+    with bar("runs", len(arms)) as advance:
+        run_all(
+            arms,
+            lambda arm, threads: begin_arm(arm, runs, device, threads),
+            jobs=jobs,
+            finished=lambda _: advance(1),
+        )

@@ -10,6 +10,7 @@ from vlm_probe.studies.published import (
     published_results,
 )
 from vlm_probe.studies.result_tables import at_budget, results, tabled, tuned, under_curve
+from vlm_probe.studies.softmax import softmax_results
 
 __all__ = [
     "FACTORS",
@@ -25,6 +26,7 @@ __all__ = [
     "published_interactions",
     "published_results",
     "results",
+    "softmax_results",
     "tabled",
     "tuned",
     "under_curve",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import GemmaConfig, GemmaForCausalLM
 
@@ -64,12 +65,8 @@ def language_model(cell: Cell, packer: Packer) -> GemmaForCausalLM:
     return model
 
 
-def answer_loss(model: Any, packed: Packed, features: Tensor | None) -> tuple[Tensor, dict[str, float]]:
-    """Next-token cross-entropy over the labelled positions, and accuracy by question type.
-
-    model: a causal language model.
-    features: [batch, patch, d_model] rows for the image placeholders, or None for text alone.
-    """
+def answer_states(model: Any, packed: Packed, features: Tensor | None) -> tuple[Float[Tensor, "token d_model"], Packed]:
+    """The language model's last states at the labelled positions, and the batch on its device. See `answer_loss`."""
     device = model.device
     segments, packed = Segments.of(packed.segment, device), packed.to(device)
     with torch.autocast(device.type, dtype=torch.bfloat16):
@@ -85,9 +82,25 @@ def answer_loss(model: Any, packed: Packed, features: Tensor | None) -> tuple[Te
             use_cache=False,
             segments=segments,
         ).last_hidden_state
-        asked = packed.labels != IGNORE
-        logits = model.lm_head(hidden[asked]).float()
+    return hidden[packed.labels != IGNORE], packed
+
+
+def answer_loss(
+    model: Any, packed: Packed, features: Tensor | None, *, ids: Int[Tensor, " id"] | None = None
+) -> tuple[Tensor, dict[str, float]]:
+    """Next-token cross-entropy over the labelled positions, and accuracy by question type.
+
+    model: a causal language model.
+    features: [batch, patch, d_model] rows for the image placeholders, or None for text alone.
+    ids: over which the softmax is, sorted, all labels among them; None is the whole vocabulary.
+    """
+    hidden, packed = answer_states(model, packed, features)
+    with torch.autocast(model.device.type, dtype=torch.bfloat16):
+        logits = (model.lm_head(hidden) if ids is None else hidden @ model.lm_head.weight[ids].T).float()
+    asked = packed.labels != IGNORE
     target = packed.labels[asked]
+    if ids is not None:
+        target = torch.searchsorted(ids, target)
     each = F.cross_entropy(logits, target, reduction="none")
     # Most tokens of a question are noise (which shape it asks for); the mean over all tokens would
     # drown the few answers that take reading. Both count alike.
@@ -95,14 +108,17 @@ def answer_loss(model: Any, packed: Packed, features: Tensor | None) -> tuple[Te
     loss = each[answers].mean()
     if not answers.all():
         loss = loss + 0.5 * each[~answers].mean()
-    return loss, {"token_accuracy": (logits.argmax(-1) == target).float().mean().item(), **_by_kind(packed, logits)}
+    right = logits.argmax(-1) == target
+    return loss, {"token_accuracy": right.float().mean().item(), **_by_kind(packed, right)}
 
 
-def _by_kind(packed: Packed, logits: Tensor) -> dict[str, float]:
-    """Share of right first answer tokens per question type."""
-    asked = packed.labels != IGNORE
+def _by_kind(packed: Packed, found: Bool[Tensor, " token"]) -> dict[str, float]:
+    """Share of right first answer tokens per question type.
+
+    found: whether a labelled token was found.
+    """
     right = torch.zeros_like(packed.labels, dtype=torch.bool)
-    right[asked] = logits.argmax(-1) == packed.labels[asked]
+    right[packed.labels != IGNORE] = found
     totals: dict[str, list[float]] = {}
     for row, kinds in enumerate(packed.kinds):
         for kind, ok in zip(kinds, right[row][packed.first[row]].tolist(), strict=True):

@@ -155,7 +155,7 @@ def train_arm(study: Study, cell: Cell, runs: Path, *, listen: Listener | None =
             missing = [split for split in study.splits if split not in scored]
             found["scores"] += [{**about, **row} for row in score(trained, missing)]
             if not scored:
-                found["made"] = _made(seconds + _seconds(folder / f"{branch.name}.pt"), device)
+                found["made"] = made_by(folder / f"{branch.name}.pt", device, seconds)
             _write(found, file)
     return file
 
@@ -177,9 +177,13 @@ def _seconds(state: Path) -> float:
     return torch.load(state, weights_only=True, map_location="cpu")["seconds"]
 
 
-def _made(seconds: float, device: str) -> dict[str, Any]:
-    """How a run was made: `studies.result_tables.MADE`."""
-    said = (round(seconds), device, torch.get_num_threads(), platform.machine(), torch.__version__, _commit())
+def made_by(state: Path, device: str, seconds: float = 0.0) -> dict[str, Any]:
+    """How a run was made: `studies.result_tables.MADE`.
+
+    state: the file that its last stage left; seconds: those of stages before it.
+    """
+    took = round(seconds + _seconds(state))
+    said = (took, device, torch.get_num_threads(), platform.machine(), torch.__version__, _commit())
     return dict(zip(MADE, said, strict=True))
 
 

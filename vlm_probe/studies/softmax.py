@@ -1,0 +1,196 @@
+"""The study `softmax`, on real models: does a large vocabulary hurt a connector's training, by its softmax alone?
+
+The connector of LLaVA between frozen models is trained with the softmax over some of the ids, all else alike: the words
+of the task alone, those and others up to `IDS_KEPT`, or the whole vocabulary. Ids that no target ever has can only take
+probability from those that are right, and pull at the image rows while they have any.
+
+What was expected, written down before a table was there: with a random connector about half of the gradient at the
+image rows comes from ids that are never right, but the whole points the same way as the gradient over the task's ids
+alone (cosine 0.9 or more), and with a trained one a hundredth does. So it should not matter which ids are there: after
+training, share right on held-out scenes is within 2 points of that of training over the task's ids alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vlm_probe.errors import VlmProbeError, nearest
+from vlm_probe.files import make_folder, replacing
+
+SOFTMAX = "softmax"
+"""The study's name."""
+QUESTION = "Does a larger vocabulary hurt the training of a connector, by its softmax alone?"
+IDS = {
+    "task": "the ids that captions and answers of training scenes have",
+    "frequent": "these, and the first of the vocabulary (byte pairs are numbered as they were merged: frequent first)",
+    "random": "these, and others at random, by the seed",
+    "hard": "these, and those whose rows of the unembedding are most like one of theirs (cosine)",
+    "all": "the whole vocabulary",
+}
+"""Over which ids the softmax is, by name."""
+IDS_KEPT = 8192
+"""How many there are in "frequent", "random" and "hard"."""
+RATES = (1.0, 0.5, 2.0)
+"""Times the connector's usual learning rate. All are tried from seed 0; further seeds have the one that was best there,
+on scenes kept apart."""
+LANGUAGES = {"gemma3-270m": tuple(IDS), "smollm2-135m": ("task", "all")}
+"""By language model: its arms. Of the second, a fifth as large a vocabulary, the two ends alone."""
+STEPS = 300
+"""Of two scenes each, with caption and ten questions."""
+MEASURED_AT = (0.0, 1 / 16, 1 / 4, 1.0)
+"""Shares of the steps after which the gradient at the image rows is taken apart."""
+ABOUT = ("arm", "language", "ids", "rate", "seed")
+SCORES = (*ABOUT, "scenes", "split", "kind", "n", "accuracy", "accuracy_all_ids", "loss")
+GRADIENTS = (*ABOUT, "share", "unused_share", "cosine", "task_loss")
+MADE = (*ABOUT, "seconds", "device", "threads", "processor", "torch", "commit")
+_FILES = {"scores": (f"{SOFTMAX}.csv", SCORES), "gradients": (f"{SOFTMAX}_gradients.csv", GRADIENTS)}
+_FILES["made"] = (f"{SOFTMAX}_runs.csv", MADE)
+"""By what is in them: the table's name and its columns."""
+RUN = "scores.json"
+"""In the folder of a run: what it scored and how it was made."""
+
+
+@dataclass(frozen=True)
+class SoftmaxArm:
+    """A connector trained once: before which language model, over which ids, how fast."""
+
+    language: str
+    ids: str
+    rate: float = 1.0
+    """Times the usual one."""
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.language}-{self.ids}" + ("" if self.rate == 1 else f"-x{self.rate:g}")
+
+    def folder(self, runs: Path) -> Path:
+        """Where it is trained, in a folder of runs."""
+        return runs / SOFTMAX / f"seed-{self.seed}" / self.name
+
+
+ARMS = {
+    arm.name: arm
+    for rate in RATES
+    for arm in (SoftmaxArm(language, ids, rate) for language, every in LANGUAGES.items() for ids in every)
+}
+"""Of seed 0, by name: every arm at every rate."""
+
+
+def find_arm(name: str, seed: int) -> SoftmaxArm:
+    """An arm by its name; VlmProbeError lists the nearest."""
+    if name not in ARMS:
+        raise VlmProbeError(f"study {SOFTMAX} has no arm {name!r}; nearest are {nearest(name, ARMS)}")
+    return replace(ARMS[name], seed=seed)
+
+
+def chosen(scores: pd.DataFrame) -> list[SoftmaxArm]:
+    """Every arm at the rate whose loss was least on "dev" from seed 0, arms whose rates are not all there left out.
+
+    scores: as `softmax_results` returns it; of rates that are equally good it is the first of `RATES`.
+    """
+    tried = scores.query("split == 'dev' and kind == 'all' and seed == 0")
+    loss = dict(zip(tried["arm"], tried["loss"], strict=True))
+    found = []
+    for arm in (arm for arm in ARMS.values() if arm.rate == 1):
+        same = [replace(arm, rate=rate) for rate in RATES]
+        if all(one.name in loss for one in same):
+            found.append(min(same, key=lambda one: loss[one.name]))
+    return found
+
+
+def collect(runs: Path) -> dict[str, pd.DataFrame]:
+    """The tables of a folder of runs: scores, gradients (how the gradient at the image rows was made up) and made."""
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _FILES}
+    for file in sorted(runs.glob(f"{SOFTMAX}/seed-*/*/{RUN}")):
+        found = json.loads(file.read_text())
+        arm = find_arm(found["arm"], found["seed"])
+        about = {"arm": arm.name, "language": arm.language, "ids": arm.ids, "rate": arm.rate, "seed": arm.seed}
+        for name, own in rows.items():
+            own += [{**about, **row} for row in found[name]]
+    return {name: _sorted(pd.DataFrame(own, columns=[*_FILES[name][1]])) for name, own in rows.items()}
+
+
+def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+    order = list(ARMS)
+    rank = [(seed, order.index(arm), i) for i, (seed, arm) in enumerate(zip(table["seed"], table["arm"], strict=True))]
+    return table.iloc[sorted(range(len(rank)), key=rank.__getitem__)].reset_index(drop=True)
+
+
+def write(tables: dict[str, pd.DataFrame], folder: Path) -> None:
+    """Write the tables as the package has them."""
+    make_folder(folder)
+    for name, table in tables.items():
+        with replacing(folder / _FILES[name][0]) as partial:
+            table.to_csv(partial, index=False)
+
+
+def ship(runs: Path, package: Path) -> bool:
+    """Bring a folder's runs into the package's tables, beside those that are there; whether it has any."""
+    new, folder = collect(runs), package / "studies" / "tables"
+    if new["made"].empty:
+        return False
+    write({name: _beside(table, _read(name, folder)) for name, table in new.items()}, folder)
+    return True
+
+
+def _beside(new: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
+    """Both, and of a run that both have the new one."""
+    there = set(zip(new["arm"], new["seed"], strict=True))
+    other = kept.loc[[key not in there for key in zip(kept["arm"], kept["seed"], strict=True)]]
+    parts = [part for part in (other, new) if len(part)]
+    return _sorted(pd.concat(parts, ignore_index=True)) if parts else new
+
+
+def _read(name: str, folder: Traversable | None = None) -> pd.DataFrame:
+    file, columns = _FILES[name]
+    found = (files("vlm_probe.studies") / "tables" if folder is None else folder) / file
+    if not found.is_file():
+        return pd.DataFrame(columns=[*columns])
+    with found.open() as opened:
+        return pd.read_csv(opened)
+
+
+def shipped(scores: pd.DataFrame) -> pd.DataFrame:
+    """A folder's scores beside those that are committed."""
+    return _beside(scores, _read("scores"))
+
+
+def known() -> Sequence[tuple[str, int]]:
+    """Arms and seeds that are in the committed tables."""
+    made = _read("made")
+    return [(str(arm), int(seed)) for arm, seed in zip(made["arm"], made["seed"], strict=True)]
+
+
+def softmax_results(table: str = "scores") -> pd.DataFrame:
+    """What the study `softmax` left, as committed.
+
+    table: "scores": a row a run, split and question type: arm, language, ids (of `IDS`), rate (times the usual one),
+    seed, scenes (seen), split ("dev" and "heldout": pairs of kinds that never stood together in training, of other
+    scenes), kind, n (questions), accuracy (share right, over the task's ids), accuracy_all_ids (over the whole
+    vocabulary) and loss (nats a token of the answer, over the task's ids). "gradients": a row a run and point of
+    training, how the gradient at the image rows of the softmax over all ids is made up: share (of the steps),
+    unused_share (of ids that are never right, |u| / (|u| + |t|), t of the task's ids), cosine (of the whole to that of
+    a softmax over the task's ids alone) and task_loss. "made": how each run was made.
+
+    Raises VlmProbeError where none is trained yet.
+    """
+    if table not in _FILES:
+        raise VlmProbeError(f"no table {table!r}; there are {', '.join(_FILES)}")
+    found = _read(table)
+    if found.empty:
+        raise VlmProbeError(f"study {SOFTMAX} has no table yet; train it with vlm-probe study {SOFTMAX} --seeds 4")
+    found.attrs = {
+        "title": QUESTION,
+        "units": "share right",
+        "command": f"vlm-probe study {SOFTMAX} --seeds {max(found['seed'].tolist()) + 1}",
+    }
+    return found
