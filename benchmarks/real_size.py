@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import gc
 import resource
 import statistics
 import sys
@@ -39,6 +40,7 @@ from vlm_probe.lens.logit_lens import lens
 from vlm_probe.scenes import scene_items
 from vlm_probe.store import capture
 from vlm_probe.training.packing import IMAGE, PROMPT, build_tokenizer
+from vlm_probe.training.loop import return_memory
 from vlm_probe.zoo.cells import VOCABULARY
 
 QUESTION = "What color is the star, and is it on the left or on the right of the picture?"
@@ -154,7 +156,11 @@ def _timed(run: Callable[[], object], device: str) -> float:
 
 
 def _peak(run: Callable[[], object], device: str) -> int:
-    """Bytes that the process held at most meanwhile: on a GPU what its allocator did, on Linux resident memory."""
+    """Bytes that the process held at most meanwhile: on a GPU what its allocator did, on Linux resident memory.
+
+    What the task before has freed is given back first: the heap would keep it, and this one would seem to hold it."""
+    gc.collect()
+    return_memory()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         run()

@@ -93,7 +93,7 @@ def compare(name: str, steps: int) -> dict[str, Any]:
     results = {}
     for stage, (_, first) in ways["segments"].items():
         ways["whole rows"][stage][0].module.load_state_dict(ways["segments"][stage][0].module.state_dict())
-        loop._return_memory()
+        loop.return_memory()
         trained = {way: stepper(of[stage][0]) for way, of in ways.items()}
         seconds: dict[str, list[float]] = {way: [] for way in trained}
         losses: dict[str, list[float]] = {way: [] for way in trained}
@@ -130,7 +130,7 @@ def _memory(way: str, trimmed: bool, told: Any) -> None:
             step(number)
             most = max(most, _resident())
             if trimmed and number % 20 == 0:
-                loop._return_memory()
+                loop.return_memory()
     told.put({"most": most, "end": _resident()})
 
 

@@ -121,7 +121,7 @@ def run_stage(
         _run(stage, folder, end, at, resume=resume, listen=listen)
 
 
-def _return_memory() -> None:
+def return_memory() -> None:
     """Give the memory that is free back to the system, on Linux.
 
     Steps are of different lengths, so that glibc's heap is cut up and grows with every step: to 2.4 GB in 25 steps at
@@ -187,7 +187,7 @@ def _run(
                 rounded = {name: round(value, 5) for name, value in figures.items()}
                 lines.write(json.dumps({"step": step, **rounded}) + "\n")
                 lines.flush()
-                _return_memory()
+                return_memory()
             if listen is not None:
                 listen(Progress(stage.name, step + 1, stage.steps, figures))
             if time.time() - saved > SAVE_EVERY_S:
