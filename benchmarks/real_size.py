@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import gc
 import resource
 import statistics
 import sys
@@ -39,8 +38,8 @@ from vlm_probe.inputs.images import ImagePreparer
 from vlm_probe.lens.logit_lens import lens
 from vlm_probe.scenes import scene_items
 from vlm_probe.store import capture
-from vlm_probe.training.packing import IMAGE, PROMPT, build_tokenizer
 from vlm_probe.training.loop import return_memory
+from vlm_probe.training.packing import IMAGE, PROMPT, build_tokenizer
 from vlm_probe.zoo.cells import VOCABULARY
 
 QUESTION = "What color is the star, and is it on the left or on the right of the picture?"
