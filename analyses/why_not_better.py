@@ -7,7 +7,8 @@ one thing at a time, over seeds (`vlm-probe study grid`); no model is run here. 
 figures/why_curves (share right along training), why_effects and why_effects_novel (each factor alone), x1_interactions
 and x2_interactions (two at a time, beside the paper's own), figures/why_effects.csv and figures/why_interactions.csv;
 of every other study that has a table figures/why_<study> and why_<study>.csv (each factor alone; of the study rate, at
-the rate that was best on items kept apart). It prints the verdicts.
+the rate that was best on items kept apart); of the study softmax, of real connectors, figures/why_softmax,
+why_softmax_accuracy.csv and why_softmax_loss.csv. It prints the verdicts.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from command import disclaim, draw_all, print_verdicts, run, write_table
 
 from vlm_probe import VlmProbeError, findings
 from vlm_probe.figures import effects_by_factor, learning_curves, save, styled
-from vlm_probe.studies import at_budget, grid_differences, grid_effects, results, tabled, tuned
+from vlm_probe.studies import (
+    at_budget,
+    grid_differences,
+    grid_effects,
+    results,
+    softmax_differences,
+    softmax_results,
+    tabled,
+    tuned,
+)
 from vlm_probe.studies import learning_curves as curves_of
 
 SPLITS = {"heldout": "Pairs of kinds never seen together", "novel": "Kinds never seen"}
@@ -51,6 +61,7 @@ def main() -> None:
     for id in tabled():
         if id != "grid":
             _other_study(id, arguments.out)
+    _softmax(arguments.out)
     rows = ["X3", "V6"] if "vocabulary" in tabled() else []
     found = findings.run(["X1", "X2", *rows], [])
     draw_all(found, arguments.out)
@@ -75,6 +86,29 @@ def _other_study(id: str, out: Path) -> None:
     print(*save(effects_by_factor(*own), out, f"why_{id}"), sep="\n")
     write_table(effects, out / f"why_{id}.csv")
     _print(table, effects)
+
+
+def _softmax(out: Path) -> None:
+    """The study of real connectors: what the ids in a softmax change, and what pulls at the image rows meanwhile."""
+    try:
+        scores, gradients = softmax_results(), softmax_results("gradients")
+    except VlmProbeError as error:  # not trained yet
+        print(f"\n{error}")
+        return
+    for measure in ("accuracy", "loss"):
+        differences = softmax_differences(scores, measure).query("kind == 'all'")
+        effects = grid_effects(differences)
+        if effects.empty:
+            print(f"\n{scores.attrs['title']}\nnot every rate is trained yet")
+            return
+        if measure == "accuracy":
+            own = (part.loc[part["split"] == "heldout"] for part in (differences, effects))
+            print(*save(effects_by_factor(*own), out, "why_softmax"), sep="\n")
+        write_table(effects, out / f"why_softmax_{measure}.csv")
+        print(f"\nby {'share right' if measure == 'accuracy' else 'loss in nats'}", end="")
+        _print(scores, effects)
+    means = gradients.groupby(["language", "ids", "share"], sort=False)[["unused_share", "cosine"]].mean()
+    print(f"\nThe gradient at the image rows over all ids, along training\n{means.round(3).to_string()}")
 
 
 def _print(table: pd.DataFrame, effects: pd.DataFrame) -> None:

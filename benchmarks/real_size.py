@@ -3,10 +3,12 @@
     python benchmarks/real_size.py --device cpu --shapes 2b          # 10 GB of memory, some ten minutes
     python benchmarks/real_size.py --device cuda                     # 2b and 7b, `make bench-gpu`
 
-Times are seconds of the wall, and the share that the counted floating-point operations of matrix products are of what
-the machine does with a bare product of the 2B's MLP. Peaks are those of the process (CPU) or of the allocator (GPU),
-the weights included. No weights are downloaded. What a shape that does not fit would take is computed from the same
-shape with two language layers and with three, and said to be. `--shapes tiny` tries the script itself anywhere.
+Times are seconds of the wall. Beside them is the share that the counted floating-point operations of matrix products
+are of what the machine does with a bare product of the 2B's MLP, and the share that the bytes that operators read and
+write (each tensor once an operator) are of what it copies: the larger one says what bounds a task. Peaks are those of
+the process (CPU) or of the allocator (GPU), the weights included. No weights are downloaded. What a shape that does not
+fit would take is computed from the same shape with two language layers and with three, and said to be. `--shapes tiny`
+tries the script itself anywhere.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ import numpy as np
 import torch
 import xarray as xr
 from measure import record
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPImageProcessor, CLIPVisionConfig, GemmaConfig, LlavaConfig, LlavaForConditionalGeneration
 
@@ -175,6 +179,29 @@ def _peak(run: Callable[[], object], device: str) -> int:
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
 
 
+class _Moved(TorchDispatchMode):
+    """Counts the bytes that operators read and write; what only looks at a tensor otherwise moves none."""
+
+    _READ_IN_PART = ("embedding", "index", "index_select", "gather")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            given, made = (_bytes(x) for x in ((args, kwargs or {}), found))
+            self.bytes += made + (made if func.overloadpacket.__name__ in self._READ_IN_PART else given)
+        return found
+
+
+def _bytes(tree: Any) -> int:
+    """Of all tensors in it; one that is expanded is read as it lies."""
+    tensors = (x for x in tree_leaves(tree) if isinstance(x, torch.Tensor) and x.device.type != "meta")
+    return sum(min(x.nbytes, x.untyped_storage().nbytes()) for x in tensors)
+
+
 def _features(layers: int, items: int, width: int) -> xr.Dataset:
     """Activations as a probe gets them, with a label planted in each layer."""
     rng = np.random.default_rng(0)
@@ -238,22 +265,27 @@ def items(n: int) -> list[Any]:
 
 
 def measure(
-    shape: str, device: str, batch: int, repeats: int, rate: float, layers: int | None = None
+    shape: str, device: str, batch: int, repeats: int, rates: tuple[float, float], layers: int | None = None
 ) -> dict[str, Any]:
-    """Seconds, floating-point operations and peaks of every task of a shape."""
+    """Seconds, floating-point operations, bytes and peaks of every task of a shape.
+
+    rates: floating-point operations of a matrix product, and bytes of a copy, a second.
+    """
     model = build(shape, device, layers)
     inputs = model.prepare(model.picture(items(1)[0]), QUESTION)
     weights = sum(p.nbytes for p in model.hf.parameters())
     rows = {}
     for name, run in tasks(model, inputs, batch, device).items():
-        with FlopCounterMode(display=False) as counted:
+        with FlopCounterMode(display=False) as counted, _Moved() as moved:
             peak = _peak(run, device)  # and warm
         seconds = statistics.median(_timed(run, device) for _ in range(repeats))
         operations = counted.get_total_flops()
         rows[name] = {
             "seconds": round(seconds, 4),
             "teraflop": round(operations / 1e12, 4),
-            "of_matrix_rate": round(operations / seconds / rate, 3),
+            "gib": round(moved.bytes / GIB, 3),
+            "of_matrix_rate": round(operations / seconds / rates[0], 3),
+            "of_copy_rate": round(moved.bytes / seconds / rates[1], 3),
             "peak_gib": round(peak / GIB, 3),
         }
         print(shape, layers or "", name, rows[name], file=sys.stderr, flush=True)
@@ -266,17 +298,17 @@ def measure(
     return {**about, "positions": inputs.layout.length, "batch": batch, "tasks": rows}
 
 
-def computed(shape: str, device: str, rate: float) -> dict[str, Any]:
+def computed(shape: str, device: str, rates: tuple[float, float]) -> dict[str, Any]:
     """What a shape that does not fit takes: measured with two language layers and three, the rest in proportion."""
     depth = SHAPES[shape][1]["num_hidden_layers"]
-    few, more = (_free(measure(shape, device, 1, 1, rate, n)) for n in (2, 3))
+    few, more = (_free(measure(shape, device, 1, 1, rates, n)) for n in (2, 3))
     with torch.device("meta"):
         text, vision = GemmaConfig(**SHAPES[shape][1]), CLIPVisionConfig(**SHAPES[shape][0])
         whole = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text))
     weights = sum(p.numel() * 2 for p in whole.parameters())
     rows = {}
     for name, own in few["tasks"].items():
-        slope = {k: more["tasks"][name][k] - own[k] for k in ("seconds", "teraflop", "peak_gib")}
+        slope = {k: more["tasks"][name][k] - own[k] for k in ("seconds", "teraflop", "gib", "peak_gib")}
         rows[name] = {k: round(own[k] + (depth - 2) * max(0.0, slope[k]), 3) for k in slope}
     return {
         "what": f"computed for {depth} language layers from what was measured with 2 and 3, the encoder whole",
@@ -323,17 +355,17 @@ def main() -> None:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no CUDA device here: run this where there is one, or try --shapes tiny --device cpu")
     device = arguments.device
-    rate = matrix_rate(device)
+    rates = (matrix_rate(device), memory_rate(device))
     results: dict[str, Any] = {
-        "matrix_teraflop_a_second": round(rate / 1e12, 4),
-        "copied_gib_a_second": round(memory_rate(device) / GIB, 2),
+        "matrix_teraflop_a_second": round(rates[0] / 1e12, 4),
+        "copied_gib_a_second": round(rates[1] / GIB, 2),
     }
     for shape in arguments.shapes:
         for batch in arguments.batches:
-            found = _free(measure(shape, device, batch, arguments.repeats, rate))
+            found = _free(measure(shape, device, batch, arguments.repeats, rates))
             results[shape if batch == 1 else f"{shape}, batch {batch}"] = found
     for shape in arguments.computed:
-        results[f"{shape}, computed"] = _free(computed(shape, device, rate))
+        results[f"{shape}, computed"] = _free(computed(shape, device, rates))
     record("real_size", {**results, "rows": []}, arguments.out)
 
 

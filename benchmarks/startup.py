@@ -19,10 +19,12 @@ from pathlib import Path
 from measure import record
 
 INSPECT = ["-m", "vlm_probe", "inspect", "scene.png", "What color is the star?", "--out", "page"]
+LIBRARIES = "import torch, transformer_lens, transformers.models.llava.modeling_llava, transformers.models.gemma"
 COMMANDS = {
     "import vlm_probe": (["-c", "import vlm_probe"], 0.1),
     "vlm-probe --help": (["-m", "vlm_probe", "--help"], 0.3),
     "vlm-probe inspect, warm": (INSPECT, 5.0),
+    "of that, importing torch, transformers and TransformerLens": (["-c", LIBRARIES], "not ours"),
 }
 """What is run, and the goal in seconds."""
 

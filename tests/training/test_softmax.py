@@ -12,8 +12,8 @@ from torch import nn
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.scenes import Scene, sample_scene
+from vlm_probe.studies import grid_effects, softmax_differences, softmax_results
 from vlm_probe.studies import softmax as study
-from vlm_probe.studies import softmax_results
 from vlm_probe.studies.softmax import ARMS, SoftmaxArm, chosen, collect, find_arm
 from vlm_probe.training import softmax as training
 from vlm_probe.training.connector import Parts
@@ -264,6 +264,37 @@ def test_the_rate_is_chosen_by_the_loss_of_dev_scenes_from_seed_0():
         ]
     )
     assert [one.name for one in chosen(table)] == ["gemma3-270m-task", "gemma3-270m-all-x0.5"]
+
+
+def test_ids_are_compared_with_the_task_s_alone_seed_by_seed_at_the_chosen_rates():
+    """By hand: at its best rate training over all ids is 0.1 and 0.3 behind, in two seeds."""
+
+    def rows(name, accuracy, loss, seed):
+        own = {"arm": name, "kind": "all", "seed": seed, "n": 10, "accuracy": accuracy, "loss": loss}
+        return [{**own, "split": split} for split in ("dev", "heldout")]
+
+    table = pd.DataFrame(
+        [
+            *rows("gemma3-270m-task", 0.7, 1.0, 0),
+            *rows("gemma3-270m-task-x0.5", 0.1, 1.5, 0),
+            *rows("gemma3-270m-task-x2", 0.1, 1.5, 0),
+            *rows("gemma3-270m-all", 0.1, 1.75, 0),
+            *rows("gemma3-270m-all-x0.5", 0.6, 1.25, 0),
+            *rows("gemma3-270m-all-x2", 0.1, 2.0, 0),
+            *rows("gemma3-270m-task", 0.8, 1.0, 1),
+            *rows("gemma3-270m-all-x0.5", 0.5, 1.5, 1),
+            *rows("smollm2-135m-task", 0.8, 1.0, 0),
+        ]
+    )
+    found = softmax_differences(table).query("split == 'heldout'")
+    assert found["second"].unique().tolist() == ["gemma3-270m-all"]
+    assert found["first"].unique().tolist() == ["gemma3-270m-task"]
+    assert found["difference"].tolist() == pytest.approx([-0.1, -0.3])
+    (effect,) = grid_effects(found).to_dict("records")
+    assert (effect["seeds"], effect["verdict"]) == (2, "undecided")
+    assert effect["difference"] == pytest.approx(-0.2)
+    assert softmax_differences(table, "loss").query("split == 'dev'")["difference"].tolist() == [0.25, 0.5]
+    assert softmax_differences(table.iloc[:4]).empty
 
 
 def test_what_is_not_there(monkeypatch):

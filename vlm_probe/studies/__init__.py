@@ -10,7 +10,7 @@ from vlm_probe.studies.published import (
     published_results,
 )
 from vlm_probe.studies.result_tables import at_budget, results, tabled, tuned, under_curve
-from vlm_probe.studies.softmax import softmax_results
+from vlm_probe.studies.softmax import softmax_differences, softmax_results
 
 __all__ = [
     "FACTORS",
@@ -26,6 +26,7 @@ __all__ = [
     "published_interactions",
     "published_results",
     "results",
+    "softmax_differences",
     "softmax_results",
     "tabled",
     "tuned",

@@ -170,6 +170,35 @@ def known() -> Sequence[tuple[str, int]]:
     return [(str(arm), int(seed)) for arm, seed in zip(made["arm"], made["seed"], strict=True)]
 
 
+def softmax_differences(scores: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
+    """What adding ids to a softmax does, seed by seed: every arm beside that over the task's ids alone, each at the
+    rate that `chosen` says.
+
+    scores: as `softmax_results` returns it. measure: "accuracy", "accuracy_all_ids" or "loss".
+
+    Returns the columns of `studies.grid_differences`, as `studies.grid_effects` sums them up; factor is the language
+    model, and a and b are shares right, or nats for the loss.
+    """
+    best = {replace(one, rate=1.0).name: one.name for one in chosen(scores)}
+    rows = []
+    for language, every in LANGUAGES.items():
+        first, *others = (SoftmaxArm(language, ids).name for ids in every)
+        for second in others:
+            if not {first, second} <= best.keys():
+                continue
+            a, b = (scores.loc[scores["arm"] == best[name]] for name in (first, second))
+            pair = a.merge(b, on=["seed", "split", "kind", "n"], suffixes=("_a", "_b"))
+            pair = pair.assign(factor=f"{language}, ids in the softmax", first=first, second=second)
+            rows.append(pair.assign(a=pair[f"{measure}_a"], b=pair[f"{measure}_b"]))
+    columns = ["factor", "first", "second", "split", "kind", "n", "seed", "a", "b", "difference"]
+    if not rows:
+        return pd.DataFrame(columns=columns)
+    table = pd.concat(rows, ignore_index=True)
+    table = table.assign(difference=table["b"] - table["a"]).filter(columns)
+    table.attrs = {"title": QUESTION, "units": "nats" if measure == "loss" else "share right"}
+    return table
+
+
 def softmax_results(table: str = "scores") -> pd.DataFrame:
     """What the study `softmax` left, as committed.
 
