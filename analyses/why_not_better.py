@@ -107,8 +107,8 @@ def _softmax(out: Path) -> None:
         write_table(effects, out / f"why_softmax_{measure}.csv")
         print(f"\nby {'share right' if measure == 'accuracy' else 'loss in nats'}", end="")
         _print(scores, effects)
-    means = gradients.groupby(["language", "ids", "share"], sort=False)[["unused_share", "cosine"]].mean()
-    print(f"\nThe gradient at the image rows over all ids, along training\n{means.round(3).to_string()}")
+    means = gradients.pivot_table(["unused_share", "cosine"], ["language", "ids", "share"], sort=False).round(3)
+    print(f"\nThe gradient at the image rows over all ids, along training\n{means.to_string()}")
 
 
 def _print(table: pd.DataFrame, effects: pd.DataFrame) -> None:

@@ -6,6 +6,7 @@ import sys
 
 import pandas as pd
 import pytest
+from tiny import untyped
 
 from vlm_probe.studies import softmax
 from vlm_probe.studies.study import STUDIES
@@ -181,7 +182,7 @@ def test_real_connectors_are_trained_at_every_rate_then_at_the_best(command, ref
     best = {name for name, seed in begun[21:] if seed == 1}
     assert len(begun) == 28
     assert {"gemma3-270m-all-x2", "smollm2-135m-task-x0.5", "gemma3-270m-hard"} <= best
-    table = pd.read_csv(runs / "softmax.csv")
+    table = untyped(pd.read_csv(runs / "softmax.csv"))
     assert table.query("split == 'dev'")["loss"].min() == 0.2
     assert len(pd.read_csv(runs / "softmax_gradients.csv")) == len(pd.read_csv(runs / "softmax_runs.csv")) == 28
     monkeypatch.undo()

@@ -172,8 +172,8 @@ def _heads_of_sdpa(
         for start in range(0, n_query, step):
             rows = slice(start, min(start + step, n_query))
             keys = slice(max(reach[rows]))
-            here = (m if m is None else m[..., rows, keys] for m in (allowed, added))
-            masked = _mask_of(*here, query.dtype, mask is not None)
+            seen_here, added_here = (m if m is None else m[..., rows, keys] for m in (allowed, added))
+            masked = _mask_of(seen_here, added_here, query.dtype, mask is not None)
             for head in range(n_heads):
                 shared = head * key.shape[1] // n_heads
                 pattern = _head_pattern(head, query[:, :, rows], key[:, :, keys], scaling, None, masked)[:, 0]
@@ -281,9 +281,15 @@ def _head_pattern(
     exact = torch.promote_types(scores.dtype, torch.float32)
     if mask is None:
         return torch.softmax(scores, dim=-1, dtype=exact).to(scores.dtype)
-    added, empty = (m if m is None or m.shape[1] == 1 else m[:, one] for m in mask)
-    pattern = torch.softmax(scores.add_(added), dim=-1, dtype=exact)
-    return (pattern if empty is None else pattern.masked_fill_(empty, 0.0)).to(scores.dtype)
+    pattern = torch.softmax(scores.add_(_of_head(mask.added, one)), dim=-1, dtype=exact)
+    if mask.empty is not None:
+        pattern.masked_fill_(_of_head(mask.empty, one), 0.0)
+    return pattern.to(scores.dtype)
+
+
+def _of_head(mask: Tensor, one: slice) -> Tensor:
+    """Of one head, where heads do not share it."""
+    return mask if mask.shape[1] == 1 else mask[:, one]
 
 
 def _pattern_by_head(
