@@ -7,8 +7,9 @@ Times are seconds of the wall. Beside them is the share that the counted floatin
 are of what the machine does with a bare product of the 2B's MLP, and the share that the bytes that operators read and
 write (each tensor once an operator) are of what it copies: the larger one says what bounds a task. Peaks are those of
 the process (CPU) or of the allocator (GPU), the weights included. No weights are downloaded. What a shape that does not
-fit would take is computed from the same shape with two language layers and with three, and said to be. `--shapes tiny`
-tries the script itself anywhere.
+fit would take is computed from the same shape with two language layers and with three, and said to be: operations,
+bytes, and the weights with what tensors hold beside them; seconds are not, for a layer more is less than their spread.
+`--shapes tiny` tries the script itself anywhere.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from measure import record
+from measure import peak_bytes, record
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -242,6 +243,10 @@ def tasks(model: HookedVLM, inputs: ModelInputs, batch: int, device: str) -> dic
         return found
     data = _features(layers, 200, width)
 
+    @torch.no_grad()
+    def knockout() -> None:
+        causal.run(model, inputs, [Knockout("answer", "image", middle)], logits_to_keep=1)
+
     def to_disk() -> None:
         with tempfile.TemporaryDirectory() as folder:
             capture(model, items(4), "language.blocks.*.hook_resid_post", f"{folder}/store", batch_size=2)
@@ -252,9 +257,7 @@ def tasks(model: HookedVLM, inputs: ModelInputs, batch: int, device: str) -> dic
         "relevancy, recompute=True": lambda: relevancy(model, inputs, recompute=True),
         "relevancy through the encoder": lambda: relevancy(model, inputs, through_encoder=True),
         "lens, all layers, question and answer": lambda: lens(model, inputs, positions="question"),
-        "knockout in a third of the layers": lambda: causal.run(
-            model, inputs, [Knockout("answer", "image", middle)], logits_to_keep=1
-        ),
+        "knockout in a third of the layers": knockout,
         "probes of all layers, 200 items": lambda: probe_layers(data, ["color"], device=device),
         "capture of 4 items to disk": to_disk,
     }
@@ -264,14 +267,12 @@ def items(n: int) -> list[Any]:
     return list(scene_items(n, seed=4))
 
 
-def measure(
-    shape: str, device: str, batch: int, repeats: int, rates: tuple[float, float], layers: int | None = None
-) -> dict[str, Any]:
+def measure(shape: str, device: str, batch: int, repeats: int, rates: tuple[float, float]) -> dict[str, Any]:
     """Seconds, floating-point operations, bytes and peaks of every task of a shape.
 
     rates: floating-point operations of a matrix product, and bytes of a copy, a second.
     """
-    model = build(shape, device, layers)
+    model = build(shape, device)
     inputs = model.prepare(model.picture(items(1)[0]), QUESTION)
     weights = sum(p.nbytes for p in model.hf.parameters())
     rows = {}
@@ -288,30 +289,45 @@ def measure(
             "of_copy_rate": round(moved.bytes / seconds / rates[1], 3),
             "peak_gib": round(peak / GIB, 3),
         }
-        print(shape, layers or "", name, rows[name], file=sys.stderr, flush=True)
+        print(shape, name, rows[name], file=sys.stderr, flush=True)
     about: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.hf.parameters()),
         "weights_gib": round(weights / GIB, 3),
     }
-    if batch == 1 and layers is None:
+    if batch == 1:
         about["fits"] = cards(about["parameters"], rows, shape)
     return {**about, "positions": inputs.layout.length, "batch": batch, "tasks": rows}
 
 
-def computed(shape: str, device: str, rates: tuple[float, float]) -> dict[str, Any]:
-    """What a shape that does not fit takes: measured with two language layers and three, the rest in proportion."""
+def part(shape: str, device: str, layers: int) -> dict[str, dict[str, float]]:
+    """Floating-point operations, bytes, and what tensors hold beside the weights, of every task of a shape that has so
+    many language layers: counted, and so the same every time."""
+    model = build(shape, device, layers)
+    rows = {}
+    for name, run in tasks(model, model.prepare(model.picture(items(1)[0]), QUESTION), 1, device).items():
+        with FlopCounterMode(display=False) as counted, _Moved() as moved:
+            run()
+        held = peak_bytes(run) / GIB
+        rows[name] = {"teraflop": counted.get_total_flops() / 1e12, "gib": moved.bytes / GIB, "held_gib": held}
+        print(shape, layers, name, rows[name], file=sys.stderr, flush=True)
+    return rows
+
+
+def computed(shape: str, device: str) -> dict[str, Any]:
+    """What a shape that does not fit takes: counted with two language layers and three, the rest in proportion."""
     depth = SHAPES[shape][1]["num_hidden_layers"]
-    few, more = (_free(measure(shape, device, 1, 1, rates, n)) for n in (2, 3))
+    few, more = (_free(part(shape, device, n)) for n in (2, 3))
     with torch.device("meta"):
         text, vision = GemmaConfig(**SHAPES[shape][1]), CLIPVisionConfig(**SHAPES[shape][0])
         whole = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text))
     weights = sum(p.numel() * 2 for p in whole.parameters())
     rows = {}
-    for name, own in few["tasks"].items():
-        slope = {k: more["tasks"][name][k] - own[k] for k in ("seconds", "teraflop", "gib", "peak_gib")}
-        rows[name] = {k: round(own[k] + (depth - 2) * max(0.0, slope[k]), 3) for k in slope}
+    for name, own in few.items():
+        found = {k: round(own[k] + (depth - 2) * (more[name][k] - own[k]), 3) for k in own}
+        held = found.pop("held_gib")
+        rows[name] = {**found, "peak_gib": round(weights / GIB + held, 3)}
     return {
-        "what": f"computed for {depth} language layers from what was measured with 2 and 3, the encoder whole",
+        "what": f"computed for {depth} language layers from what was counted with 2 and 3, the encoder whole",
         "parameters": sum(p.numel() for p in whole.parameters()),
         "weights_gib": round(weights / GIB, 3),
         "tasks": rows,
@@ -345,7 +361,7 @@ def _free(found: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=sorted(SHAPES), default=["2b", "7b"])
+    parser.add_argument("--shapes", nargs="*", choices=sorted(SHAPES), default=["2b", "7b"])
     parser.add_argument("--computed", nargs="*", choices=sorted(SHAPES), default=[], help="shapes that do not fit")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batches", nargs="+", type=int, default=[1])
@@ -365,7 +381,7 @@ def main() -> None:
             found = _free(measure(shape, device, batch, arguments.repeats, rates))
             results[shape if batch == 1 else f"{shape}, batch {batch}"] = found
     for shape in arguments.computed:
-        results[f"{shape}, computed"] = _free(computed(shape, device, rates))
+        results[f"{shape}, computed"] = _free(computed(shape, device))
     record("real_size", {**results, "rows": []}, arguments.out)
 
 
