@@ -33,6 +33,7 @@ from vlm_probe.studies import (
     tuned,
 )
 from vlm_probe.studies import learning_curves as curves_of
+from vlm_probe.studies.softmax import MARGIN, chosen
 
 SPLITS = {"heldout": "Pairs of kinds never seen together", "novel": "Kinds never seen"}
 
@@ -97,9 +98,9 @@ def _softmax(out: Path) -> None:
         return
     for measure in ("accuracy", "loss"):
         differences = softmax_differences(scores, measure).query("kind == 'all'")
-        effects = grid_effects(differences)
+        effects = grid_effects(differences, margin=MARGIN if measure == "accuracy" else 0.0)
         if effects.empty:
-            print(f"\n{scores.attrs['title']}\nnot every rate is trained yet")
+            print(f"\n{scores.attrs['title']}\nnot enough of it is trained yet")
             return
         if measure == "accuracy":
             own = (part.loc[part["split"] == "heldout"] for part in (differences, effects))
@@ -107,7 +108,8 @@ def _softmax(out: Path) -> None:
         write_table(effects, out / f"why_softmax_{measure}.csv")
         print(f"\nby {'share right' if measure == 'accuracy' else 'loss in nats'}", end="")
         _print(scores, effects)
-    means = gradients.pivot_table(["unused_share", "cosine"], ["language", "ids", "share"], sort=False).round(3)
+    best = gradients.loc[gradients["arm"].isin([arm.name for arm in chosen(scores)])]
+    means = best.pivot_table(["others_share", "cosine"], ["language", "ids", "share"], sort=False).round(3)
     print(f"\nThe gradient at the image rows over all ids, along training\n{means.to_string()}")
 
 

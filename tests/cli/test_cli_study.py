@@ -154,8 +154,9 @@ def test_what_the_shipped_tables_have_is_left_out_on_request(command, refused, t
 def trained(arm, runs, losses):
     """What a trained arm of the study softmax leaves."""
     row = {"scenes": 8, "split": "heldout", "kind": "all", "n": 7, "accuracy": 0.5, "accuracy_all_ids": 0.4}
+    row["accuracy_other_images"] = 0.3
     rows = [{**row, "split": split, "loss": losses.get(arm.name, 1.0)} for split in ("dev", "heldout")]
-    gradient = {"share": 1.0, "unused_share": 0.25, "cosine": 0.5, "task_loss": 2.0}
+    gradient = {"share": 1.0, "batch": 0, "others_share": 0.25, "cosine": 0.5, "task_loss": 2.0}
     made = {"seconds": 3, "device": "cpu", "threads": 1, "processor": "x", "torch": "2", "commit": "a"}
     arm.folder(runs).mkdir(parents=True)
     about = {"arm": arm.name, "seed": arm.seed, "scores": rows, "gradients": [gradient], "made": [made]}

@@ -98,7 +98,17 @@ def _softmax(runs: Path, seeds: range, jobs: int, arm: str | None, missing: bool
     """The study of real models: every rate from seed 0, then what was best there from the others."""
     from dataclasses import replace
 
-    from vlm_probe.studies.softmax import ARMS, SOFTMAX, chosen, collect, find_arm, known, shipped, write
+    from vlm_probe.studies.softmax import (
+        ARMS,
+        LANGUAGES,
+        SOFTMAX,
+        at_an_edge,
+        chosen,
+        collect,
+        find_arm,
+        known,
+        shipped,
+    )
 
     there = set(known()) if missing else set()
     make_folder(runs)
@@ -112,12 +122,15 @@ def _softmax(runs: Path, seeds: range, jobs: int, arm: str | None, missing: bool
         return
     _train_softmax(runs, [one for one in ARMS.values() if 0 in seeds and (one.name, 0) not in there], jobs, device)
     best = chosen(shipped(collect(runs)["scores"]))
-    if len(seeds) > (0 in seeds) and not best:
+    if len(seeds) > (0 in seeds) and len(best) < sum(map(len, LANGUAGES.values())):
         raise VlmProbeError(f"which rate is best is told by seed 0: vlm-probe study {SOFTMAX} --seeds 1 comes first")
     rest = [replace(one, seed=seed) for seed in seeds if seed for one in best]
     _train_softmax(runs, [one for one in rest if (one.name, one.seed) not in there], jobs, device)
     tables = collect(runs)
-    write(tables, runs)
+    if tables["made"].empty:
+        raise VlmProbeError(f"the shipped tables have every such arm of study {SOFTMAX}")
+    for name in at_an_edge(best):
+        err.print(f"{name} is best at the edge of the rates that are tried")
     table = tables["scores"].query("kind == 'all' and split == 'heldout'")
     show(
         table.filter(["arm", "seed", "n", "accuracy", "accuracy_all_ids", "loss"]), f"study {SOFTMAX}, held-out scenes"
@@ -126,13 +139,20 @@ def _softmax(runs: Path, seeds: range, jobs: int, arm: str | None, missing: bool
 
 
 def _train_softmax(runs: Path, arms: list[SoftmaxArm], jobs: int, device: str) -> None:
+    """Train arms behind a bar; the tables are written anew with every finished run."""
+    from vlm_probe.studies.softmax import collect, write
     from vlm_probe.training.processes import run_all
     from vlm_probe.training.softmax import begin_arm
 
     with bar("runs", len(arms)) as advance:
+
+        def finished(_: object) -> None:
+            write(collect(runs), runs)
+            advance(1)
+
         run_all(
             arms,
             lambda arm, threads: begin_arm(arm, runs, device, threads),
             jobs=jobs,
-            finished=lambda _: advance(1),
+            finished=finished,
         )

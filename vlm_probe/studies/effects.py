@@ -171,10 +171,11 @@ def _odds(four: pd.DataFrame, at: str) -> np.ndarray:
     return np.log((after + 0.5) / (n - after + 0.5)) - np.log((before + 0.5) / (n - before + 0.5))
 
 
-def grid_effects(differences: pd.DataFrame) -> pd.DataFrame:
+def grid_effects(differences: pd.DataFrame, *, margin: float = 0.0) -> pd.DataFrame:
     """The mean effect over seeds, with the interval that training from other seeds would leave.
 
-    differences: as `grid_differences` or `grid_interactions` returns it.
+    differences: as `grid_differences` or `grid_interactions` returns it. margin: the largest difference that does not
+    matter; inside it for sure, two arms are equivalent.
 
     Returns one row per pair of cells, split and question type: columns factor, first, second, split, kind, n (items),
     seeds (their number), a, b (means), difference, low, high (95 %, Student's t over seeds; NaN with fewer than three),
@@ -206,14 +207,14 @@ def grid_effects(differences: pd.DataFrame) -> pd.DataFrame:
     enough = table["seeds"] >= FEWEST_RUNS
     for _, asked in table.loc[enough].groupby(["split", "kind"]):
         table.loc[asked.index, "p_holm"] = holm(asked["p"].tolist())
-    said = [_said(row) for row in table.to_dict("records")]
+    said = [_said(row, margin) for row in table.to_dict("records")]
     table["verdict"], table["reason"] = [str(verdict) for verdict, _ in said], [reason for _, reason in said]
     method = "paired by seed; 95 % interval by Student's t over seeds; p by Holm over all pairs of cells"
     table.attrs = {**differences.attrs, "method": method}
     return table
 
 
-def _said(row: dict[Any, Any]) -> tuple[Verdict, str]:
+def _said(row: dict[Any, Any], margin: float) -> tuple[Verdict, str]:
     if row["seeds"] < FEWEST_RUNS:
         return Verdict.UNDECIDED, f"{row['seeds']} training seeds, {FEWEST_RUNS} would do"
-    return decide(row["difference"], row["low"], row["high"], row["p_holm"])
+    return decide(row["difference"], row["low"], row["high"], row["p_holm"], margin=margin)

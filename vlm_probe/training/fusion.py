@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import GemmaConfig, GemmaForCausalLM
 
+from vlm_probe.errors import VlmProbeError
 from vlm_probe.scenes import QUESTION_TYPES, TWO_STEPS, Scene, World, sample_scene, world_of
 from vlm_probe.training.asides import aside_ids, deal
 from vlm_probe.training.attention import FLOAT32_ATTENTION, Segments
@@ -100,7 +101,7 @@ def answer_loss(
     asked = packed.labels != IGNORE
     target = packed.labels[asked]
     if ids is not None:
-        target = torch.searchsorted(ids, target)
+        target = positions_among(ids, target)
     each = F.cross_entropy(logits, target, reduction="none")
     # Most tokens of a question are noise (which shape it asks for); the mean over all tokens would
     # drown the few answers that take reading. Both count alike.
@@ -110,6 +111,15 @@ def answer_loss(
         loss = loss + 0.5 * each[~answers].mean()
     right = logits.argmax(-1) == target
     return loss, {"token_accuracy": right.float().mean().item(), **_by_kind(packed, right)}
+
+
+def positions_among(ids: Int[Tensor, " id"], labels: Int[Tensor, " token"]) -> Int[Tensor, " token"]:
+    """Where labels are among ids, which are sorted; VlmProbeError for one that is not."""
+    found = torch.searchsorted(ids, labels).clamp_max(len(ids) - 1)
+    if not torch.equal(ids[found], labels):
+        missing = labels[ids[found] != labels].unique().tolist()
+        raise VlmProbeError(f"the softmax is over ids that {missing} are not among, which are asked for")
+    return found
 
 
 def _by_kind(packed: Packed, found: Bool[Tensor, " token"]) -> dict[str, float]:
