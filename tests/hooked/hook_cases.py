@@ -78,7 +78,7 @@ REASONS = {
     "hands a model, or what opens it, to measures and looks that have cases of their own": (
         "findings.measure_model findings.measure_ahead report.to_explore report.write_report"
     ),
-    "trains a Hugging Face model that nobody has hooked": "training.answer_loss",
+    "trains a Hugging Face model that nobody has hooked": "training.answer_loss training.answer_states",
 }
 """Why no case is needed -> the functions that neither run a model nor hook it."""
 
