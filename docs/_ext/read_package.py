@@ -19,10 +19,13 @@ _SHORT = {"torch.Tensor": "Tensor", "numpy.ndarray": "ndarray"}
 
 
 def _with_shape(annotation: astroid.nodes.NodeNG) -> str:
-    within = annotation.slice if isinstance(annotation, astroid.nodes.Subscript) else None
-    if isinstance(within, astroid.nodes.Tuple) and within.elts:  # tuple[()] has none
+    if (
+        isinstance(annotation, astroid.nodes.Subscript)
+        and isinstance(annotation.slice, astroid.nodes.Tuple)
+        and annotation.slice.elts  # tuple[()] has none
+    ):
         kind = _resolve(annotation.value)
-        array, *shape = within.elts
+        array, *shape = annotation.slice.elts
         if kind.startswith("jaxtyping.") and len(shape) == 1 and isinstance(shape[0], astroid.nodes.Const):
             of = _resolve(array)
             return f'{kind.removeprefix("jaxtyping.")}[{_SHORT.get(of, of)}, "{str(shape[0].value).strip()}"]'
