@@ -6,7 +6,7 @@
 would be busy with. "capture" decodes picture files, runs them, and writes the pooled residual stream of every layer as
 a store. "one by one" is how a cache is written without batches and shards (as vlm-lens' documentation tells): an
 image at a time, a row with a pickled tensor a layer in SQLite, committed each time.
-One thread computes, another reads and writes; give --device cuda for a GPU. `--many` items of a miniature run in a
+One thread computes, another reads and writes; give `--device cuda` for a GPU. `--many` items of a miniature run in a
 process of their own, whose memory is compared between the first tenth and the end.
 """
 

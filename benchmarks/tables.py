@@ -66,7 +66,8 @@ def peer_cell(row: dict[str, Any] | None) -> str:
 
 
 def rows_table(rows: list[dict[str, Any]]) -> str:
-    head = ["task", "with", "against", "time (quartiles)", "memory", "peak MiB", "difference", "lines", "goal"]
+    every = ["task", "with", "against", "time (quartiles)", "memory", "peak MiB", "difference", "lines", "goal"]
+    head = [name for name in every if any(shown_row(row, name) for row in rows)]
     return table(head, [[shown_row(row, name) for name in head] for row in rows])
 
 
