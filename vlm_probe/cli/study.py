@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
     from vlm_probe.studies.softmax import SoftmaxArm
     from vlm_probe.studies.study import Study
+    from vlm_probe.training.processes import Job
     from vlm_probe.zoo.cells import Cell
+
+T = TypeVar("T")
 
 
 def study(
@@ -63,21 +67,9 @@ def study(
 
 def _train(study: Study, runs: Path, cells: list[Cell], jobs: int, device: str) -> None:
     """Train every arm from every seed behind one bar; the tables are written anew with every finished run."""
-    from vlm_probe.training.processes import run_all
     from vlm_probe.training.study import begin_arm
 
-    with bar("runs", len(cells)) as advance:
-
-        def finished(_: object) -> None:
-            _write(study, runs)
-            advance(1)
-
-        run_all(
-            cells,
-            lambda cell, threads: begin_arm(study, cell, runs, device, threads),
-            jobs=jobs,
-            finished=finished,
-        )
+    _run(cells, lambda cell, threads: begin_arm(study, cell, runs, device, threads), jobs, lambda: _write(study, runs))
     table = _write(study, runs).query("kind == 'all' and budget == 1")
     if table.empty:
         raise VlmProbeError(f"{runs} has no finished run of study {study.id}")
@@ -141,18 +133,19 @@ def _softmax(runs: Path, seeds: range, jobs: int, arm: str | None, missing: bool
 def _train_softmax(runs: Path, arms: list[SoftmaxArm], jobs: int, device: str) -> None:
     """Train arms behind a bar; the tables are written anew with every finished run."""
     from vlm_probe.studies.softmax import collect, write
-    from vlm_probe.training.processes import run_all
     from vlm_probe.training.softmax import begin_arm
 
-    with bar("runs", len(arms)) as advance:
+    _run(arms, lambda arm, threads: begin_arm(arm, runs, device, threads), jobs, lambda: write(collect(runs), runs))
+
+
+def _run(waiting: list[T], begin: Callable[[T, int], Job], jobs: int, collected: Callable[[], object]) -> None:
+    """Train everything that waits behind a bar; `collected` writes the tables anew with every finished run."""
+    from vlm_probe.training.processes import run_all
+
+    with bar("runs", len(waiting)) as advance:
 
         def finished(_: object) -> None:
-            write(collect(runs), runs)
+            collected()
             advance(1)
 
-        run_all(
-            arms,
-            lambda arm, threads: begin_arm(arm, runs, device, threads),
-            jobs=jobs,
-            finished=finished,
-        )
+        run_all(waiting, begin, jobs=jobs, finished=finished)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -89,7 +90,7 @@ def collect(study: Study, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         rows += [{**about, **row} for row in found["scores"] if row["split"] in study.splits]
         made.append({"arm": name, "seed": seed, **found["made"]})
     table = pd.DataFrame(rows, columns=["arm", *study.columns, *MEASURED])
-    return _sorted(table, study), _sorted(pd.DataFrame(made, columns=["arm", "seed", *MADE]), study)
+    return in_order(table, study.arms), in_order(pd.DataFrame(made, columns=["arm", "seed", *MADE]), study.arms)
 
 
 def known(study: Study, tables: Traversable | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -142,7 +143,7 @@ def merged(study: Study, new: Tables, kept: Tables) -> Tables:
     both = []
     for one, other in zip(new, kept, strict=True):
         parts = [part for part in (of(other, ours=False), of(one, ours=True)) if len(part)]
-        both.append(_sorted(pd.concat(parts, ignore_index=True) if parts else one, study))
+        both.append(in_order(pd.concat(parts, ignore_index=True) if parts else one, study.arms))
     return both[0], both[1]
 
 
@@ -211,8 +212,8 @@ def tuned(table: pd.DataFrame) -> pd.DataFrame:
     return names.merge(chosen.drop(columns="arm").rename(columns={"rate": "chosen"}), on=own)
 
 
-def _sorted(table: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """By seed, then as the study lists its arms; within a run as it was scored."""
-    order = {name: i for i, name in enumerate(study.arms)}
+def in_order(table: pd.DataFrame, arms: Iterable[str]) -> pd.DataFrame:
+    """By seed, then as the arms are listed; within a run as it was scored."""
+    order = {name: i for i, name in enumerate(arms)}
     rank = [(seed, order[arm], i) for i, (seed, arm) in enumerate(zip(table["seed"], table["arm"], strict=True))]
     return table.iloc[sorted(range(len(rank)), key=rank.__getitem__)].reset_index(drop=True)

@@ -33,6 +33,8 @@ import pandas as pd
 
 from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.files import make_folder, replacing
+from vlm_probe.studies import result_tables
+from vlm_probe.studies.result_tables import in_order
 
 SOFTMAX = "softmax"
 """The study's name."""
@@ -61,9 +63,12 @@ MEASURED_AT = (0.0, 1 / 16, 1 / 4, 1.0)
 ABOUT = ("arm", "language", "ids", "rate", "seed")
 SCORES = (*ABOUT, "scenes", "split", "kind", "n", "accuracy", "accuracy_all_ids", "accuracy_other_images", "loss")
 GRADIENTS = (*ABOUT, "share", "batch", "others_share", "cosine", "task_loss")
-MADE = (*ABOUT, "seconds", "device", "threads", "processor", "torch", "commit")
-_FILES = {"scores": (f"{SOFTMAX}.csv", SCORES), "gradients": (f"{SOFTMAX}_gradients.csv", GRADIENTS)}
-_FILES["made"] = (f"{SOFTMAX}_runs.csv", MADE)
+MADE = (*ABOUT, *result_tables.MADE)
+_FILES = {
+    "scores": (f"{SOFTMAX}.csv", SCORES),
+    "gradients": (f"{SOFTMAX}_gradients.csv", GRADIENTS),
+    "made": (f"{SOFTMAX}_runs.csv", MADE),
+}
 """By what is in them: the table's name and its columns."""
 RUN = "scores.json"
 """In the folder of a run: what it scored and how it was made."""
@@ -135,13 +140,7 @@ def collect(runs: Path) -> dict[str, pd.DataFrame]:
         about = {"arm": arm.name, "language": arm.language, "ids": arm.ids, "rate": arm.rate, "seed": arm.seed}
         for name, own in rows.items():
             own += [{**about, **row} for row in found[name]]
-    return {name: _sorted(pd.DataFrame(own, columns=[*_FILES[name][1]])) for name, own in rows.items()}
-
-
-def _sorted(table: pd.DataFrame) -> pd.DataFrame:
-    order = list(ARMS)
-    rank = [(seed, order.index(arm), i) for i, (seed, arm) in enumerate(zip(table["seed"], table["arm"], strict=True))]
-    return table.iloc[sorted(range(len(rank)), key=rank.__getitem__)].reset_index(drop=True)
+    return {name: in_order(pd.DataFrame(own, columns=[*_FILES[name][1]]), ARMS) for name, own in rows.items()}
 
 
 def write(tables: dict[str, pd.DataFrame], folder: Path) -> None:
@@ -166,7 +165,7 @@ def _beside(new: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
     there = set(zip(new["arm"], new["seed"], strict=True))
     other = kept.loc[[key not in there for key in zip(kept["arm"], kept["seed"], strict=True)]]
     parts = [part for part in (other, new) if len(part)]
-    return _sorted(pd.concat(parts, ignore_index=True)) if parts else new
+    return in_order(pd.concat(parts, ignore_index=True), ARMS) if parts else new
 
 
 def _read(name: str, folder: Traversable | None = None) -> pd.DataFrame:

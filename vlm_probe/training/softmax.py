@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vlm_probe.files import alone, make_folder, replacing
+from vlm_probe.files import alone, make_folder
 from vlm_probe.scenes import QUESTION_TYPES, Scene, sample_scene
 from vlm_probe.scenes.worlds import Split
 from vlm_probe.studies.softmax import IDS_KEPT, MEASURED_AT, RUN, SOFTMAX, STEPS, SoftmaxArm
@@ -24,7 +24,7 @@ from vlm_probe.training.fusion import answer_loss, answer_states, positions_amon
 from vlm_probe.training.loop import Listener, run_stage
 from vlm_probe.training.packing import IGNORE, Packed
 from vlm_probe.training.processes import Job, start
-from vlm_probe.training.study import made_by
+from vlm_probe.training.study import made_by, write_run
 from vlm_probe.zoo.catalog import FUSIONS
 
 SCORED = {"dev": 100, "heldout": 100}
@@ -149,9 +149,8 @@ def score(stage: SoftmaxStage, task: Int[Tensor, " id"], split: str) -> list[dic
     own_table = table[task].float()
     batches = list(_batches(stage, split, SCORED[split], "heldout"))
     shown = torch.cat([stage.rows(scenes) for scenes, _ in batches])
-    for (_, packed), rows, others in zip(
-        batches, *(_split(x, batches) for x in (shown, shown.roll(1, 0))), strict=True
-    ):
+    sizes = [len(scenes) for scenes, _ in batches]
+    for (_, packed), rows, others in zip(batches, shown.split(sizes), shown.roll(1, 0).split(sizes), strict=True):
         hidden, packed = answer_states(language, packed, rows)
         blind, packed = answer_states(language, packed, others)
         asked = packed.labels != IGNORE
@@ -172,10 +171,6 @@ def score(stage: SoftmaxStage, task: Int[Tensor, " id"], split: str) -> list[dic
                     found.append({"kind": kind, **every, "loss": loss[own].sum().item(), "tokens": int(own.sum())})
     kinds = [*sorted({one["kind"] for one in found}), "all"]
     return [_row(split, kind, [one for one in found if kind in ("all", one["kind"])]) for kind in kinds]
-
-
-def _split(rows: Tensor, batches: list[tuple[list[Scene], Packed]]) -> tuple[Tensor, ...]:
-    return rows.split([len(scenes) for scenes, _ in batches])
 
 
 def _row(split: str, kind: str, found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -222,17 +217,12 @@ def train_arm(
                 found = gradient_parts(stage, packed, stage.rows(scenes), task)
                 rounded = {name: round(value, 6) for name, value in found.items()}
                 gradients.append({"share": share, "batch": batch, **rounded})
-            _write(gradients, begun)
+            write_run(gradients, begun)
         run_stage(stage, folder, resume=True, listen=listen)  # loads it, where all was measured
         scores = [{"scenes": steps * stage.plan.scenes, **row} for split in SCORED for row in score(stage, task, split)]
         made = made_by(folder / f"{stage.name}.pt", device)
-        _write({"arm": arm.name, "seed": arm.seed, "scores": scores, "gradients": gradients, "made": [made]}, file)
+        write_run({"arm": arm.name, "seed": arm.seed, "scores": scores, "gradients": gradients, "made": [made]}, file)
     return file
-
-
-def _write(found: Any, file: Path) -> None:
-    with replacing(file) as written:
-        written.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def begin_arm(arm: SoftmaxArm, runs: Path, device: str, threads: int) -> Job:

@@ -128,7 +128,7 @@ def train_arm(study: Study, cell: Cell, runs: Path, *, listen: Listener | None =
             found = json.loads(file.read_text())
         if study.id != found["study"]:
             found["also"] = sorted({study.id, *found.get("also", ())})
-            _write(found, file)
+            write_run(found, file)
         trained = apart(cell, runs, resume=True, listen=listen, device=device)
         parts = (cell, trained.packer, trained.encoder, trained.connector, trained.language)
         before, seconds = cell.steps.connector, 0.0
@@ -156,11 +156,12 @@ def train_arm(study: Study, cell: Cell, runs: Path, *, listen: Listener | None =
             found["scores"] += [{**about, **row} for row in score(trained, missing)]
             if not scored:
                 found["made"] = made_by(folder / f"{branch.name}.pt", device, seconds)
-            _write(found, file)
+            write_run(found, file)
     return file
 
 
-def _write(found: dict[str, Any], file: Path) -> None:
+def write_run(found: Any, file: Path) -> None:
+    """Write what is known of a run, whole or not at all."""
     with replacing(file) as written:
         written.write_text(json.dumps(found, indent=1) + "\n")
 
