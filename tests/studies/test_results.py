@@ -73,7 +73,7 @@ def test_a_study_without_a_table(monkeypatch, tmp_path):
     with pytest.raises(VlmProbeError, match=r"^no study 'encoders'; nearest are 'encoder'$"):
         results("encoders")
     assert "grid" in tabled()
-    monkeypatch.setattr(result_tables, "_tables", lambda: tmp_path)
+    monkeypatch.setattr(result_tables, "committed_tables", lambda: tmp_path)
     assert tabled() == []
     message = "study encoder has no table yet; train it with vlm-probe study encoder --seeds 5"
     with pytest.raises(VlmProbeError, match=f"^{message}$"):

@@ -12,6 +12,7 @@ from torch import nn
 
 from vlm_probe.errors import VlmProbeError
 from vlm_probe.scenes import asks_novel, study_world, world_of
+from vlm_probe.studies.inside import INSIDE
 from vlm_probe.studies.result_tables import at_budget, collect, factors_of, merged
 from vlm_probe.studies.study import STUDIES, find_study
 from vlm_probe.training import study as training
@@ -149,9 +150,19 @@ def test_a_killed_run_comes_to_the_same_scores(tmp_path, monkeypatch, arm):
 
         with pytest.raises(KilledError):
             train_arm(study, cell, tmp_path / "killed", listen=kill)
+
+    def killed(*_):
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "look_inside", killed)
+        with pytest.raises(KilledError):
+            train_arm(study, cell, tmp_path / "killed")
     again = json.loads(train_arm(study, cell, tmp_path / "killed").read_text())
     assert again["scores"] == whole["scores"]
-    for file in (runs_of(cell, tmp_path / "whole") / cell.name).glob("*.jsonl"):
+    folder = runs_of(cell, tmp_path / "whole") / cell.name
+    assert [row["n"] for row in json.loads((folder / INSIDE).read_text()) if row["place"] == "answer"][0::3] == [14, 14]
+    for file in (*folder.glob("*.jsonl"), folder / INSIDE):
         assert file.read_text() == (runs_of(cell, tmp_path / "killed") / cell.name / file.name).read_text()
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from vlm_probe.studies.study import Budget, Study
+from vlm_probe.training import inside
 from vlm_probe.training import study as training
 
 VISION = {"hidden_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}
@@ -24,10 +25,12 @@ def tiny(study: Study, budget: Budget = BUDGET) -> Study:
 
 
 def shrink(monkeypatch) -> None:
-    """Batches of two or three, encoders of 16 patches, a question of each type."""
+    """Batches of two or three, encoders of 16 patches, a question of each type, few objects."""
     for name in ("encoders.ClipStage.pairs", "encoders.DinoStage.images", "fusion.LanguageStage.batch"):
         monkeypatch.setattr(f"vlm_probe.training.{name}", 3)
     monkeypatch.setattr("vlm_probe.training.fusion.FusionStage.batch", 2)
     monkeypatch.setattr("vlm_probe.training.fusion.PATCHES", 16)
     monkeypatch.setattr("vlm_probe.training.replica.PATCHES", 16)
     monkeypatch.setattr(training, "ITEMS_PER_KIND", 1)
+    monkeypatch.setattr(inside, "LEARNED", 149)
+    monkeypatch.setattr(inside, "READ", 11)

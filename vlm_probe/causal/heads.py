@@ -133,8 +133,9 @@ def confirm_heads(
     One row an item and set. Columns: id, image, set ("found", "random", "single"), control (whether it is random), draw
     (-1 but for random ones), layer and head (-1 but for single ones), heads (how many), elsewhere (how many of them
     stand in another layer than what they are drawn for), probability, probability_before, change, logit_difference,
-    logit_difference_before, change_logit, flipped (`sweeping.beside`), one_by_one (the sum of change_logit of the set's
-    heads ablated singly; NaN without `singles`). `attrs["left_out"]`: items that could not be used.
+    logit_difference_before, change_logit, flipped, right, right_before (`sweeping.beside`), one_by_one (the sum
+    of change_logit of the set's heads ablated singly; NaN without `singles`). `attrs["left_out"]`: items that could not
+    be used.
 
     Deviation: Wang et al. (2022) take means at the same position over prompts of one template; here over positions of
     the same kind (`mean_rows.KINDS`), since prompts differ in length. It is `Ablate`'s mean, over all items rather than

@@ -108,8 +108,8 @@ def knockout_sweep(
     One row an item, route, control (whether random edges were cut in place of the route) and window. Columns: id,
     image, route, control, first, last (layers, counted from 0), edges (how many in all of these layers; none where
     windows slide past what the route joins: then nothing changes), probability, probability_before, change,
-    logit_difference, logit_difference_before, change_logit, flipped (`sweeping.beside`). `attrs["left_out"]`: items
-    that could not be asked or have no such positions, with the reason.
+    logit_difference, logit_difference_before, change_logit, flipped, right, right_before (`sweeping.beside`).
+    `attrs["left_out"]`: items that could not be asked or have no such positions, with the reason.
 
     Raises VlmProbeError for a window out of range, less than one window or draw, and where no item is left.
     """

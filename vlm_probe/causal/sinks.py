@@ -57,7 +57,7 @@ def ablate_sinks(
     One row an item, way and control. Columns: id, image, way ("knockout": in the layers where they are sinks no other
     position looks at them; "mean": the residual stream that enters these layers is there the mean, over all items, of
     positions of that kind that are no sinks), control, positions (how many), probability, probability_before,
-    change, logit_difference, logit_difference_before, change_logit, flipped (`sweeping.beside`).
+    change, logit_difference, logit_difference_before, change_logit, flipped, right, right_before (`sweeping.beside`).
     `attrs["left_out"]`: items that could not be used, with the reason.
 
     Raises VlmProbeError without a sink, for sinks of several images, and where no item is left.

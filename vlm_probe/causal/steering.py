@@ -23,7 +23,7 @@ from torch import Tensor
 from vlm_probe.causal.branching import Branches
 from vlm_probe.causal.interventions import Replace, Steer
 from vlm_probe.causal.mean_rows import kinds_of
-from vlm_probe.causal.outcomes import Sought, outcomes
+from vlm_probe.causal.outcomes import Sought
 from vlm_probe.causal.planning import Row
 from vlm_probe.causal.positions import Places
 from vlm_probe.causal.sweeping import Able, beside, check_item, prepared
@@ -117,7 +117,8 @@ def steer_sweep(
     One row an item, strength and direction. Columns: id, image, strength, control (whether the direction is random),
     draw (-1 for the given one), probability (of the right answer's first token, or the target's), probability_before,
     change, logit_difference (its lead over the distractors; of a target over any other token), logit_difference_before,
-    change_logit, flipped (`sweeping.beside`). `attrs["left_out"]`: items that could not be used, with the reason.
+    change_logit, flipped, right, right_before (`sweeping.beside`). `attrs["left_out"]`: items that could not be used,
+    with the reason.
 
     Raises VlmProbeError for a point without rows of features, a direction of another width, no strength, and where no
     item is left.
@@ -172,10 +173,9 @@ def back_patch(
 
     Returns
     -------
-    One row an item, pair and control. Columns: id, image, source, target, control, right_before, right (whether the
-    most probable first token is the answer's), probability, probability_before, change, logit_difference,
-    logit_difference_before, change_logit, flipped (`sweeping.beside`). `restored` has the shares. `attrs["left_out"]`:
-    items that could not be used.
+    One row an item, pair and control. Columns: id, image, source, target, control, probability,
+    probability_before, change, logit_difference, logit_difference_before, change_logit, flipped, right, right_before
+    (`sweeping.beside`). `restored` has the shares. `attrs["left_out"]`: items that could not be used.
 
     Deviations: Biran et al. patch at the last subject token and the last token of two-hop queries, and generate; here
     the answer position of a question about an image alone, and the answer's first token.
@@ -203,11 +203,7 @@ def back_patch(
                     rows.append((number, [Replace(point, "answer", state, source_point=names[source])]))
         table = pd.DataFrame(about, columns=["id", "image", "source", "target", "control", "example"])
         sought = [Sought.of(model, item) for item in batch]
-        logits = branches.run(rows)
-        examples = table["example"].tolist()
-        right = outcomes(branches.logits, sought)["right"].to_numpy()[examples]
-        table = table.assign(right_before=right, right=outcomes(logits, [sought[i] for i in examples])["right"])
-        tables.append(beside(table, logits, branches.logits, sought))
+        tables.append(beside(table, branches.run(rows), branches.logits, sought))
     table = pd.concat(tables, ignore_index=True)
     citation = "Biran et al. 2024, arXiv:2406.12775"
     able.describe(table, model, title="back-patching", units="logits", citation=citation, seed=seed)

@@ -115,7 +115,7 @@ def beside(
 
     Adds probability, probability_before, change (of the probability), logit_difference, logit_difference_before,
     change_logit (of the logit difference; both changes are below 0 where the answer lost), flipped (another token is
-    said than before); takes `example` away.
+    said than before), right and right_before (the one that was sought is said); takes `example` away.
     """
     examples = table["example"].to_numpy()
     new = outcomes(after, [sought[i] for i in examples])
@@ -128,4 +128,6 @@ def beside(
         logit_difference_before=old["logit_difference"],
         change_logit=new["logit_difference"] - old["logit_difference"],
         flipped=new["says"] != old["says"],
+        right=new["right"],
+        right_before=old["right"],
     )

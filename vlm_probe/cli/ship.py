@@ -15,10 +15,11 @@ def ship(
     out: Annotated[Path, typer.Option(help="The package's folder.")] = Path("vlm_probe"),
 ) -> None:
     """For maintainers: put studies' tables, finished cells of seed 0 and the scores of all seeds into the package."""
-    from vlm_probe.studies import softmax
+    from vlm_probe.studies import inside, softmax
     from vlm_probe.studies.result_tables import ship as ship_tables
 
     studies = ship_tables(runs, out)
+    inside.ship(runs, out)
     studies += [softmax.SOFTMAX] if softmax.ship(runs, out) else []
     for name in studies:
         say(out / "studies" / "tables" / f"{name}.csv")

@@ -80,6 +80,47 @@ def transferred_predictions(
     return names[found.gather(1, own)[:, 0].cpu().numpy()]
 
 
+def predictions_elsewhere(
+    x: Float[np.ndarray, "layer item feature"],
+    y: Shaped[np.ndarray, " item"],
+    parts: Shaped[np.ndarray, " item"],
+    asked: Float[np.ndarray, "layer other feature"],
+    asked_parts: Shaped[np.ndarray, " other"],
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    device: str | None = None,
+) -> Shaped[np.ndarray, "layer other"]:
+    """What a probe that was trained on all other parts says of items it never saw, which are of no use to it.
+
+    As `transferred_predictions`, but for who is asked: with colours for parts, a probe that learned shapes from objects
+    of other colours in some scenes is asked about those of this colour in others; who is of a part that x has not, is
+    asked of a probe that saw all of x. The strength is what does best where the parts of x are held out one by one; of
+    those that do equally well it is the first.
+
+    Raises VlmProbeError as `transferred_predictions` does; for widths that differ, and features of `asked` that are not
+    finite.
+    """
+    if asked.shape[0] != x.shape[0] or asked.shape[2] != x.shape[2]:
+        raise VlmProbeError(f"a probe of features {list(x.shape)} cannot read others of {list(asked.shape)}")
+    if not np.isfinite(asked).all():
+        raise VlmProbeError("the features that are asked about have NaN or infinite values")
+    found = [transferred_predictions(x, y, parts, strengths=[one], device=device) == y for one in strengths]
+    best = np.stack(found).mean(2).argmax(0)
+    names, codes = np.unique(y, return_inverse=True)
+    which = np.unique(asked_parts)
+    there = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    n, others = x.shape[1], asked.shape[1]
+    every = torch.as_tensor(np.concatenate([x, asked], axis=1), dtype=torch.float32, device=there)
+    truth = torch.as_tensor(np.append(codes, np.zeros(others, dtype=codes.dtype)), device=there)
+    seen = np.append(parts[None] != which[:, None], np.zeros((len(which), others), dtype=bool), axis=1)
+    strength = torch.tensor([[strengths[i]] * len(which) for i in best], device=there)
+    logits = fit_logistic(
+        every, truth.expand(len(which), -1), torch.as_tensor(seen, device=there), strength, len(names)
+    )
+    said = names[logits.argmax(2)[..., n:].cpu().numpy()]
+    return said[:, np.searchsorted(which, asked_parts), np.arange(others)]
+
+
 def _check(x: np.ndarray, names: np.ndarray, codes: np.ndarray, part: np.ndarray, parts: int) -> None:
     bad = int((~np.isfinite(x)).any(axis=(0, 2)).sum())
     if bad:

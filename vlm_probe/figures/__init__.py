@@ -14,7 +14,7 @@ from vlm_probe.figures.embedding import (
     similarity_heatmap,
     twin_likeness,
 )
-from vlm_probe.figures.factors import effects_by_factor
+from vlm_probe.figures.factors import effects_by_factor, effects_followed
 from vlm_probe.figures.faithfulness import maps_beyond_random, right_map_right_answer
 from vlm_probe.figures.grids import case_panels, head_grid, layer_strip
 from vlm_probe.figures.layers import (
@@ -54,6 +54,7 @@ __all__ = [
     "effect_by_layer",
     "effect_over_seeds",
     "effects_by_factor",
+    "effects_followed",
     "gap_by_layer",
     "head_grid",
     "image_mass_by_layer",

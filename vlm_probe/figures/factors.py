@@ -1,6 +1,8 @@
-"""Figures of several factors at once: a panel each, on one axis."""
+"""Figures of several effects at once: a panel each, on one axis."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,6 +10,7 @@ import pandas as pd
 
 from vlm_probe.figures.effects import change_in_words, effect_over_seeds
 from vlm_probe.figures.given import checked
+from vlm_probe.figures.scores import scenes_of
 from vlm_probe.figures.style import COLUMN, styled
 from vlm_probe.figures.tables import names, where
 
@@ -18,24 +21,45 @@ def effects_by_factor(differences: pd.DataFrame, effects: pd.DataFrame) -> np.nd
 
     differences, effects: rows of one split and question type of `studies.grid_differences` and `studies.grid_effects`.
     """
-    there = names(effects, "factor")
-    sizes = [len(where(effects, "factor", name)) for name in there]
+    parts = {
+        name: (where(differences, "factor", name), where(effects, "factor", name)) for name in names(effects, "factor")
+    }
+    return _panels(parts, "pair", change_in_words(effects))
+
+
+@checked
+def effects_followed(differences: pd.DataFrame, effects: pd.DataFrame) -> np.ndarray:
+    """Where effects come from, a panel an effect: the same two arms' difference at one place after the other; their
+    axes [effect].
+
+    differences, effects: rows of `studies.reading_differences` and `studies.sources`.
+    """
+    parts = {}
+    for (first, second, _), own in effects.groupby(["first", "second", "split"], sort=False):
+        of = differences.merge(own.filter(["first", "second", "split"]).iloc[:1])
+        parts[f"{first} to {second}, {scenes_of(own)}"] = (of, own)
+    return _panels(parts, "kind", "difference of shares, the second of a pair less the first")
+
+
+def _panels(parts: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], by: str, label: str) -> np.ndarray:
+    """`effect_over_seeds` of every part below the other, with one legend for all."""
+    lines = {"pair": ["first", "second"], "kind": ["kind"]}[by]
+    sizes = [len(effects.drop_duplicates(lines)) for _, effects in parts.values()]
     with styled():
-        high = 0.34 * sum(sizes) + 0.6 * len(there) + 0.6
         figure, panels = plt.subplots(
-            len(there),
+            len(parts),
             1,
-            figsize=(2 * COLUMN, high),
+            figsize=(2 * COLUMN, 0.34 * sum(sizes) + 0.6 * len(parts) + 0.6),
             sharex=True,
             height_ratios=sizes,
             squeeze=False,
             layout="constrained",
         )
-        for name, ax in zip(there, panels[:, 0], strict=True):
-            effect_over_seeds(where(differences, "factor", name), where(effects, "factor", name), ax, title=name)
+        for (title, tables), ax in zip(parts.items(), panels[:, 0], strict=True):
+            effect_over_seeds(*tables, ax, by=by, title=title)
             ax.label_outer()
-        # The last panel's own words would be of its own pairs alone.
-        panels[-1, 0].set_xlabel(change_in_words(effects), parse_math=False)
+        # The last panel's own words would be of its own rows alone.
+        panels[-1, 0].set_xlabel(label, parse_math=False)
         labelled = {
             label: handle for ax in panels[:, 0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }

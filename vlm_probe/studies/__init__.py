@@ -2,6 +2,7 @@
 
 from vlm_probe.studies.effects import grid_differences, grid_effects, grid_interactions, learning_curves
 from vlm_probe.studies.grid import collect_scores, grid_scores
+from vlm_probe.studies.inside import reading_differences, readings, sources
 from vlm_probe.studies.published import (
     FACTORS,
     published_effects,
@@ -25,9 +26,12 @@ __all__ = [
     "published_gaps",
     "published_interactions",
     "published_results",
+    "reading_differences",
+    "readings",
     "results",
     "softmax_differences",
     "softmax_results",
+    "sources",
     "tabled",
     "tuned",
     "under_curve",

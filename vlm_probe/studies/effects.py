@@ -171,15 +171,18 @@ def _odds(four: pd.DataFrame, at: str) -> np.ndarray:
     return np.log((after + 0.5) / (n - after + 0.5)) - np.log((before + 0.5) / (n - before + 0.5))
 
 
-def grid_effects(differences: pd.DataFrame, *, margin: float = 0.0) -> pd.DataFrame:
+def grid_effects(
+    differences: pd.DataFrame, *, margin: float = 0.0, family: Sequence[str] = ("split", "kind")
+) -> pd.DataFrame:
     """The mean effect over seeds, with the interval that training from other seeds would leave.
 
     differences: as `grid_differences` or `grid_interactions` returns it. margin: the largest difference that does not
-    matter; inside it for sure, two arms are equivalent.
+    matter; inside it for sure, two arms are equivalent. family: columns; rows that are alike in them are corrected
+    together.
 
     Returns one row per pair of cells, split and question type: columns factor, first, second, split, kind, n (items),
     seeds (their number), a, b (means), difference, low, high (95 %, Student's t over seeds; NaN with fewer than three),
-    p, p_holm (corrected over all pairs of this split and question type that have enough seeds), verdict (`Verdict`) on
+    p, p_holm (corrected over the rows of a family that have enough seeds), verdict (`Verdict`) on
     "the difference is positive" and the reason where it is undecided, as fewer than `FEWEST_RUNS` seeds are. The items
     are the same for all seeds, so the interval is about training, not about other items. Shares are counted in items:
     seeds that agree by chance are taken to differ by one (a standard deviation of at least 1 / n).
@@ -205,7 +208,7 @@ def grid_effects(differences: pd.DataFrame, *, margin: float = 0.0) -> pd.DataFr
     columns = [*_PAIR, "n", "seeds", "a", "b", "difference", "low", "high", "p", "p_holm"]
     table = pd.DataFrame(rows, columns=columns)
     enough = table["seeds"] >= FEWEST_RUNS
-    for _, asked in table.loc[enough].groupby(["split", "kind"]):
+    for _, asked in table.loc[enough].groupby([*family]):
         table.loc[asked.index, "p_holm"] = holm(asked["p"].tolist())
     said = [_said(row, margin) for row in table.to_dict("records")]
     table["verdict"], table["reason"] = [str(verdict) for verdict, _ in said], [reason for _, reason in said]

@@ -23,7 +23,8 @@ MEASURED = ("seed", "budget", "scenes", "split", "kind", "n", "accuracy")
 MADE = ("seconds", "device", "threads", "processor", "torch", "commit")
 
 
-def _tables() -> Traversable:
+def committed_tables() -> Traversable:
+    """The package's folder of tables."""
     return files("vlm_probe.studies") / "tables"
 
 
@@ -42,7 +43,7 @@ def results(id: str) -> pd.DataFrame:
     Raises VlmProbeError for a study there is none of, or none is trained of.
     """
     study = find_study(id)
-    file = _tables() / f"{id}.csv"
+    file = committed_tables() / f"{id}.csv"
     if not file.is_file():
         raise VlmProbeError(f"study {id} has no table yet; train it with vlm-probe study {id} --seeds 5")
     with file.open() as opened:
@@ -57,14 +58,14 @@ def results(id: str) -> pd.DataFrame:
 
 def tabled() -> list[str]:
     """Names of the studies that a table is committed of."""
-    return [id for id in STUDIES if (_tables() / f"{id}.csv").is_file()]
+    return [id for id in STUDIES if (committed_tables() / f"{id}.csv").is_file()]
 
 
 def runs(id: str) -> pd.DataFrame:
     """How every run of a study's table was made: arm, seed, seconds of training (its own, the shared encoder and
     language model left out), device, threads, processor, torch and commit. Raises as `results` does."""
     results(id)
-    with (_tables() / f"{id}_runs.csv").open() as opened:
+    with (committed_tables() / f"{id}_runs.csv").open() as opened:
         return pd.read_csv(opened)
 
 
@@ -99,7 +100,7 @@ def known(study: Study, tables: Traversable | None = None) -> tuple[pd.DataFrame
 
     tables: the folder they are in; the package's if None.
     """
-    tables = _tables() if tables is None else tables
+    tables = committed_tables() if tables is None else tables
     scores = pd.DataFrame(columns=["arm", *study.columns, *MEASURED])
     made = pd.DataFrame(columns=["arm", "seed", *MADE])
     # Its own last: what is in both is what was trained for it.

@@ -15,7 +15,8 @@ import random
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from shutil import copyfile, which
@@ -24,14 +25,17 @@ from typing import Any
 import torch
 
 from vlm_probe.files import alone, make_folder, replacing
+from vlm_probe.hooked import HookedVLM
 from vlm_probe.items import Item
 from vlm_probe.opening import load
 from vlm_probe.running.evaluation import evaluate
 from vlm_probe.scenes import Scene, World, asks_novel, sample_scene, scene_items, world_of
+from vlm_probe.studies.inside import INSIDE, SPLITS
 from vlm_probe.studies.result_tables import MADE, SCORES
 from vlm_probe.studies.study import Study
 from vlm_probe.training.encoders import scene_seeds
 from vlm_probe.training.fusion import FusionStage
+from vlm_probe.training.inside import look_inside
 from vlm_probe.training.loop import Listener, run_stage
 from vlm_probe.training.packing import Packed
 from vlm_probe.training.processes import Job, start
@@ -98,28 +102,34 @@ def items_of(world: World, split: str) -> list[Item]:
     return chosen
 
 
-def score(trained: Trained, splits: Sequence[str]) -> list[dict[str, Any]]:
-    """Share right by split and question type, greedy decoding and exact match; rows split, kind, n, accuracy."""
-    rows = []
+@contextmanager
+def opened(trained: Trained) -> Iterator[HookedVLM]:
+    """A trained cell as its users will have it: written, and opened again."""
     with tempfile.TemporaryDirectory() as folder:
         export(trained, Path(folder))
-        model = load(folder, device="cpu", dtype="float32")
-        for split in splits:
-            answers = evaluate(model, items_of(world_of(trained.cell.world), split))
-            parts = [*answers.groupby("kind", sort=False), ("all", answers)]
-            for kind, part in parts:
-                right = part["correct"].to_numpy(dtype=float)
-                rows.append({"split": split, "kind": kind, "n": len(part), "accuracy": round(float(right.mean()), 6)})
+        yield load(folder, device="cpu", dtype="float32")
+
+
+def score(model: HookedVLM, world: World, splits: Sequence[str]) -> list[dict[str, Any]]:
+    """Share right by split and question type, greedy decoding and exact match; rows split, kind, n, accuracy."""
+    rows = []
+    for split in splits:
+        answers = evaluate(model, items_of(world, split))
+        parts = [*answers.groupby("kind", sort=False), ("all", answers)]
+        for kind, part in parts:
+            right = part["correct"].to_numpy(dtype=float)
+            rows.append({"split": split, "kind": kind, "n": len(part), "accuracy": round(float(right.mean()), 6)})
     return rows
 
 
 def train_arm(study: Study, cell: Cell, runs: Path, *, listen: Listener | None = None, device: str = "cpu") -> Path:
-    """Train an arm and score it at every budget. A killed run goes on where it stopped, and one that another study
-    trained is scored on what that left out.
+    """Train an arm, score it at every budget, and look inside it at the whole one. A killed run goes on where it
+    stopped, and one that another study trained is scored on what that left out.
 
-    Returns the file that has its scores so far and how they were made (`studies.result_tables.SCORES`).
+    Returns the file that has its scores so far and how they were made (`studies.result_tables.SCORES`); beside it is
+    what was found inside (`studies.inside.INSIDE`).
     """
-    budget, folder = study.budget, runs_of(cell, runs) / cell.name
+    budget, folder, world = study.budget, runs_of(cell, runs) / cell.name, world_of(cell.world)
     make_folder(folder)
     file = folder / SCORES
     with alone(folder / "arm.lock"):
@@ -141,7 +151,8 @@ def train_arm(study: Study, cell: Cell, runs: Path, *, listen: Listener | None =
             steps = round(share * budget.fusion)
             end, cool_from = steps - before, round((1 - budget.cooldown) * steps) - before
             scored = {row["split"] for row in found["scores"] if row["budget"] == share}
-            if scored.issuperset(study.splits):
+            looked = share < max(budget.scored) or (folder / INSIDE).exists()
+            if scored.issuperset(study.splits) and looked:
                 continue
             at = partial(rate, peak=trunk.learning_rate, warm=warm, cool_from=cool_from, end=end)
             run_stage(trunk, folder, resume=True, listen=listen, rate=at, until=cool_from)
@@ -153,10 +164,15 @@ def train_arm(study: Study, cell: Cell, runs: Path, *, listen: Listener | None =
             run_stage(branch, folder, resume=True, listen=listen, rate=at)
             about = {"budget": share, "scenes": steps * trunk.batch}
             missing = [split for split in study.splits if split not in scored]
-            found["scores"] += [{**about, **row} for row in score(trained, missing)]
-            if not scored:
-                found["made"] = made_by(folder / f"{branch.name}.pt", device, seconds)
-            write_run(found, file)
+            with opened(trained) as model:
+                found["scores"] += [{**about, **row} for row in score(model, world, missing)]
+                if not scored:
+                    found["made"] = made_by(folder / f"{branch.name}.pt", device, seconds)
+                write_run(found, file)
+                if not looked:
+                    write_run(
+                        look_inside(model, world, {split: items_of(world, split) for split in SPLITS}), folder / INSIDE
+                    )
     return file
 
 

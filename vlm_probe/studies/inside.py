@@ -1,0 +1,189 @@
+"""What stands inside the runs of a study, and where what two arms differ in comes from.
+
+A run is looked into once, at its whole budget. All of it are shares: of the same objects, whose properties a probe
+reads over their boxes at one place after the other, and of the same questions, answered with and without what an answer
+may need. The difference of two arms can so be followed, seed by seed, from the picture to the answer: where no place
+before the answer differs, it is made by what reads them; what is left of it with another picture comes from language
+alone; what is gone without attention along a route took that route, or needs what did.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.evidence.verdict import Verdict
+from vlm_probe.files import make_folder, replacing
+from vlm_probe.scenes.worlds import Split
+from vlm_probe.studies import result_tables
+from vlm_probe.studies.effects import grid_differences, grid_effects
+from vlm_probe.studies.result_tables import factors_of, in_order
+from vlm_probe.studies.study import STUDIES, Study, find_study
+
+INSIDE = "inside.json"
+"""In the folder of a run: what was found inside it."""
+SPLITS: tuple[Split, ...] = ("heldout", "novel")
+PROPERTIES = ("color", "shape")
+"""Of objects, which probes read; and the kinds of question that ask for them."""
+ANSWER, OTHER_PICTURE = "answer", "answer, another picture"
+
+
+def cut(route: str) -> str:
+    """The place that is an answer without attention along a route (`causal.knockout.ROUTES`)."""
+    return f"answer, no {route}"
+
+
+FOLLOWED = {
+    (ANSWER, "all"): "answers",
+    ("encoder", "shape"): "shapes read from the encoder",
+    ("connector", "shape"): "shapes read from the connector",
+    ("last layer", "shape"): "shapes read from the last layer",
+    (OTHER_PICTURE, "all"): "answers, another picture",
+    (cut("image to question"), "all"): "answers, no attention\nfrom question to image",
+    (cut("image to answer"), "all"): "answers, no attention\nfrom answer to image",
+}
+"""Place and kind by which a difference is followed, in words. Colors are not: six numbers of the pixels tell them. Nor
+is the route from question to answer: without it there is hardly an answer, whatever else differs."""
+MARGIN = 0.02
+"""A difference in shares that does not matter, as in X1."""
+MEASURED = ("seed", "split", "kind", "place", "n", "share")
+
+
+def readings(id: str) -> pd.DataFrame:
+    """What was found inside a study's runs at their whole budget: a row a run, split, kind and place.
+
+    Columns: arm and the study's factors, as in `studies.results`; seed; split; kind and place; n and share. Places that
+    a probe reads are "pixels" (six numbers of what the encoder is given), "untrained encoder", "encoder" (what the
+    connector is given), "connector" and "last layer" (of the language model): the share of objects of which it finds
+    the "color" or "shape"; a logistic regression over the object's box that learned from objects in training scenes: of
+    novel objects shapes from those of other colors and colors from those of other shapes (one that saw red objects, but
+    no star among them, would know that red is no star). At "answer" it is the share of questions, "all" or those about
+    a color or shape, of which the answer's first token is the most probable one; at "answer, another picture" with the
+    next item's picture; at "answer, no <route>" without attention along a route of `causal.knockout.ROUTES` in every
+    layer. Questions are the first of each type of `results`, and objects of split "novel" of its kinds.
+
+    Raises VlmProbeError for a study there is none of, or into none of whose runs anybody looked.
+    """
+    study = find_study(id)
+    table = known(study)
+    if table.empty:
+        raise VlmProbeError(
+            f"nobody looked inside runs of study {id} yet; train it with vlm-probe study {id} --seeds 5"
+        )
+    table.attrs = {"title": f"Inside the runs of study {id}", "units": "share"}
+    return table
+
+
+def collect(study: Study, folder: Path) -> pd.DataFrame:
+    """What was found inside the runs of a folder that are arms of a study, as `readings` returns it."""
+    rows: list[dict[str, Any]] = []
+    for file in sorted(folder.glob(f"study-*/seed-*/*/{INSIDE}")):
+        name, seed = file.parent.name, int(file.parents[1].name.removeprefix("seed-"))
+        if name in study.arms:
+            about = {"arm": name, **factors_of(study.arms[name], study), "seed": seed}
+            rows += [{**about, **row} for row in json.loads(file.read_text())]
+    return in_order(pd.DataFrame(rows, columns=["arm", *study.columns, *MEASURED]), study.arms)
+
+
+def known(study: Study, tables: Traversable | None = None) -> pd.DataFrame:
+    """What is committed of a study's arms, by itself or by another study that has the same arm, trained as long.
+
+    tables: the folder they are in; the package's if None.
+    """
+    found = pd.DataFrame(columns=["arm", *study.columns, *MEASURED])
+    for other in sorted(STUDIES.values(), key=lambda one: one.id == study.id):  # its own last: they take precedence
+        file = (result_tables.committed_tables() if tables is None else tables) / _name(other)
+        same = [name for name, cell in study.arms.items() if other.arms.get(name) == cell]
+        if not same or other.budget != study.budget or not file.is_file():
+            continue
+        with file.open() as opened:
+            table = pd.read_csv(opened)
+        about = pd.DataFrame([{"arm": name, **factors_of(study.arms[name], study)} for name in same])
+        found = _beside(study, about.merge(table.filter(["arm", *MEASURED]), on="arm"), found)
+    return found
+
+
+def looked_into(study: Study) -> set[tuple[str, int]]:
+    """Arms and seeds that the committed tables have."""
+    table = known(study)
+    return set(zip(table["arm"].tolist(), map(int, table["seed"].tolist()), strict=True))
+
+
+def _beside(study: Study, new: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
+    """Both, and of a run that both have the new one."""
+    there = set(zip(new["arm"], new["seed"], strict=True))
+    other = kept.loc[[key not in there for key in zip(kept["arm"], kept["seed"], strict=True)]]
+    parts = [part for part in (other, new) if len(part)]
+    return in_order(pd.concat(parts, ignore_index=True), study.arms) if parts else new
+
+
+def ship(folder: Path, package: Path) -> None:
+    """Bring what was found inside a folder's runs into the package's tables, beside what is there."""
+    tables = package / "studies" / "tables"
+    for study in STUDIES.values():
+        new = collect(study, folder)
+        if len(new):
+            write(study, _beside(study, new, known(study, tables)), tables)
+
+
+def write(study: Study, table: pd.DataFrame, folder: Path) -> None:
+    """Write a study's table as `readings` reads it."""
+    make_folder(folder)
+    with replacing(folder / _name(study)) as partial:
+        table.to_csv(partial, index=False)
+
+
+def _name(study: Study) -> str:
+    return f"{study.id}_inside.csv"
+
+
+def reading_differences(table: pd.DataFrame) -> pd.DataFrame:
+    """What `FOLLOWED` differs in between every two arms that differ in one factor alone, seed by seed.
+
+    table: as `readings` returns it.
+
+    Returns the columns of `studies.grid_differences`; kind has the words of `FOLLOWED`, in its order, and n what the
+    share is of. Raises VlmProbeError as it does.
+    """
+    places = zip(table["place"].tolist(), table["kind"].tolist(), strict=True)
+    words = [FOLLOWED.get(place, "") for place in places]
+    names = {"arm": "cell", "pretrained": "connector_pretrained", "share": "accuracy"}
+    scores = table.rename(columns=names).assign(kind=words).drop(columns="place")
+    found = grid_differences(scores.loc[scores["kind"] != ""].reset_index(drop=True))
+    order = {word: number for number, word in enumerate(FOLLOWED.values())}
+    rank = found["kind"].map(order)
+    pairs = found.groupby(["factor", "first", "second", "split"], sort=False).ngroup()
+    return found.iloc[pd.DataFrame({"pair": pairs, "rank": rank}).sort_values(["pair", "rank"], kind="stable").index]
+
+
+def sources(effects: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
+    """Where every effect that is decided comes from: the same two arms at the places of `FOLLOWED`.
+
+    effects: of answers, as `studies.grid_effects` returns them. differences: as `reading_differences` returns them.
+
+    Returns the columns of `grid_effects`, a row a decided effect (of all question types together), split and place,
+    whose words are in kind; none where nobody looked. p_holm is corrected over the places of an effect, "answers"
+    apart: those are what is followed, and are decided by the effect.
+    """
+    key = ["factor", "first", "second", "split"]
+    decided = effects.loc[(effects["kind"] == "all") & [Verdict(one).decided for one in effects["verdict"]], key]
+    own = differences.merge(decided, on=key)
+    answers = own["kind"] == FOLLOWED[(ANSWER, "all")]
+    parts = [grid_effects(part, margin=MARGIN, family=key) for part in (own.loc[answers], own.loc[~answers])]
+    table = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    order = {tuple(pair): number for number, pair in enumerate(decided.to_numpy().tolist())}
+    rank = [order[tuple(pair)] for pair in table[key].to_numpy().tolist()]
+    table = table.iloc[sorted(range(len(table)), key=rank.__getitem__)].reset_index(drop=True)
+    table.attrs = {**parts[0].attrs, "method": METHOD}
+    return table
+
+
+METHOD = (
+    "paired by seed; 95 % interval by Student's t over seeds; p by Holm over the places that one decided effect is "
+    "followed by"
+)
