@@ -21,14 +21,17 @@ import pandas as pd
 from command import disclaim, draw_all, print_verdicts, run, write_table
 
 from vlm_probe import VlmProbeError, findings
-from vlm_probe.figures import effects_by_factor, learning_curves, save, styled
+from vlm_probe.figures import effects_by_factor, effects_followed, learning_curves, save, styled
 from vlm_probe.studies import (
     at_budget,
     grid_differences,
     grid_effects,
+    reading_differences,
+    readings,
     results,
     softmax_differences,
     softmax_results,
+    sources,
     tabled,
     tuned,
 )
@@ -59,6 +62,7 @@ def main() -> None:
             sep="\n",
         )
     _print(table, effects)
+    _followed("grid", effects, arguments.out)
     for id in tabled():
         if id != "grid":
             _other_study(id, arguments.out)
@@ -87,6 +91,24 @@ def _other_study(id: str, out: Path) -> None:
     print(*save(effects_by_factor(*own), out, f"why_{id}"), sep="\n")
     write_table(effects, out / f"why_{id}.csv")
     _print(table, effects)
+    if id != "rate":  # its effects are of whichever rate was best, from seed to seed
+        _followed(id, effects, out)
+
+
+def _followed(id: str, effects: pd.DataFrame, out: Path) -> None:
+    """Where a study's decided effects come from, from the picture to the answer."""
+    try:
+        differences = reading_differences(readings(id))
+    except VlmProbeError as error:  # nobody looked
+        print(f"\n{error}")
+        return
+    found = sources(effects, differences)
+    if found.empty:
+        print(f"\nstudy {id}: no run of an effect that is decided was looked into")
+        return
+    print(*save(effects_followed(differences, found), out, f"why_{id}_followed", data=found), sep="\n")
+    print(f"\nwhere these come from\n{found.attrs['method']}")
+    print(found.drop(columns=["factor", "n", "p"]).replace("\n", " ", regex=True).round(3).to_string(index=False))
 
 
 def _softmax(out: Path) -> None:

@@ -53,7 +53,7 @@ def study(
         from vlm_probe.studies.inside import looked_into
         from vlm_probe.studies.result_tables import finished
 
-        there = finished(chosen) & looked_into(chosen)
+        there = finished(chosen) & looked_into()
         cells = [cell for cell in cells if (cell.name, cell.seed) not in there]
         if not cells:
             raise VlmProbeError(f"the shipped tables have every such arm of study {name}")
@@ -79,13 +79,13 @@ def _train(study: Study, runs: Path, cells: list[Cell], jobs: int, device: str) 
 
 
 def _write(study: Study, runs: Path) -> pd.DataFrame:
-    """`<runs>/<study>.csv`, `<study>_runs.csv` and `<study>_inside.csv`, from what is there."""
+    """`<runs>/<study>.csv`, `<study>_runs.csv` and `inside.csv`, from what is there."""
     from vlm_probe.studies import inside
     from vlm_probe.studies.result_tables import collect, write
 
     table, made = collect(study, runs)
     write(study, table, made, runs)
-    inside.write(study, inside.collect(study, runs), runs)
+    inside.write(inside.collect(runs), runs)
     return table
 
 

@@ -23,7 +23,7 @@ from vlm_probe.scenes.worlds import Split
 from vlm_probe.studies import result_tables
 from vlm_probe.studies.effects import grid_differences, grid_effects
 from vlm_probe.studies.result_tables import factors_of, in_order
-from vlm_probe.studies.study import STUDIES, Study, find_study
+from vlm_probe.studies.study import STUDIES, find_study
 
 INSIDE = "inside.json"
 """In the folder of a run: what was found inside it."""
@@ -51,7 +51,10 @@ FOLLOWED = {
 is the route from question to answer: without it there is hardly an answer, whatever else differs."""
 MARGIN = 0.02
 """A difference in shares that does not matter, as in X1."""
-MEASURED = ("seed", "split", "kind", "place", "n", "share")
+FILE = "inside.csv"
+COLUMNS = ("arm", "seed", "split", "kind", "place", "n", "share")
+"""Of one table for all studies: arms of one name are one arm, trained once."""
+ARMS = tuple(dict.fromkeys(name for study in STUDIES.values() for name in study.arms))
 
 
 def readings(id: str) -> pd.DataFrame:
@@ -70,76 +73,59 @@ def readings(id: str) -> pd.DataFrame:
     Raises VlmProbeError for a study there is none of, or into none of whose runs anybody looked.
     """
     study = find_study(id)
-    table = known(study)
+    table = committed()
+    about = pd.DataFrame([{"arm": name, **factors_of(cell, study)} for name, cell in study.arms.items()])
+    table = in_order(about.merge(table, on="arm"), study.arms)
     if table.empty:
-        raise VlmProbeError(
-            f"nobody looked inside runs of study {id} yet; train it with vlm-probe study {id} --seeds 5"
-        )
+        raise VlmProbeError(f"nobody looked inside a run of study {id} yet; vlm-probe study {id} --seeds 5 does")
     table.attrs = {"title": f"Inside the runs of study {id}", "units": "share"}
     return table
 
 
-def collect(study: Study, folder: Path) -> pd.DataFrame:
-    """What was found inside the runs of a folder that are arms of a study, as `readings` returns it."""
-    rows: list[dict[str, Any]] = []
-    for file in sorted(folder.glob(f"study-*/seed-*/*/{INSIDE}")):
-        name, seed = file.parent.name, int(file.parents[1].name.removeprefix("seed-"))
-        if name in study.arms:
-            about = {"arm": name, **factors_of(study.arms[name], study), "seed": seed}
-            rows += [{**about, **row} for row in json.loads(file.read_text())]
-    return in_order(pd.DataFrame(rows, columns=["arm", *study.columns, *MEASURED]), study.arms)
+def committed(tables: Traversable | None = None) -> pd.DataFrame:
+    """The table of all runs that were looked into, `COLUMNS`.
 
-
-def known(study: Study, tables: Traversable | None = None) -> pd.DataFrame:
-    """What is committed of a study's arms, by itself or by another study that has the same arm, trained as long.
-
-    tables: the folder they are in; the package's if None.
+    tables: the folder it is in; the package's if None.
     """
-    found = pd.DataFrame(columns=["arm", *study.columns, *MEASURED])
-    for other in sorted(STUDIES.values(), key=lambda one: one.id == study.id):  # its own last: they take precedence
-        file = (result_tables.committed_tables() if tables is None else tables) / _name(other)
-        same = [name for name, cell in study.arms.items() if other.arms.get(name) == cell]
-        if not same or other.budget != study.budget or not file.is_file():
-            continue
-        with file.open() as opened:
-            table = pd.read_csv(opened)
-        about = pd.DataFrame([{"arm": name, **factors_of(study.arms[name], study)} for name in same])
-        found = _beside(study, about.merge(table.filter(["arm", *MEASURED]), on="arm"), found)
-    return found
+    file = (result_tables.committed_tables() if tables is None else tables) / FILE
+    if not file.is_file():
+        return pd.DataFrame(columns=[*COLUMNS])
+    with file.open() as opened:
+        return pd.read_csv(opened)
 
 
-def looked_into(study: Study) -> set[tuple[str, int]]:
-    """Arms and seeds that the committed tables have."""
-    table = known(study)
+def looked_into() -> set[tuple[str, int]]:
+    """Arms and seeds of which it is committed what was found inside."""
+    table = committed()
     return set(zip(table["arm"].tolist(), map(int, table["seed"].tolist()), strict=True))
 
 
-def _beside(study: Study, new: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
-    """Both, and of a run that both have the new one."""
-    there = set(zip(new["arm"], new["seed"], strict=True))
-    other = kept.loc[[key not in there for key in zip(kept["arm"], kept["seed"], strict=True)]]
-    parts = [part for part in (other, new) if len(part)]
-    return in_order(pd.concat(parts, ignore_index=True), study.arms) if parts else new
+def collect(folder: Path) -> pd.DataFrame:
+    """What was found inside the runs of a folder, `COLUMNS`."""
+    rows: list[dict[str, Any]] = []
+    for file in sorted(folder.glob(f"study-*/seed-*/*/{INSIDE}")):
+        about = {"arm": file.parent.name, "seed": int(file.parents[1].name.removeprefix("seed-"))}
+        if about["arm"] in ARMS:  # or it is of another version
+            rows += [{**about, **row} for row in json.loads(file.read_text())]
+    return in_order(pd.DataFrame(rows, columns=[*COLUMNS]), ARMS)
 
 
 def ship(folder: Path, package: Path) -> None:
-    """Bring what was found inside a folder's runs into the package's tables, beside what is there."""
+    """Bring what was found inside a folder's runs into the package's table; of a run that is there, what is new."""
     tables = package / "studies" / "tables"
-    for study in STUDIES.values():
-        new = collect(study, folder)
-        if len(new):
-            write(study, _beside(study, new, known(study, tables)), tables)
+    new, kept = collect(folder), committed(tables)
+    there = set(zip(new["arm"], new["seed"], strict=True))
+    other = kept.loc[[key not in there for key in zip(kept["arm"], kept["seed"], strict=True)]]
+    parts = [part for part in (other, new) if len(part)]
+    if len(new):
+        write(in_order(pd.concat(parts, ignore_index=True), ARMS), tables)
 
 
-def write(study: Study, table: pd.DataFrame, folder: Path) -> None:
-    """Write a study's table as `readings` reads it."""
+def write(table: pd.DataFrame, folder: Path) -> None:
+    """Write the table into a folder."""
     make_folder(folder)
-    with replacing(folder / _name(study)) as partial:
+    with replacing(folder / FILE) as partial:
         table.to_csv(partial, index=False)
-
-
-def _name(study: Study) -> str:
-    return f"{study.id}_inside.csv"
 
 
 def reading_differences(table: pd.DataFrame) -> pd.DataFrame:
@@ -171,7 +157,8 @@ def sources(effects: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
     apart: those are what is followed, and are decided by the effect.
     """
     key = ["factor", "first", "second", "split"]
-    decided = effects.loc[(effects["kind"] == "all") & [Verdict(one).decided for one in effects["verdict"]], key]
+    called = effects["verdict"].isin([str(one) for one in Verdict if one.decided])
+    decided = effects.loc[called & (effects["kind"] == "all"), key]
     own = differences.merge(decided, on=key)
     answers = own["kind"] == FOLLOWED[(ANSWER, "all")]
     parts = [grid_effects(part, margin=MARGIN, family=key) for part in (own.loc[answers], own.loc[~answers])]

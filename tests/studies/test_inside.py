@@ -1,0 +1,183 @@
+"""Where a decided difference comes from: planted at one place and found there, on nothing hardly ever."""
+
+import json
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import untyped
+
+from vlm_probe.causal.knockout import ROUTES
+from vlm_probe.errors import VlmProbeError
+from vlm_probe.studies import (
+    at_budget,
+    grid_differences,
+    grid_effects,
+    inside,
+    reading_differences,
+    readings,
+    result_tables,
+    results,
+    sources,
+)
+from vlm_probe.studies.inside import ANSWER, FOLLOWED, OTHER_PICTURE, PROPERTIES, cut
+from vlm_probe.studies.study import STUDIES
+
+SEEDS, BETWEEN = 5, 0.015
+"""Seeds, and how much places differ from seed to seed (the standard deviation of a difference in the grid's runs is
+0.7 to 4 points)."""
+PLACES = {**dict.fromkeys(FOLLOWED, 0.4), ("encoder", "color"): 0.9, (cut("question to answer"), "all"): 0.1}
+
+
+def table_of(rng, gains, seeds=SEEDS, shared=()):
+    """Readings of small-clip and large-clip: the second has gains[(place, kind)] more; shared places are the same."""
+    rows = []
+    for seed, split, (place, level) in product(range(seeds), ("heldout", "novel"), PLACES.items()):
+        both = level + rng.normal(0, 0.03)
+        for arm in ("small-clip", "large-clip"):
+            own = 0.0 if place in shared else rng.normal(0, BETWEEN / np.sqrt(2))
+            gain = gains.get(place, 0.0) if arm == "large-clip" else 0.0
+            n = 449 if place[0] in ("encoder", "connector", "last layer") else 701
+            about = {"arm": arm, "seed": seed, "split": split, "kind": place[1], "place": place[0], "n": n}
+            rows.append({**about, "share": round((both + own + gain) * n) / n})
+    study = STUDIES["grid"]
+    table = pd.DataFrame(rows)
+    about = pd.DataFrame([{"arm": arm, **result_tables.factors_of(study.arms[arm], study)} for arm in study.arms])
+    return about.merge(table, on="arm")
+
+
+def effects_of(verdict="supported", splits=("heldout", "novel")):
+    """As `grid_effects` has them of answers, and of one question type, which nobody follows."""
+    about = {"factor": "size", "first": "small-clip", "second": "large-clip", "n": 1400, "seeds": 5, "difference": 0.05}
+    rows = [
+        {**about, "split": split, "kind": kind, "verdict": verdict} for split in splits for kind in ("all", "shape")
+    ]
+    return pd.DataFrame(rows)
+
+
+def followed(table, **given):
+    return untyped(sources(effects_of(**given), reading_differences(table)))
+
+
+def test_every_route_and_property_has_a_place():
+    assert {cut(route) for route in ROUTES} >= {place for place, _ in FOLLOWED if place.startswith("answer, no ")}
+    assert {kind for place, kind in FOLLOWED if not place.startswith("answer")} < set(PROPERTIES)
+    assert next(iter(FOLLOWED)) == (ANSWER, "all")
+
+
+def test_a_decided_difference_is_followed_by_hand():
+    rng = np.random.default_rng(0)
+    table = table_of(rng, {})
+    small, large = ((table["arm"] == arm) & (table["place"] == "connector") for arm in ("small-clip", "large-clip"))
+    novel = table["split"] == "novel"
+    gains = np.array([0.1, 0.2, 0.3, 0.2, 0.2])
+    table.loc[large & novel, "share"] = table.loc[small & novel, "share"].to_numpy() + gains
+    found = followed(table, splits=("novel",))
+    assert found["kind"].tolist() == list(FOLLOWED.values())
+    assert set(found["split"]) == {"novel"}
+    row = found.set_index("kind").loc["shapes read from the connector"]
+    # Student's t of 4: 2.776 * 0.0707 / sqrt(5)
+    assert (row["difference"], row["low"], row["high"]) == pytest.approx((0.2, 0.2 - 0.0878, 0.2 + 0.0878), abs=1e-3)
+    assert (row["verdict"], row["n"], row["seeds"]) == ("supported", 449, 5)
+
+
+def test_what_is_not_decided_is_not_followed():
+    table = table_of(np.random.default_rng(1), {})
+    assert followed(table, verdict="undecided").empty
+    assert followed(table, verdict="equivalent").empty
+    other = effects_of().assign(first="small-dino")
+    assert sources(other, reading_differences(table)).empty
+
+
+def test_too_few_seeds_say_so():
+    found = followed(table_of(np.random.default_rng(2), {("connector", "shape"): 0.3}, seeds=4))
+    assert set(found["verdict"]) == {"undecided"}
+    assert set(found["reason"]) == {"4 training seeds, 5 would do"}
+
+
+def test_what_two_arms_share_is_equivalent():
+    shared = [("encoder", "shape")]
+    found = followed(table_of(np.random.default_rng(3), {(ANSWER, "all"): 0.05}, shared=shared)).set_index("kind")
+    assert found.loc["shapes read from the encoder", "verdict"].tolist() == ["equivalent"] * 2
+    assert found.loc["shapes read from the encoder", "difference"].tolist() == [0, 0]
+
+
+def test_a_difference_planted_at_one_place_is_found_there(capsys):
+    rng, found, alone, runs = np.random.default_rng(4), 0, 0, 100
+    for _ in range(runs):
+        table = table_of(rng, {(ANSWER, "all"): 0.06, (OTHER_PICTURE, "all"): 0.06})
+        one = followed(table, splits=("novel",)).set_index("kind")
+        found += one.loc["answers, another picture", "verdict"] == "supported"
+        calls = one["verdict"].isin(["supported", "contradicted"]).sum()
+        alone += calls == 2
+    with capsys.disabled():
+        print(f"\n6 points, {SEEDS} seeds: found at their place in {found} of {runs}, nowhere else in {alone}")
+    assert found >= 0.7 * runs
+    assert alone >= found - 0.07 * runs
+
+
+def test_on_nothing_hardly_any_place_is_called():
+    rng, runs = np.random.default_rng(5), 200
+    called = 0
+    for _ in range(runs):
+        one = followed(table_of(rng, {(ANSWER, "all"): 0.06}), splits=("heldout",)).query("kind != 'answers'")
+        called += one["verdict"].isin(["supported", "contradicted"]).any()
+    assert called <= 0.07 * runs, called
+
+
+def test_tables_are_collected_shipped_and_read(tmp_path, monkeypatch):
+    rows = [{"split": "novel", "kind": "all", "place": "answer", "n": 7, "share": 0.25}]
+    runs, package = tmp_path / "runs", tmp_path / "package"
+    for arm, seed in (("small-clip", 5), ("large-clip-narrow", 2), ("of-another-version", 2)):
+        folder = runs / f"study-{seed}" / f"seed-{seed}" / arm
+        folder.mkdir(parents=True)
+        (folder / inside.INSIDE).write_text(json.dumps(rows))
+    inside.ship(tmp_path / "nothing", package)
+    tables = package / "studies" / "tables"
+    assert not tables.exists()
+    inside.ship(runs, package)
+    monkeypatch.setattr(result_tables, "committed_tables", lambda: tables)
+    assert inside.looked_into() == {("small-clip", 5), ("large-clip-narrow", 2)}
+    found = readings("vocabulary")
+    assert found.to_dict("records") == [
+        {"arm": "large-clip-narrow", "size": "large", "encoder": "clip", "pretrained": True, "vocabulary": 704}
+        | {"rows": "narrow", "seed": 2, **rows[0]}
+    ]
+    assert readings("rate")["arm"].tolist() == readings("grid")["arm"].tolist() == ["small-clip"]
+    # A run that is looked into again takes the place of what was there, and no other's.
+    file = runs / "study-5" / "seed-5" / "small-clip" / inside.INSIDE
+    file.write_text(json.dumps([{**rows[0], "share": 0.75}]))
+    (runs / "study-2" / "seed-2" / "large-clip-narrow" / inside.INSIDE).unlink()
+    inside.ship(runs, package)
+    assert readings("grid")["share"].tolist() == [0.75]
+    assert readings("vocabulary")["share"].tolist() == [0.25]
+    (tables / "inside.csv").unlink()
+    message = "^nobody looked inside a run of study grid yet; vlm-probe study grid --seeds 5 does$"
+    with pytest.raises(VlmProbeError, match=message):
+        readings("grid")
+
+
+def test_what_is_committed_is_of_whole_runs_and_alike_where_arms_share_it():
+    table = inside.committed()
+    assert list(table) == [*inside.COLUMNS]
+    assert not table.duplicated(["arm", "seed", "split", "kind", "place"]).any()
+    assert table["share"].between(0, 1).all()
+    for (_, seed), own in untyped(table).groupby(["arm", "seed"]):
+        assert set(zip(own["place"], own["kind"], strict=True)) >= set(FOLLOWED)
+        assert own["split"].value_counts().nunique() == 1
+        assert int(seed) >= 0
+    # What no training touches is the same in every arm of a seed.
+    same = untyped(table.query("place in ('pixels', 'untrained encoder')"))
+    assert (same.groupby(["seed", "split", "kind", "place"])["share"].nunique() == 1).all()
+    # And the answers are those that were scored, but for their number and that one token decides.
+    for id in ("grid", "encoder"):
+        scores = at_budget(results(id)).query("kind == 'all'").rename(columns={"cell": "arm"})
+        both = scores.merge(table.query("place == 'answer' and kind == 'all'"), on=["arm", "seed", "split"])
+        assert (both["share"] - both["accuracy"]).abs().max() < 0.06 or both.empty
+
+
+def test_effects_of_answers_name_the_pairs_that_are_followed():
+    table = at_budget(results("grid")).query("kind == 'all'")
+    effects = grid_effects(grid_differences(table))
+    assert {"factor", "first", "second", "split", "kind", "verdict"} <= set(effects)
