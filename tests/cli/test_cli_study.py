@@ -139,7 +139,7 @@ def test_what_the_shipped_tables_have_is_left_out_on_request(command, refused, t
 
     monkeypatch.setattr(training, "begin_arm", begin)
     there = {(name, seed) for name in inside.ARMS for seed in range(5)} - {("large-dino", 2)}
-    monkeypatch.setattr(inside, "looked_into", lambda: there)
+    monkeypatch.setattr(inside, "looked_into", lambda study: there)
     said = refused("study", "grid", "--first-seed", 3, "--seeds", 2, "--missing", "--runs", tmp_path / "a")
     assert said == "the shipped tables have every such arm of study grid"
     assert refused("study", "grid", "--arm", "small-clip", "--missing", "--runs", tmp_path / "a") == said

@@ -12,6 +12,7 @@ from realistic import CONNECTOR, ENCODER, LANGUAGE, MODELS, crossed
 
 from vlm_probe import figures
 from vlm_probe.findings.questions import QUESTIONS, effects_of
+from vlm_probe.studies.inside import FOLLOWED
 
 FIRST, *_, LAST = MODELS
 IMAGE = Image.new("RGB", (233, 147), (10, 120, 200))
@@ -40,11 +41,11 @@ def signed() -> Any:
     return figures.signed_overlay(IMAGE, (maps() - 0.5).assign_attrs(KNOWN | told))
 
 
-def seeds() -> tuple[pd.DataFrame, pd.DataFrame]:
+def seeds(*, kinds: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of `grid_differences` and of `grid_effects`."""
     changed = (("size", "small-clip", "large-clip"), ("size", "small-clip-nopre", "large-clip-nopre"))
     pairs = [*changed, ("encoder", "small-clip-places", "small-dino-places")]
-    both = {"split": "novel", "kind": "all", "n": 1200}
+    both = {"split": "novel", "n": 1200} | ({"kind": "all"} if kinds else {})
     rows = [
         {"factor": factor, "first": first, "second": second, **both, "seed": seed, "difference": 0.1 * seed - 0.2}
         for (factor, first, second), seed in product(pairs, range(5))
@@ -55,6 +56,13 @@ def seeds() -> tuple[pd.DataFrame, pd.DataFrame]:
         for (factor, first, second), verdict in zip(pairs, ("supported", "contradicted", "undecided"), strict=True)
     ]
     return pd.DataFrame(rows), pd.DataFrame(means)
+
+
+def followed() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of `reading_differences` and of `sources`."""
+    places = list(FOLLOWED.values())
+    differences, effects = (table.merge(pd.DataFrame({"kind": places}), how="cross") for table in seeds(kinds=False))
+    return differences, effects
 
 
 def curves() -> pd.DataFrame:
@@ -138,6 +146,7 @@ DRAWN: dict[str, Callable[[], Any]] = {
         *seeds(), title="From the small language model to the large"
     ),
     "effects_by_factor": lambda: figures.effects_by_factor(*seeds()),
+    "effects_followed": lambda: figures.effects_followed(*followed()),
     "learning_curves": lambda: figures.learning_curves(curves(), title="Held-out scenes"),
     "scores_by_seed": lambda: figures.scores_by_seed(scores()),
     "difference_by_family": lambda: figures.difference_by_family(families()),

@@ -77,6 +77,24 @@ def test_every_factor_has_its_panel_on_one_axis():
     assert [text.get_text() for text in shared.get_texts()][:2] == ["seed 0", "seed 1"]
 
 
+def test_every_effect_that_is_followed_has_a_panel_of_places():
+    places = pd.DataFrame({"kind": ["answers", "shapes read from the encoder"], "n": [701, 449]})
+    pairs = pd.DataFrame({"first": "small-clip", "second": "large-clip", "split": ["heldout", "novel"]})
+    pairs["factor"] = "size"
+    both = pairs.merge(places, how="cross")
+    differences = pd.concat([both.assign(seed=seed, difference=0.1 * seed) for seed in range(3)])
+    effects = both.assign(seeds=3, difference=0.1, low=0.0, high=0.2, verdict="undecided")
+    panels = figures.effects_followed(differences, effects)
+    titles = [one_line(ax.get_title(loc="left")) for ax in panels]
+    assert titles == [
+        f"small-clip to large-clip, {scenes}" for scenes in ("held-out scenes", "scenes with novel kinds")
+    ]
+    for ax in panels:
+        assert [label.get_text() for label in ax.get_yticklabels()] == places["kind"].tolist()
+    assert panels[0].get_xlabel() == ""
+    assert panels[1].get_xlabel() == "difference of shares, the second of a pair less the first"
+
+
 def test_curves_are_means_over_seeds():
     rows = [
         {

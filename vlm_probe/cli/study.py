@@ -53,7 +53,7 @@ def study(
         from vlm_probe.studies.inside import looked_into
         from vlm_probe.studies.result_tables import finished
 
-        there = finished(chosen) & looked_into()
+        there = finished(chosen) & looked_into(chosen)
         cells = [cell for cell in cells if (cell.name, cell.seed) not in there]
         if not cells:
             raise VlmProbeError(f"the shipped tables have every such arm of study {name}")

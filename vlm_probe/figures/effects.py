@@ -12,10 +12,12 @@ from matplotlib.ticker import MaxNLocator
 from vlm_probe.figures.given import checked
 from vlm_probe.figures.primitives import forest
 from vlm_probe.figures.scores import scenes_of
-from vlm_probe.figures.style import CONTROL, PALETTE, axes, either_way, legend_below, rows_high, styled, titled
+from vlm_probe.figures.style import CONTROL, OUTLINE, PALETTE, axes, either_way, legend_below, rows_high, styled, titled
 from vlm_probe.figures.tables import counts, names, numbers, where
 
 MEAN = "#000000"
+_CALLED = {"undecided": CONTROL, "equivalent": OUTLINE}
+"""Colors of means by their verdict; `MEAN` where a difference is called."""
 """Of what seeds come to, where that is decided; else it is grey."""
 _WIDE: dict[str, Any] = {"marker": "|", "size": 9}
 """How means of seeds are marked."""
@@ -27,7 +29,8 @@ def effect_over_seeds(
 ) -> Axes:
     """What one change does: one dot a seed, their mean, and the interval over seeds where there is one.
 
-    A mean is black where the effect is decided over seeds, and grey where it is not, whatever its interval.
+    A mean is black where a difference is decided over seeds, grey where it is not, whatever its interval, and dark red
+    where it is decided that there is none that matters.
 
     differences, effects: rows of one factor of `studies.grid_differences` (columns first, second, kind, seed,
         difference) and `studies.grid_effects` (first, second, split, kind, n, seeds, difference, low, high, verdict);
@@ -66,7 +69,7 @@ def effect_over_seeds(
             y="row",
             x="difference",
             hue="what",
-            colors={words[one]: CONTROL if one == "undecided" else MEAN for one in verdicts},
+            colors={words[one]: _CALLED.get(one, MEAN) for one in verdicts},
             rows=rows,
             dodge=0,
             shift=-0.1,

@@ -14,6 +14,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from vlm_probe.errors import VlmProbeError
@@ -22,8 +23,8 @@ from vlm_probe.files import make_folder, replacing
 from vlm_probe.scenes.worlds import Split
 from vlm_probe.studies import result_tables
 from vlm_probe.studies.effects import grid_differences, grid_effects
-from vlm_probe.studies.result_tables import factors_of, in_order
-from vlm_probe.studies.study import STUDIES, find_study
+from vlm_probe.studies.result_tables import SCORES, factors_of, in_order, results
+from vlm_probe.studies.study import STUDIES, Study, find_study
 
 INSIDE = "inside.json"
 """In the folder of a run: what was found inside it."""
@@ -31,6 +32,8 @@ SPLITS: tuple[Split, ...] = ("heldout", "novel")
 PROPERTIES = ("color", "shape")
 """Of objects, which probes read; and the kinds of question that ask for them."""
 ANSWER, OTHER_PICTURE = "answer", "answer, another picture"
+SCORED = "as scored"
+"""What `studies.results` has of the run, by which it is known which run was looked into."""
 
 
 def cut(route: str) -> str:
@@ -68,14 +71,19 @@ def readings(id: str) -> pd.DataFrame:
     no star among them, would know that red is no star). At "answer" it is the share of questions, "all" or those about
     a color or shape, of which the answer's first token is the most probable one; at "answer, another picture" with the
     next item's picture; at "answer, no <route>" without attention along a route of `causal.knockout.ROUTES` in every
-    layer. Questions are the first of each type of `results`, and objects of split "novel" of its kinds.
+    layer. Questions are the first of each type of `results`, and objects of split "novel" of its kinds. "as scored" is
+    the share right there of the same run: one that was trained once more, from the same seed on another machine, may
+    come to other weights, and is not this study's.
 
     Raises VlmProbeError for a study there is none of, or into none of whose runs anybody looked.
     """
-    study = find_study(id)
+    study, scores = find_study(id), results(id).query("kind == 'all' and budget == 1")
     table = committed()
+    scored = table.query("place == @SCORED").merge(scores, on=["arm", "seed", "split"])
+    same = scored.assign(same=np.isclose(scored["share"], scored["accuracy"], atol=1e-6))
+    runs = same.groupby(["arm", "seed"])["same"].all().reset_index().query("same").filter(["arm", "seed"])
     about = pd.DataFrame([{"arm": name, **factors_of(cell, study)} for name, cell in study.arms.items()])
-    table = in_order(about.merge(table, on="arm"), study.arms)
+    table = in_order(about.merge(table.merge(runs, on=["arm", "seed"]), on="arm"), study.arms)
     if table.empty:
         raise VlmProbeError(f"nobody looked inside a run of study {id} yet; vlm-probe study {id} --seeds 5 does")
     table.attrs = {"title": f"Inside the runs of study {id}", "units": "share"}
@@ -94,9 +102,12 @@ def committed(tables: Traversable | None = None) -> pd.DataFrame:
         return pd.read_csv(opened)
 
 
-def looked_into() -> set[tuple[str, int]]:
-    """Arms and seeds of which it is committed what was found inside."""
-    table = committed()
+def looked_into(study: Study) -> set[tuple[str, int]]:
+    """Arms and seeds of a study of which it is committed what was found inside."""
+    try:
+        table = readings(study.id)
+    except VlmProbeError:
+        return set()
     return set(zip(table["arm"].tolist(), map(int, table["seed"].tolist()), strict=True))
 
 
@@ -105,8 +116,13 @@ def collect(folder: Path) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for file in sorted(folder.glob(f"study-*/seed-*/*/{INSIDE}")):
         about = {"arm": file.parent.name, "seed": int(file.parents[1].name.removeprefix("seed-"))}
-        if about["arm"] in ARMS:  # or it is of another version
-            rows += [{**about, **row} for row in json.loads(file.read_text())]
+        if about["arm"] not in ARMS:  # it is of another version
+            continue
+        for row in json.loads((file.parent / SCORES).read_text())["scores"]:
+            if row["kind"] == "all" and row["budget"] == 1 and row["split"] in SPLITS:
+                about_it = {"split": row["split"], "kind": "all", "place": SCORED, "n": row["n"]}
+                rows.append({**about, **about_it, "share": row["accuracy"]})
+        rows += [{**about, **row} for row in json.loads(file.read_text())]
     return in_order(pd.DataFrame(rows, columns=[*COLUMNS]), ARMS)
 
 
