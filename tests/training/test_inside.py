@@ -10,7 +10,7 @@ from vlm_probe.causal.applying import applied
 from vlm_probe.causal.interventions import Knockout
 from vlm_probe.causal.knockout import ROUTES
 from vlm_probe.hooked.targets import target_token
-from vlm_probe.scenes import SHIPPED, asks_novel, study_world
+from vlm_probe.scenes import SHIPPED, Scene, asks_novel, study_world
 from vlm_probe.studies.inside import ANSWER, OTHER_PICTURE, cut
 from vlm_probe.training import inside
 from vlm_probe.training.inside import look_inside, objects_in
@@ -20,22 +20,29 @@ ITEMS = 5
 PROBED = ["pixels", "untrained encoder", "encoder", "connector", "last layer"]
 
 
-@pytest.fixture(autouse=True)
-def few(monkeypatch):
-    monkeypatch.setattr("vlm_probe.training.study.ITEMS_PER_KIND", ITEMS)
-    monkeypatch.setattr(inside, "LEARNED", 293)
-    monkeypatch.setattr(inside, "READ", 151)
+@pytest.fixture(scope="module", autouse=True)
+def few():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("vlm_probe.training.study.ITEMS_PER_KIND", ITEMS)
+        patched.setattr(inside, "LEARNED", 293)
+        patched.setattr(inside, "READ", 151)
+        yield
 
 
-def shares(model, splits=("heldout",)):
+@pytest.fixture(scope="module")
+def found(replica):
+    return shares(replica, ("heldout", "novel"))
+
+
+def shares(model, splits):
     rows = look_inside(model, SHIPPED, {split: items_of(SHIPPED, split) for split in splits})
     table = untyped(pd.DataFrame(rows))
     assert list(table) == ["split", "kind", "place", "n", "share"]
     return table.set_index(["split", "place", "kind"])["share"], table
 
 
-def test_a_replica_is_followed_from_the_picture_to_the_answer(replica):
-    found, table = shares(replica, ("heldout", "novel"))
+def test_a_replica_is_followed_from_the_picture_to_the_answer(found):
+    found, table = found
     answers = [ANSWER, OTHER_PICTURE, *(cut(route) for route in ROUTES)]
     for split in ("heldout", "novel"):
         assert table.query("split == @split")["place"].unique().tolist() == [*PROBED, *answers]
@@ -52,9 +59,8 @@ def test_a_replica_is_followed_from_the_picture_to_the_answer(replica):
     assert (n[ANSWER, "all", "heldout"], n[ANSWER, "color", "heldout"]) == (ITEMS * len(SHIPPED.questions), ITEMS)
 
 
-def test_answers_without_a_route_are_the_model_s_own_under_the_knockout(replica):
+def test_answers_without_a_route_are_the_model_s_own_under_the_knockout(replica, found):
     items = items_of(SHIPPED, "heldout")
-    found = shares(replica)[0]["heldout"]
     for route, (queries, keys) in ROUTES.items():
         right = []
         for item in items:
@@ -63,18 +69,18 @@ def test_answers_without_a_route_are_the_model_s_own_under_the_knockout(replica)
             with torch.no_grad(), applied(replica, inputs, [whole]):
                 logits = replica(inputs, logits_to_keep=1).logits[0, -1]
             right.append(int(logits.argmax()) == target_token(replica, item.answer, logits))
-        assert found[cut(route), "all"] == pytest.approx(np.mean(right), abs=1e-6)
+        assert found[0]["heldout", cut(route), "all"] == pytest.approx(np.mean(right), abs=1e-6)
 
 
-def test_of_a_model_that_sees_other_pictures_all_is_language(replica):
+def test_of_a_model_that_sees_other_pictures_all_is_language(replica, found):
     """Its connector is given the neighbour's patches: planted, and found at the connector, not before it."""
 
     def swap(x, hook):
         return x.roll(3, 0)  # the next item's is what "another picture" is
 
-    whole = shares(replica)[0]["heldout"]
+    whole = found[0]["heldout"]
     with replica.hooks(fwd_hooks=[("connector.hook_pre", swap)]):
-        found = shares(replica)[0]["heldout"]
+        found = shares(replica, ("heldout",))[0]["heldout"]
     assert found[ANSWER, "all"] < 0.6 < whole[ANSWER, "all"] - 0.2
     assert abs(found[ANSWER, "all"] - found[OTHER_PICTURE, "all"]) < 0.2
     for place in ("pixels", "untrained encoder", "encoder"):
@@ -87,12 +93,15 @@ def test_objects_are_of_their_split_and_the_same_every_time():
     world = study_world(3)
     for split in ("train", "heldout", "novel"):
         found = objects_in(world, split, 97)
+        scenes = [item.source for _, item in found]
         assert [item.id for _, item in found] == [item.id for _, item in objects_in(world, split, 97)]
         assert len({item.id for _, item in found}) == len(found) == 97
-        assert all(one.box in [o.box for o in item.source.objects] for one, item in found)
+        assert all(
+            isinstance(scene, Scene) and scene.split == split and one in scene.objects and item.boxes == (one.box,)
+            for (one, item), scene in zip(found, scenes, strict=True)
+        )
         assert {one.kind in world.novel for one, _ in found} == {split == "novel"}
-        assert {item.source.split for _, item in found} == {split}
         assert {asks_novel(item) for _, item in found} == {split == "novel"}
-    seeds = {split: {item.source.seed for _, item in objects_in(world, split, 97)} for split in ("train", "heldout")}
-    assert seeds["train"].isdisjoint(seeds["heldout"])
-    assert seeds["heldout"].isdisjoint(item.source.seed for item in items_of(world, "heldout"))
+    pictures = {split: {item.image_seed for _, item in objects_in(world, split, 97)} for split in ("train", "heldout")}
+    assert pictures["train"].isdisjoint(pictures["heldout"])
+    assert pictures["heldout"].isdisjoint(item.image_seed for item in items_of(world, "heldout"))

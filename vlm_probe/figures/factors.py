@@ -34,10 +34,11 @@ def effects_followed(differences: pd.DataFrame, effects: pd.DataFrame) -> np.nda
 
     differences, effects: rows of `studies.reading_differences` and `studies.sources`.
     """
-    parts = {}
-    for (first, second, _), own in effects.groupby(["first", "second", "split"], sort=False):
-        of = differences.merge(own.filter(["first", "second", "split"]).iloc[:1])
-        parts[f"{first} to {second}, {scenes_of(own)}"] = (of, own)
+    key, parts = ["first", "second", "split"], {}
+    for _, pair in effects.drop_duplicates(key).iterrows():
+        one = pair.filter(key).to_frame().T
+        title = f"{pair['first']} to {pair['second']}, {scenes_of(one)}"
+        parts[title] = (differences.merge(one, on=key), effects.merge(one, on=key))
     return _panels(parts, "kind", "difference of shares, the second of a pair less the first")
 
 

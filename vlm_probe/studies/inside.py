@@ -149,18 +149,14 @@ def reading_differences(table: pd.DataFrame) -> pd.DataFrame:
 
     table: as `readings` returns it.
 
-    Returns the columns of `studies.grid_differences`; kind has the words of `FOLLOWED`, in its order, and n what the
-    share is of. Raises VlmProbeError as it does.
+    Returns the columns of `studies.grid_differences`; kind has the words of `FOLLOWED`, and n what the share is of.
+    Raises VlmProbeError as it does.
     """
     places = zip(table["place"].tolist(), table["kind"].tolist(), strict=True)
     words = [FOLLOWED.get(place, "") for place in places]
     names = {"arm": "cell", "pretrained": "connector_pretrained", "share": "accuracy"}
     scores = table.rename(columns=names).assign(kind=words).drop(columns="place")
-    found = grid_differences(scores.loc[scores["kind"] != ""].reset_index(drop=True))
-    order = {word: number for number, word in enumerate(FOLLOWED.values())}
-    rank = found["kind"].map(order)
-    pairs = found.groupby(["factor", "first", "second", "split"], sort=False).ngroup()
-    return found.iloc[pd.DataFrame({"pair": pairs, "rank": rank}).sort_values(["pair", "rank"], kind="stable").index]
+    return grid_differences(scores.loc[scores["kind"] != ""].reset_index(drop=True))
 
 
 def sources(effects: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
@@ -169,8 +165,8 @@ def sources(effects: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
     effects: of answers, as `studies.grid_effects` returns them. differences: as `reading_differences` returns them.
 
     Returns the columns of `grid_effects`, a row a decided effect (of all question types together), split and place,
-    whose words are in kind; none where nobody looked. p_holm is corrected over the places of an effect, "answers"
-    apart: those are what is followed, and are decided by the effect.
+    whose words are in kind, in the order of `FOLLOWED`; none where nobody looked. p_holm is corrected over the places
+    of an effect, "answers" apart: those are what is followed, and are decided by the effect.
     """
     key = ["factor", "first", "second", "split"]
     called = effects["verdict"].isin([str(one) for one in Verdict if one.decided])
@@ -180,8 +176,10 @@ def sources(effects: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
     parts = [grid_effects(part, margin=MARGIN, family=key) for part in (own.loc[answers], own.loc[~answers])]
     table = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
     order = {tuple(pair): number for number, pair in enumerate(decided.to_numpy().tolist())}
-    rank = [order[tuple(pair)] for pair in table[key].to_numpy().tolist()]
-    table = table.iloc[sorted(range(len(table)), key=rank.__getitem__)].reset_index(drop=True)
+    places = list(FOLLOWED.values())
+    pairs = [order[tuple(pair)] for pair in table[key].to_numpy().tolist()]
+    rank = [(pair, places.index(kind)) for pair, kind in zip(pairs, table["kind"].tolist(), strict=True)]
+    table = table.iloc[sorted(range(len(rank)), key=rank.__getitem__)].reset_index(drop=True)
     table.attrs = {**parts[0].attrs, "method": METHOD}
     return table
 

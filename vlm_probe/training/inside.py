@@ -23,8 +23,8 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.untrained import with_random_encoder
 from vlm_probe.items import Item
-from vlm_probe.scenes import SceneObject, World, sample_scene
-from vlm_probe.scenes.items import FAMILY
+from vlm_probe.scenes import Question, SceneObject, World, sample_scene
+from vlm_probe.scenes.items import FAMILY, make_item
 from vlm_probe.scenes.worlds import Split
 from vlm_probe.studies.inside import ANSWER, OTHER_PICTURE, PROPERTIES, cut
 from vlm_probe.training.encoders import scene_seeds
@@ -62,9 +62,9 @@ def objects_in(world: World, split: Split, n: int) -> list[tuple[SceneObject, It
         for at, one in enumerate(scene.objects):
             if split == "novel" and one.kind not in world.novel:
                 continue
-            about = {"group": f"{split}-{number}", "image": f"{split}-{number}", "boxes": (one.box,), "source": scene}
-            name = f"inside-{split}-{number}-{at}"
-            found.append((one, Item(name, FAMILY, "object", question=DESCRIBE, answer=one.name, **about)))
+            image = f"inside-{split}-{number}"
+            question = Question("object", DESCRIBE, one.name, (), (one,))
+            found.append((one, make_item(FAMILY, "object", f"{image}-{at}", scene, question, image=image)))
             if len(found) == n:
                 return found
     raise AssertionError("there are always more scenes")
