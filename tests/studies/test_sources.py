@@ -186,12 +186,14 @@ def test_what_is_committed_is_of_whole_runs_and_alike_where_arms_share_it():
     assert list(table) == [*inside.COLUMNS]
     assert not table.duplicated(["arm", "seed", "split", "kind", "place"]).any()
     assert table["share"].between(0, 1).all()
+    if table.empty:
+        pytest.skip("no run that was looked into is shipped yet")
     for (_, seed), own in untyped(table).groupby(["arm", "seed"]):
         assert set(zip(own["place"], own["kind"], strict=True)) >= set(FOLLOWED)
         assert own["split"].value_counts().nunique() == 1
         assert int(seed) >= 0
     # What no training touches is the same in every arm of a seed.
-    same = untyped(table.query("place in ('pixels', 'untrained encoder')"))
+    same = untyped(table.query("place == 'pixels'"))
     assert (same.groupby(["seed", "split", "kind", "place"])["share"].apply(np.ptp) < 0.01).all()
     # And the answers are those that were scored, but for their number, and that the first token decides.
     shares = untyped(

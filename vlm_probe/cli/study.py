@@ -31,7 +31,7 @@ def study(
     first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Arms trained at a time.")] = 1,
     arm: Annotated[str | None, typer.Option(help="Train this arm alone, from --first-seed, in this process.")] = None,
-    missing: Annotated[bool, typer.Option(help="Only arms and seeds that some shipped table does not have.")] = False,
+    missing: Annotated[bool, typer.Option(help="Only arms and seeds that the shipped tables do not have.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Train the arms of a study from several seeds, resuming what was begun, and collect their scores."""
@@ -50,10 +50,9 @@ def study(
     else:
         cells = [chosen.arm(arm, first_seed)]
     if missing:
-        from vlm_probe.studies.inside import looked_into
         from vlm_probe.studies.result_tables import finished
 
-        there = finished(chosen) & looked_into(chosen)
+        there = finished(chosen)
         cells = [cell for cell in cells if (cell.name, cell.seed) not in there]
         if not cells:
             raise VlmProbeError(f"the shipped tables have every such arm of study {name}")
