@@ -2,9 +2,9 @@
 
 A run is looked into once, at its whole budget. All of it are shares: of the same objects, whose properties a probe
 reads over their boxes at one place after the other, and of the same questions, answered with and without what an answer
-may need. The difference of two arms can so be followed, seed by seed, from the picture to the answer: where no place
-before the answer differs, it is made by what reads them; what is left of it with another picture comes from language
-alone; what is gone without attention along a route took that route, or needs what did.
+may need. The difference of two arms can so be followed, seed by seed, from the picture to the answer. Every place is
+tested by itself: whether more is left at one than at another is not, nor what as many random edges would cost. Probes
+tell shapes alone, whatever their scale, and a model that sees another picture answers from that, not from language.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from vlm_probe.files import make_folder, replacing
 from vlm_probe.scenes.worlds import Split
 from vlm_probe.studies import result_tables
 from vlm_probe.studies.effects import grid_differences, grid_effects
-from vlm_probe.studies.result_tables import SCORES, factors_of, in_order, results
-from vlm_probe.studies.study import STUDIES, Study, find_study
+from vlm_probe.studies.result_tables import SCORES, beside, factors_of, in_order, results
+from vlm_probe.studies.study import STUDIES, find_study
 
 INSIDE = "inside.json"
 """In the folder of a run: what was found inside it."""
@@ -102,15 +102,6 @@ def committed(tables: Traversable | None = None) -> pd.DataFrame:
         return pd.read_csv(opened)
 
 
-def looked_into(study: Study) -> set[tuple[str, int]]:
-    """Arms and seeds of a study of which it is committed what was found inside."""
-    try:
-        table = readings(study.id)
-    except VlmProbeError:
-        return set()
-    return set(zip(table["arm"].tolist(), map(int, table["seed"].tolist()), strict=True))
-
-
 def collect(folder: Path) -> pd.DataFrame:
     """What was found inside the runs of a folder, `COLUMNS`."""
     rows: list[dict[str, Any]] = []
@@ -128,13 +119,9 @@ def collect(folder: Path) -> pd.DataFrame:
 
 def ship(folder: Path, package: Path) -> None:
     """Bring what was found inside a folder's runs into the package's table; of a run that is there, what is new."""
-    tables = package / "studies" / "tables"
-    new, kept = collect(folder), committed(tables)
-    there = set(zip(new["arm"], new["seed"], strict=True))
-    other = kept.loc[[key not in there for key in zip(kept["arm"], kept["seed"], strict=True)]]
-    parts = [part for part in (other, new) if len(part)]
+    tables, new = package / "studies" / "tables", collect(folder)
     if len(new):
-        write(in_order(pd.concat(parts, ignore_index=True), ARMS), tables)
+        write(beside(new, committed(tables), ARMS), tables)
 
 
 def write(table: pd.DataFrame, folder: Path) -> None:

@@ -213,6 +213,14 @@ def tuned(table: pd.DataFrame) -> pd.DataFrame:
     return names.merge(chosen.drop(columns="arm").rename(columns={"rate": "chosen"}), on=own)
 
 
+def beside(new: pd.DataFrame, kept: pd.DataFrame, arms: Iterable[str]) -> pd.DataFrame:
+    """Both tables in order, and of a run that both have the new one."""
+    there = set(zip(new["arm"], new["seed"], strict=True))
+    other = kept.loc[[key not in there for key in zip(kept["arm"], kept["seed"], strict=True)]]
+    parts = [part for part in (other, new) if len(part)]
+    return in_order(pd.concat(parts, ignore_index=True), arms) if parts else new
+
+
 def in_order(table: pd.DataFrame, arms: Iterable[str]) -> pd.DataFrame:
     """By seed, then as the arms are listed; within a run as it was scored."""
     order = {name: i for i, name in enumerate(arms)}

@@ -34,7 +34,7 @@ import pandas as pd
 from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.files import make_folder, replacing
 from vlm_probe.studies import result_tables
-from vlm_probe.studies.result_tables import in_order
+from vlm_probe.studies.result_tables import beside, in_order
 
 SOFTMAX = "softmax"
 """The study's name."""
@@ -156,16 +156,8 @@ def ship(runs: Path, package: Path) -> bool:
     new, folder = collect(runs), package / "studies" / "tables"
     if new["made"].empty:
         return False
-    write({name: _beside(table, _read(name, folder)) for name, table in new.items()}, folder)
+    write({name: beside(table, _read(name, folder), ARMS) for name, table in new.items()}, folder)
     return True
-
-
-def _beside(new: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
-    """Both, and of a run that both have the new one."""
-    there = set(zip(new["arm"], new["seed"], strict=True))
-    other = kept.loc[[key not in there for key in zip(kept["arm"], kept["seed"], strict=True)]]
-    parts = [part for part in (other, new) if len(part)]
-    return in_order(pd.concat(parts, ignore_index=True), ARMS) if parts else new
 
 
 def _read(name: str, folder: Traversable | None = None) -> pd.DataFrame:
@@ -179,7 +171,7 @@ def _read(name: str, folder: Traversable | None = None) -> pd.DataFrame:
 
 def shipped(scores: pd.DataFrame) -> pd.DataFrame:
     """A folder's scores beside those that are committed."""
-    return _beside(scores, _read("scores"))
+    return beside(scores, _read("scores"), ARMS)
 
 
 def known() -> Sequence[tuple[str, int]]:
