@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vlm_probe.embedding import held_out_predictions
-from vlm_probe.embedding.transfer import dealt, transferred_predictions
+from vlm_probe.embedding.transfer import dealt, predictions_elsewhere, transferred_predictions
 from vlm_probe.errors import VlmProbeError
 
 COLORS, SHAPES = 5, 4
@@ -89,4 +89,73 @@ COLOR, SHAPE, SEEN = scenes(53)
 def test_what_cannot_be_probed(change, message):
     with pytest.raises(VlmProbeError) as caught:
         transferred_predictions(**{"x": SEEN(1)[None], "y": SHAPE, "parts": COLOR, **change})
+    assert str(caught.value) == message
+
+
+def elsewhere(**changed):
+    """A probe of shapes that learns from 211 objects, read at 89 of other scenes; what they are."""
+    color, shape, seen = scenes(211)
+    other, truth, also = scenes(89, seed=1)
+    given = {"x": seen(3)[None], "y": shape, "parts": color, "asked": also(3)[None], "asked_parts": other}
+    return predictions_elsewhere(**{**given, **changed}), given, truth
+
+
+def test_who_is_asked_elsewhere_is_scikit_learn_s_probe_of_the_other_parts():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    found, given, truth = elsewhere(strengths=[0.1])
+    own = []
+    for part, asked in zip(given["asked_parts"], given["asked"][0], strict=True):
+        seen = given["parts"] != part
+        probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=3000))
+        own.append(probe.fit(given["x"][0][seen], given["y"][seen]).predict(asked[None])[0])
+    assert (found[0] == np.asarray(own)).mean() > 0.98
+    assert (found[0] == truth).mean() > 0.7
+
+
+def test_a_part_that_was_never_seen_is_asked_of_a_probe_that_saw_all():
+    color, *_ = scenes(89, seed=1)
+    names = np.asarray([str(one) for one in scenes(211)[0]])
+    whole = elsewhere(strengths=[0.1], parts=names, asked_parts=np.full(89, "none"))[0]
+    out = elsewhere(strengths=[0.1], parts=names, asked_parts=np.where(color == 2, "2", "none"))[0]
+    assert (whole[0] == out[0])[color != 2].all()
+    assert (out[0] == elsewhere(strengths=[0.1])[0][0])[color == 2].all()
+
+
+def test_what_never_moved_in_training_is_worth_nothing_elsewhere():
+    """A feature that is the same in all that is learned from, but for its rounding, and is not in what is asked."""
+    found, given, _ = elsewhere(strengths=[0.1])
+    rng = np.random.default_rng(3)
+    for width in (0.0, 1e-4):
+        still = (1000 + rng.uniform(-width, width, size=(1, 211, 2))).astype(np.float32)
+        moved = rng.normal(size=(1, 89, 2), scale=1e5).astype(np.float32)
+        x, asked = np.concatenate([given["x"], still], axis=2), np.concatenate([given["asked"], moved], axis=2)
+        assert (elsewhere(strengths=[0.1], x=x, asked=asked)[0] == found).all()
+
+
+def test_who_else_is_asked_changes_no_answer():
+    found, given, _ = elsewhere(strengths=[0.1])
+    far = given["asked"].copy()
+    far[:, 1:] *= 1000
+    assert elsewhere(strengths=[0.1], asked=far)[0][0, 0] == found[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"asked_parts": np.full(89, "red")},
+            "parts are int64, those that are asked about <U3: none is another",
+        ),
+        (
+            {"asked": np.full((1, 89, 11), np.nan, np.float32)},
+            "the features that are asked about have NaN or infinite values",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_elsewhere(changed, message):
+    with pytest.raises(VlmProbeError) as caught:
+        elsewhere(**changed)
     assert str(caught.value) == message

@@ -89,9 +89,14 @@ class Problems:
         train: Bool[Tensor, "problem item"],
         classes: int,
     ):
-        # One scaling for all keeps the sums of squares harmless; each problem's own comes on top.
-        x = x - x.mean(1, keepdim=True)
-        self._x = x / x.square().mean(1, keepdim=True).sqrt().clamp(min=1e-12)  # std() takes five times as long
+        # One scaling for all keeps the sums of squares harmless; each problem's own comes on top. It is that of items
+        # that are learned from: who is only asked moves no problem.
+        learned = slice(None) if train.any(0).all() else train.any(0)
+        mean = x[:, learned].mean(1, keepdim=True)
+        x = x - mean
+        spread = x[:, learned].square().mean(1, keepdim=True).sqrt()  # std() takes five times as long
+        # Nobody learns from a feature that is the same everywhere but for its rounding, whatever it is elsewhere.
+        self._x = x / torch.where(spread > mean.abs() * 1e-6, spread, torch.inf)
         self._outputs = 1 if classes == 2 else classes
         self._n = train.sum(1)
         self._part = train.to(x.dtype) / train.sum(1, keepdim=True)

@@ -72,7 +72,7 @@ def transferred_predictions(
         chosen = torch.stack(right).argmax(0)
     if elsewhere is not None:
         other = torch.as_tensor(elsewhere, dtype=torch.float32, device=there)
-        # Behind the others, so that they are scaled as those are, and trained on by nobody.
+        # Trained on by nobody.
         features, truth = torch.cat([features, other], dim=1), torch.cat([truth, truth])
         inside = torch.cat([inside, torch.ones_like(inside)], dim=1)
     found = predict(~inside, torch.tensor(list(strengths), device=there)[chosen])[..., -len(codes) :]
@@ -97,11 +97,11 @@ def predictions_elsewhere(
     asked of a probe that saw all of x. The strength is what does best where the parts of x are held out one by one; of
     those that do equally well it is the first.
 
-    Raises VlmProbeError as `transferred_predictions` does; for widths that differ, and features of `asked` that are not
-    finite.
+    Raises VlmProbeError as `transferred_predictions` does, for parts of another type, and features of `asked` that are
+    not finite.
     """
-    if asked.shape[0] != x.shape[0] or asked.shape[2] != x.shape[2]:
-        raise VlmProbeError(f"a probe of features {list(x.shape)} cannot read others of {list(asked.shape)}")
+    if (parts.dtype.kind in "iuf") != (asked_parts.dtype.kind in "iuf"):  # nothing would be held out
+        raise VlmProbeError(f"parts are {parts.dtype}, those that are asked about {asked_parts.dtype}: none is another")
     if not np.isfinite(asked).all():
         raise VlmProbeError("the features that are asked about have NaN or infinite values")
     found = [transferred_predictions(x, y, parts, strengths=[one], device=device) == y for one in strengths]
