@@ -60,7 +60,7 @@ def seeds(*, kinds: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def followed() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of `reading_differences` and of `sources`."""
-    places = list(FOLLOWED.values())
+    places = list(FOLLOWED)
     differences, effects = (table.merge(pd.DataFrame({"kind": places}), how="cross") for table in seeds(kinds=False))
     return differences, effects
 

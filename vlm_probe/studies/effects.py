@@ -84,8 +84,9 @@ def grid_differences(scores: pd.DataFrame) -> pd.DataFrame:
                 both.append(pair.assign(factor=factor, first=first, second=second))
     table = pd.concat(both, ignore_index=True) if both else pd.DataFrame()
     if table.empty:
-        trained = scores.query("kind == 'all'").to_dict("records")
-        there = ", ".join(dict.fromkeys(f"{r['cell']} (seed {r['seed']}, {r['n']} items)" for r in trained))
+        kinds = scores["kind"].tolist()
+        whole = scores.loc[scores["kind"] == ("all" if "all" in kinds else next(iter(kinds), ""))].to_dict("records")
+        there = ", ".join(dict.fromkeys(f"{r['cell']} (seed {r['seed']}, {r['n']} items)" for r in whole))
         raise VlmProbeError(
             "no two cells differ in one factor and share a seed and its items, so that nothing can be compared; there "
             f"are {there}"

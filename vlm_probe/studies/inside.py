@@ -2,17 +2,17 @@
 
 A run is looked into once, at its whole budget. All of it are shares: of the same objects, whose properties a probe
 reads over their boxes at one place after the other, and of the same questions, answered with and without what an answer
-may need. The difference of two arms can so be followed, seed by seed, from the picture to the answer. Every place is
-tested by itself: whether more is left at one than at another is not, nor what as many random edges would cost. Probes
-tell shapes alone, whatever their scale, and a model that sees another picture answers from that, not from language.
+may need. The difference of two arms can so be followed, seed by seed, from the picture to the answer: whether one has
+more that can be read, and whether one loses more where something is taken from both. Probes tell shapes alone, whatever
+their scale, and a model that sees another picture answers from that, not from language.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from vlm_probe.files import make_folder, replacing
 from vlm_probe.scenes.worlds import Split
 from vlm_probe.studies import result_tables
 from vlm_probe.studies.effects import grid_differences, grid_effects
-from vlm_probe.studies.result_tables import SCORES, beside, factors_of, in_order, results
+from vlm_probe.studies.result_tables import beside, factors_of, in_order, results
 from vlm_probe.studies.study import STUDIES, find_study
 
 INSIDE = "inside.json"
@@ -33,25 +33,37 @@ PROPERTIES = ("color", "shape")
 """Of objects, which probes read; and the kinds of question that ask for them."""
 ANSWER, OTHER_PICTURE = "answer", "answer, another picture"
 SCORED = "as scored"
-"""What `studies.results` has of the run, by which it is known which run was looked into."""
+"""The share right of all that a run is scored on, by which it is known which run was looked into."""
 
 
-def cut(route: str) -> str:
-    """The place that is an answer without attention along a route (`causal.knockout.ROUTES`)."""
-    return f"answer, no {route}"
+def cut(route: str, *, random: bool = False) -> str:
+    """The place that is an answer without attention along a route (`causal.knockout.ROUTES`), or as many random
+    edges."""
+    return f"answer, random edges for {route}" if random else f"answer, no {route}"
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What two arms are compared in: a share at one place, or what it has more there than at another."""
+
+    kind: str
+    place: str
+    less: str | None = None
 
 
 FOLLOWED = {
-    (ANSWER, "all"): "answers",
-    ("encoder", "shape"): "shapes read from the encoder",
-    ("connector", "shape"): "shapes read from the connector",
-    ("last layer", "shape"): "shapes read from the last layer",
-    (OTHER_PICTURE, "all"): "answers, another picture",
-    (cut("image to question"), "all"): "answers, no attention\nfrom question to image",
-    (cut("image to answer"), "all"): "answers, no attention\nfrom answer to image",
+    "answers": Followed("all", SCORED),
+    "shapes read from the encoder": Followed("shape", "encoder"),
+    "shapes read from the connector": Followed("shape", "connector"),
+    "shapes read from the last layer": Followed("shape", "last layer"),
+    "answers lost with\nanother picture": Followed("all", ANSWER, OTHER_PICTURE),
+    **{
+        f"answers lost without\nattention from {queries} to image": Followed("all", cut(route, random=True), cut(route))
+        for queries, route in (("question", "image to question"), ("answer", "image to answer"))
+    },
 }
-"""Place and kind by which a difference is followed, in words. Colors are not: six numbers of the pixels tell them. Nor
-is the route from question to answer: without it there is hardly an answer, whatever else differs."""
+"""What a difference is followed by, in words. Colors are not: six numbers of the pixels tell them. Nor is the route
+from question to answer: without it there is hardly an answer, whatever else differs."""
 MARGIN = 0.02
 """A difference in shares that does not matter, as in X1."""
 FILE = "inside.csv"
@@ -71,17 +83,19 @@ def readings(id: str) -> pd.DataFrame:
     no star among them, would know that red is no star). At "answer" it is the share of questions, "all" or those about
     a color or shape, of which the answer's first token is the most probable one; at "answer, another picture" with the
     next item's picture; at "answer, no <route>" without attention along a route of `causal.knockout.ROUTES` in every
-    layer. Questions are the first of each type of `results`, and objects of split "novel" of its kinds. "as scored" is
-    the share right there of the same run: one that was trained once more, from the same seed on another machine, may
-    come to other weights, and is not this study's.
+    layer, and at "answer, random edges for <route>" without as many others. Questions are the first of each type of
+    `results`, and objects of split "novel" of its kinds. "as scored" is the share right of all questions, as in
+    `results`: a run that was trained once more, from the same seed on another machine, may come to other weights, is
+    known by it, and is not this study's. The untrained encoder has the architecture of the trained one; only "pixels"
+    are the same of all arms.
 
     Raises VlmProbeError for a study there is none of, or into none of whose runs anybody looked.
     """
     study, scores = find_study(id), results(id).query("kind == 'all' and budget == 1")
     table = committed()
     scored = table.query("place == @SCORED").merge(scores, on=["arm", "seed", "split"])
-    same = scored.assign(same=np.isclose(scored["share"], scored["accuracy"], atol=1e-6))
-    runs = same.groupby(["arm", "seed"])["same"].all().reset_index().query("same").filter(["arm", "seed"])
+    same = scored.loc[np.isclose(scored["share"], scored["accuracy"], atol=1e-6)].groupby(["arm", "seed"]).size()
+    runs = same.index[same == len(SPLITS)].to_frame(index=False)
     about = pd.DataFrame([{"arm": name, **factors_of(cell, study)} for name, cell in study.arms.items()])
     table = in_order(about.merge(table.merge(runs, on=["arm", "seed"]), on="arm"), study.arms)
     if table.empty:
@@ -103,18 +117,19 @@ def committed(tables: Traversable | None = None) -> pd.DataFrame:
 
 
 def collect(folder: Path) -> pd.DataFrame:
-    """What was found inside the runs of a folder, `COLUMNS`."""
-    rows: list[dict[str, Any]] = []
+    """What was found inside the runs of a folder, `COLUMNS`; VlmProbeError for a file that has no readings."""
+    parts = [pd.DataFrame(columns=[*COLUMNS])]
     for file in sorted(folder.glob(f"study-*/seed-*/*/{INSIDE}")):
-        about = {"arm": file.parent.name, "seed": int(file.parents[1].name.removeprefix("seed-"))}
-        if about["arm"] not in ARMS:  # it is of another version
+        arm, seed = file.parent.name, int(file.parents[1].name.removeprefix("seed-"))
+        if arm not in ARMS:  # it is of another version
             continue
-        for row in json.loads((file.parent / SCORES).read_text())["scores"]:
-            if row["kind"] == "all" and row["budget"] == 1 and row["split"] in SPLITS:
-                about_it = {"split": row["split"], "kind": "all", "place": SCORED, "n": row["n"]}
-                rows.append({**about, **about_it, "share": row["accuracy"]})
-        rows += [{**about, **row} for row in json.loads(file.read_text())]
-    return in_order(pd.DataFrame(rows, columns=[*COLUMNS]), ARMS)
+        try:
+            found = pd.DataFrame(json.loads(file.read_text()))[[*COLUMNS[2:]]]
+        except (ValueError, KeyError) as error:
+            raise VlmProbeError(f"{file} has no readings ({error}); without it the run is looked into again") from error
+        parts.append(found.assign(arm=arm, seed=seed))
+    table = pd.concat(parts[1:] or parts, ignore_index=True)
+    return in_order(table.filter([*COLUMNS]), ARMS)
 
 
 def ship(folder: Path, package: Path) -> None:
@@ -136,42 +151,49 @@ def reading_differences(table: pd.DataFrame) -> pd.DataFrame:
 
     table: as `readings` returns it.
 
-    Returns the columns of `studies.grid_differences`; kind has the words of `FOLLOWED`, and n what the share is of.
-    Raises VlmProbeError as it does.
+    Returns the columns of `studies.grid_differences`; kind has the words of `FOLLOWED`, n what the share is of, and a
+    and b are shares, or what is lost of them. Raises VlmProbeError as it does.
     """
-    places = zip(table["place"].tolist(), table["kind"].tolist(), strict=True)
-    words = [FOLLOWED.get(place, "") for place in places]
+    run = list(table.columns[: table.columns.get_loc("kind")])
+    parts = []
+    for words, what in FOLLOWED.items():
+        own = table.loc[(table["kind"] == what.kind) & (table["place"] == what.place)]
+        if what.less is not None:
+            other = table.loc[(table["kind"] == what.kind) & (table["place"] == what.less), [*run, "n", "share"]]
+            both = own.merge(other, on=[*run, "n"], suffixes=("", "_less"))
+            own = both.assign(share=both["share"] - both["share_less"])
+        parts.append(own.filter([*run, "n", "share"]).assign(kind=words))
     names = {"arm": "cell", "pretrained": "connector_pretrained", "share": "accuracy"}
-    scores = table.rename(columns=names).assign(kind=words).drop(columns="place")
-    return grid_differences(scores.loc[scores["kind"] != ""].reset_index(drop=True))
+    return grid_differences(pd.concat(parts, ignore_index=True).rename(columns=names))
 
 
 def sources(effects: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
-    """Where every effect that is decided comes from: the same two arms at the places of `FOLLOWED`.
+    """Where every effect that is decided comes from: the same two arms in what `FOLLOWED` names.
 
     effects: of answers, as `studies.grid_effects` returns them. differences: as `reading_differences` returns them.
 
-    Returns the columns of `grid_effects`, a row a decided effect (of all question types together), split and place,
-    whose words are in kind, in the order of `FOLLOWED`; none where nobody looked. p_holm is corrected over the places
-    of an effect, "answers" apart: those are what is followed, and are decided by the effect.
+    Returns the columns of `grid_effects`, a row a decided effect (of all question types together) and words of
+    `FOLLOWED`, in their order, which are in kind; none where nobody looked. The row "answers" is the effect itself.
+    p_holm is corrected over the others of an effect, "equivalent" is not. They are of the seeds that the effect was
+    found in: where it was decided by chance, what answers hang on was drawn with it, and is called too often.
     """
     key = ["factor", "first", "second", "split"]
     called = effects["verdict"].isin([str(one) for one in Verdict if one.decided])
-    decided = effects.loc[called & (effects["kind"] == "all"), key]
-    own = differences.merge(decided, on=key)
-    answers = own["kind"] == FOLLOWED[(ANSWER, "all")]
-    parts = [grid_effects(part, margin=MARGIN, family=key) for part in (own.loc[answers], own.loc[~answers])]
-    table = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-    order = {tuple(pair): number for number, pair in enumerate(decided.to_numpy().tolist())}
-    places = list(FOLLOWED.values())
+    decided = effects.loc[called & (effects["kind"] == "all")]
+    own, answers = differences.merge(decided.filter(key), on=key), next(iter(FOLLOWED))
+    places = grid_effects(own.loc[own["kind"] != answers], margin=MARGIN, family=key)
+    looked = decided.merge(own.filter(key).drop_duplicates(), on=key).assign(kind=answers)
+    table = pd.concat([part for part in (looked, places) if len(part)] or [places], ignore_index=True)
+    order = {tuple(pair): number for number, pair in enumerate(decided.filter(key).to_numpy().tolist())}
+    words = list(FOLLOWED)
     pairs = [order[tuple(pair)] for pair in table[key].to_numpy().tolist()]
-    rank = [(pair, places.index(kind)) for pair, kind in zip(pairs, table["kind"].tolist(), strict=True)]
+    rank = [(pair, words.index(kind)) for pair, kind in zip(pairs, table["kind"].tolist(), strict=True)]
     table = table.iloc[sorted(range(len(rank)), key=rank.__getitem__)].reset_index(drop=True)
-    table.attrs = {**parts[0].attrs, "method": METHOD}
+    table.attrs = {**places.attrs, "method": METHOD}
     return table
 
 
 METHOD = (
-    "paired by seed; 95 % interval by Student's t over seeds; p by Holm over the places that one decided effect is "
-    "followed by"
+    "paired by seed; 95 % interval by Student's t over seeds; p by Holm over what one decided effect is followed by; "
+    "what is lost without attention is beside as many random edges"
 )

@@ -2,17 +2,17 @@
 
 All of it are shares, of the same things in every arm of a seed, so that what one arm has more than another can be
 followed from the picture to the answer: read by probes from the pixels, the encoder, the connector and the last layer,
-and answered with its own picture, with another's, and without attention along a route.
+and answered with its own picture, with another's, and without attention along a route or as many random edges.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from vlm_probe.causal.knockout import ROUTES, knockout_sweep
 from vlm_probe.causal.pictures import swapped, with_pictures
@@ -23,10 +23,11 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.hooked import HookedVLM
 from vlm_probe.hooked.untrained import with_random_encoder
 from vlm_probe.items import Item
+from vlm_probe.running.evaluation import evaluate
 from vlm_probe.scenes import Question, SceneObject, World, sample_scene
 from vlm_probe.scenes.items import FAMILY, make_item
 from vlm_probe.scenes.worlds import Split
-from vlm_probe.studies.inside import ANSWER, OTHER_PICTURE, PROPERTIES, cut
+from vlm_probe.studies.inside import ANSWER, OTHER_PICTURE, PROPERTIES, SCORED, cut
 from vlm_probe.training.encoders import scene_seeds
 from vlm_probe.training.packing import DESCRIBE
 
@@ -40,13 +41,14 @@ AT_ONCE = 32
 def look_inside(model: HookedVLM, world: World, asked: dict[Split, Sequence[Item]]) -> list[dict[str, Any]]:
     """A trained model's shares, as `studies.readings` has them: rows split, kind, place, n, share.
 
-    asked: by split, the items whose answers are looked at (`training.study.items_of`).
+    asked: by split, what the model is scored on (`training.study.items_of`); answers are looked at of its first.
     """
     rows = []
     for split, shares in _read(model, world, list(asked)).items():
         rows += [{"split": split, **row} for row in shares]
     for split, items in asked.items():
-        rows += [{"split": split, **row} for row in _answered(model, items)]
+        right = evaluate(model, items)["correct"].to_numpy()
+        rows += [{"split": split, **row} for row in (_row("all", SCORED, right), *_answered(model, items))]
     return rows
 
 
@@ -85,7 +87,7 @@ def _read(model: HookedVLM, world: World, splits: Sequence[Split]) -> dict[Split
             truth = np.asarray([getattr(one, name) for one, _ in shown])
             # A probe that saw all of red but its stars would know that red is no star.
             held_out = np.asarray([getattr(one, other) if one.kind in world.novel else "" for one, _ in shown])
-            right = predictions_elsewhere(x, y, parts, asked, held_out)[0] == truth
+            right = _said(x, y, parts, asked, held_out) == truth
             for split, own in zip(splits, np.split(right, ends), strict=True):
                 rows[split].append(_row(name, place, own))
     return rows
@@ -103,22 +105,34 @@ def _places(model: HookedVLM, items: Sequence[Item]) -> Iterator[tuple[str, np.n
         yield place, data[point].values
 
 
+def _said(x: np.ndarray, y: np.ndarray, parts: np.ndarray, asked: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """What a probe says; of features that tell nothing apart, as those of a broken connector, the most frequent."""
+    if (x == x[:, :1]).all():
+        names, counts = np.unique(y, return_counts=True)
+        return np.full(len(held_out), names[counts.argmax()])
+    return predictions_elsewhere(x, y, parts, asked, held_out)[0]
+
+
 def _answered(model: HookedVLM, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
-    """Whether an answer's first token is said: as it is, with another picture, and with routes cut whole."""
-    had: Counter[str] = Counter()
-    some = [item for item in items if had.update([item.kind]) or had[item.kind] <= ASKED_PER_KIND]
+    """Whether an answer's first token is said: as it is, with another picture, and with routes cut whole, or as many
+    edges at random."""
+    kinds = pd.Series([item.kind for item in items])
+    first = (kinds.groupby(kinds).cumcount() < ASKED_PER_KIND).tolist()
+    some = [item for item, taken in zip(items, first, strict=True) if taken]
     pictured = with_pictures(model, some, {OTHER_PICTURE: swapped(some)}, batch_size=AT_ONCE)
-    window = model.layers["language"]
-    without = knockout_sweep(model, some, routes=ROUTES, window=window, control=False, batch_size=AT_ONCE)
+    without = knockout_sweep(model, some, routes=ROUTES, window=model.layers["language"], batch_size=AT_ONCE)
     for table in (pictured, without):
         if table.attrs["left_out"]:
             raise VlmProbeError(table.attrs["left_out"][0])
-    kinds = {item.id: item.kind for item in some}
+    kind_of = {item.id: item.kind for item in some}
     answers = without.drop_duplicates("id")
     places = [(ANSWER, answers["id"], answers["right_before"]), (OTHER_PICTURE, pictured["id"], pictured["right"])]
-    places += [(cut(str(route)), own["id"], own["right"]) for route, own in without.groupby("route", sort=False)]
+    for route in ROUTES:
+        for control in (False, True):
+            own = without.loc[(without["route"] == route) & (without["control"] == control)]
+            places.append((cut(route, random=control), own["id"], own["right"]))
     for place, ids, right in places:
-        of = np.asarray([kinds[id] for id in ids])
+        of = np.asarray([kind_of[id] for id in ids])
         for kind in ("all", *PROPERTIES):
             own = right.to_numpy()[(of == kind) | (kind == "all")]
             if len(own):
