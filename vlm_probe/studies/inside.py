@@ -109,11 +109,7 @@ def committed(tables: Traversable | None = None) -> pd.DataFrame:
 
     tables: the folder it is in; the package's if None.
     """
-    file = (result_tables.committed_tables() if tables is None else tables) / FILE
-    if not file.is_file():
-        return pd.DataFrame(columns=[*COLUMNS])
-    with file.open() as opened:
-        return pd.read_csv(opened)
+    return result_tables.committed(FILE, COLUMNS, tables)
 
 
 def collect(folder: Path) -> pd.DataFrame:

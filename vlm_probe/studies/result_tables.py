@@ -28,6 +28,18 @@ def committed_tables() -> Traversable:
     return files("vlm_probe.studies") / "tables"
 
 
+def committed(name: str, columns: Iterable[str], tables: Traversable | None = None) -> pd.DataFrame:
+    """A table as it is committed; empty, with these columns, where there is none.
+
+    tables: the folder it is in; the package's if None.
+    """
+    file = (committed_tables() if tables is None else tables) / name
+    if not file.is_file():
+        return pd.DataFrame(columns=[*columns])
+    with file.open() as opened:
+        return pd.read_csv(opened)
+
+
 def results(id: str) -> pd.DataFrame:
     """What a study's runs scored, as committed: a row a run, budget, split and question type.
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -162,11 +161,7 @@ def ship(runs: Path, package: Path) -> bool:
 
 def _read(name: str, folder: Traversable | None = None) -> pd.DataFrame:
     file, columns = _FILES[name]
-    found = (files("vlm_probe.studies") / "tables" if folder is None else folder) / file
-    if not found.is_file():
-        return pd.DataFrame(columns=[*columns])
-    with found.open() as opened:
-        return pd.read_csv(opened)
+    return result_tables.committed(file, columns, folder)
 
 
 def shipped(scores: pd.DataFrame) -> pd.DataFrame:
