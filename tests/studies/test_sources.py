@@ -28,7 +28,7 @@ from vlm_probe.studies.study import STUDIES
 SEEDS, BETWEEN = 5, 0.015
 """Seeds, and how much places differ from seed to seed (the standard deviation of a difference in the grid's runs is
 0.7 to 4 points)."""
-NO_QUESTION, NO_ANSWER = cut("image to question"), cut("image to answer")
+NO_QUESTION, NO_ANSWER, NO_EITHER = (cut(f"image to {end}") for end in ("question", "answer", "both"))
 RANDOM = {cut(route, random=True) for route in ROUTES}
 PLACES = {
     ("all", SCORED): 0.6,
@@ -41,6 +41,7 @@ PLACES = {
 }
 QUESTION_LOST = "answers lost without\nattention from question to image"
 ANSWER_LOST = "answers lost without\nattention from answer to image"
+EITHER_LOST = "answers lost without\nattention from either to image"
 PICTURE_LOST = "answers lost with\nanother picture"
 EVERYWHERE = dict.fromkeys([("all", place) for place in (SCORED, ANSWER, *RANDOM)], 0.06)
 """What an arm gains whose answers alone are better, by whatever is taken from them here."""
@@ -81,7 +82,7 @@ def test_every_route_and_property_has_a_place():
     assert words <= {place for _, place in PLACES}
     assert {what.kind for what in FOLLOWED.values()} <= {"all", *PROPERTIES}
     assert next(iter(FOLLOWED)) == "answers"
-    assert {QUESTION_LOST, ANSWER_LOST, PICTURE_LOST} < set(FOLLOWED)
+    assert {QUESTION_LOST, ANSWER_LOST, EITHER_LOST, PICTURE_LOST} < set(FOLLOWED)
 
 
 def test_a_decided_difference_is_followed_by_hand():
@@ -159,14 +160,15 @@ def called(table):
     ("gone_with", "rows"),
     [
         ({("shape", "encoder"): 0.06}, {"shapes read from the encoder"}),
-        ({("all", OTHER_PICTURE): 0.06, ("all", NO_QUESTION): 0.0, ("all", NO_ANSWER): 0.06}, {QUESTION_LOST}),
+        ({("all", NO_QUESTION): 0.0}, {QUESTION_LOST}),
+        ({("all", NO_EITHER): 0.0}, {EITHER_LOST}),
     ],
-    ids=["read at the encoder", "carried by one route"],
+    ids=["read at the encoder", "carried by one route", "carried by whichever is left"],
 )
 def test_a_difference_planted_at_one_place_is_found_there(gone_with, rows, capsys):
     """What answers gain is left wherever the picture or a route is taken away, but where it hangs on it."""
     rng, found, alone, runs = np.random.default_rng(4), 0, 0, 100
-    kept = {("all", place): 0.06 for place in (OTHER_PICTURE, NO_QUESTION, NO_ANSWER)}
+    kept = {("all", place): 0.06 for place in (OTHER_PICTURE, NO_QUESTION, NO_ANSWER, NO_EITHER)}
     for _ in range(runs):
         at = called(table_of(rng, EVERYWHERE | kept | gone_with))
         found += rows <= at
@@ -179,7 +181,7 @@ def test_a_difference_planted_at_one_place_is_found_there(gone_with, rows, capsy
 
 def test_on_nothing_hardly_any_place_is_called():
     rng, runs = np.random.default_rng(5), 200
-    kept = {("all", place): 0.06 for place in (OTHER_PICTURE, NO_QUESTION, NO_ANSWER)}
+    kept = {("all", place): 0.06 for place in (OTHER_PICTURE, NO_QUESTION, NO_ANSWER, NO_EITHER)}
     number = sum(bool(called(table_of(rng, EVERYWHERE | kept))) for _ in range(runs))
     assert number <= 0.07 * runs, number
 

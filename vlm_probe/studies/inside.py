@@ -59,11 +59,16 @@ FOLLOWED = {
     "answers lost with\nanother picture": Followed("all", ANSWER, OTHER_PICTURE),
     **{
         f"answers lost without\nattention from {queries} to image": Followed("all", cut(route, random=True), cut(route))
-        for queries, route in (("question", "image to question"), ("answer", "image to answer"))
+        for queries, route in (
+            ("question", "image to question"),
+            ("answer", "image to answer"),
+            ("either", "image to both"),
+        )
     },
 }
 """What a difference is followed by, in words. Colors are not: six numbers of the pixels tell them. Nor is the route
-from question to answer: without it there is hardly an answer, whatever else differs."""
+from question to answer: without it there is hardly an answer, whatever else differs. Where one of two routes is cut the
+other may carry as much, which "either" tells."""
 MARGIN = 0.02
 """A difference in shares that does not matter, as in X1."""
 FILE = "inside.csv"
