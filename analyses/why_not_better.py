@@ -103,8 +103,9 @@ def _followed(id: str, effects: pd.DataFrame, out: Path) -> None:
         print(f"\n{error}")
         return
     found = sources(effects, differences)
+    for line in found.attrs["left_out"]:
+        print(f"not followed: {line}")
     if found.empty:
-        print(f"\nstudy {id}: no run of an effect that is decided was looked into")
         return
     print(*save(effects_followed(differences, found), out, f"why_{id}_followed", data=found), sep="\n")
     print(f"\nwhere these come from\n{found.attrs['method']}")

@@ -136,12 +136,13 @@ def test_what_is_not_decided_is_not_followed():
     assert sources(other, reading_differences(table)).empty
 
 
-def test_too_few_seeds_say_so():
-    found = followed(table_of(np.random.default_rng(2), {("shape", "connector"): 0.3}, seeds=4)).query(
-        "kind != 'answers'"
-    )
-    assert set(found["verdict"]) == {"undecided"}
-    assert set(found["reason"]) == {"4 training seeds, 5 would do"}
+def test_arms_of_too_few_seeds_are_named():
+    found = followed(table_of(np.random.default_rng(2), {("shape", "connector"): 0.3}, seeds=4), splits=("novel",))
+    assert found.empty
+    assert found.attrs["left_out"] == ["small-clip to large-clip, novel: 4 seeds looked into, 5 do"]
+    other = effects_of(splits=("novel",)).assign(first="small-dino")
+    found = sources(other, reading_differences(table_of(np.random.default_rng(2), {})))
+    assert found.attrs["left_out"] == ["small-dino to large-clip, novel: 0 seeds looked into, 5 do"]
 
 
 def test_what_two_arms_share_is_equivalent():

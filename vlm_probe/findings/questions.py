@@ -11,8 +11,18 @@ from functools import cache
 
 import pandas as pd
 
+from vlm_probe.errors import VlmProbeError
 from vlm_probe.findings.finding import Finding
-from vlm_probe.studies import at_budget, grid_differences, grid_effects, published_effects, results
+from vlm_probe.studies import (
+    at_budget,
+    grid_differences,
+    grid_effects,
+    published_effects,
+    reading_differences,
+    readings,
+    results,
+    sources,
+)
 
 REAL = ("Intel/llava-gemma-2b", "Intel/llava-gemma-7b")
 """The paper's checkpoints that are public."""
@@ -81,6 +91,27 @@ def studied(question: Question) -> tuple[pd.DataFrame, pd.DataFrame]:
     differences, effects = _grid()
     own = (table.loc[table["factor"] == question.factor].reset_index(drop=True) for table in (differences, effects))
     return next(own), next(own)
+
+
+def followed(question: Question) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Where it comes from, of what `studied` has that is decided.
+
+    Returns rows of `studies.reading_differences` (a seed each) and of `studies.sources`; none where nothing is decided,
+    or nobody looked into such runs.
+    """
+    differences, found = _followed()
+    own = (table.loc[table["factor"] == question.factor].reset_index(drop=True) for table in (differences, found))
+    return next(own), next(own)
+
+
+@cache
+def _followed() -> tuple[pd.DataFrame, pd.DataFrame]:
+    differences, effects = _grid()
+    try:
+        differences = reading_differences(readings("grid"))
+    except VlmProbeError:  # nobody looked
+        return differences.iloc[:0], effects.iloc[:0]
+    return differences, sources(effects, differences)
 
 
 @cache

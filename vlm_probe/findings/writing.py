@@ -15,7 +15,7 @@ import pandas as pd
 from vlm_probe.files import make_folder, remove_stale, replacing, writing
 from vlm_probe.findings.engine import Run
 from vlm_probe.findings.finding import Finding
-from vlm_probe.findings.questions import QUESTIONS, effects_of, studied
+from vlm_probe.findings.questions import QUESTIONS, effects_of, followed, studied
 
 SCHEMA = "results.schema.json"
 """In this folder: what results.json holds, field by field."""
@@ -65,6 +65,7 @@ def results_of(run: Run, written: Sequence[str]) -> dict[str, Any]:
         "findings": [_result(run, finding, evidence) for finding in run.findings],
         "published": {name: records(effects_of(question)) for name, question in QUESTIONS.items() if question.factor},
         "studied": {name: records(studied(question)[1]) for name, question in QUESTIONS.items() if question.factor},
+        "followed": {name: records(followed(question)[1]) for name, question in QUESTIONS.items() if question.factor},
         "skipped": [str(one) for one in (*run.skipped, *run.left_out)],
         "tables": list(written),
     }

@@ -8,15 +8,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vlm_probe import figures
+from vlm_probe.evidence import Verdict
 from vlm_probe.figures.scores import SCENES
 from vlm_probe.figures.style import figure_of
-from vlm_probe.findings.questions import Question, studied
+from vlm_probe.findings.questions import Question, followed, studied
 from vlm_probe.report.document import Table
 from vlm_probe.report.drawing import counted
 
 CAPTION = (
     "Trained miniatures that differ in this alone, after the study's whole budget of scenes: a dot a training seed, "
     "and their mean with its 95 % interval (Student's t over seeds)."
+)
+FOLLOWED = (
+    "Of two arms of which one answers more right, what else they differ in: a dot a training seed, and their mean with "
+    "its 95 % interval (Student's t over seeds). Right of 0 the second has more, or loses more; what is lost without "
+    "attention is beside as many random edges."
 )
 _SAYS = {
     "size": "A larger language model answers more",
@@ -74,3 +80,38 @@ def table(question: Question) -> Table:
         }
     )
     return Table.of(rows, whole=True)
+
+
+def sources_in_words(question: Question) -> list[str]:
+    """A sentence an effect that is decided: what is more in the second arm, what is as much, and what was not told."""
+    _, found = followed(question)
+    said = []
+    for _, own in found.groupby(["first", "second", "split"], sort=False):
+        effect, places = own.iloc[0], own.iloc[1:]
+        by_verdict = {
+            what: [
+                f"{kind} ({100 * value:+.1f})"
+                for kind, value, verdict in zip(*(places[c].tolist() for c in _TOLD), strict=True)
+                if verdict == str(decided)
+            ]
+            for decided, what in _DECIDED.items()
+        }
+        told = [f"{what}: {', '.join(kinds).replace(NEW, ' ')}" for what, kinds in by_verdict.items() if kinds]
+        left = len(places) - sum(map(len, by_verdict.values()))
+        told += [f"not told by so many seeds: {left} of {len(places)}"] if left else []
+        said.append(
+            f"{effect['first']} to {effect['second']}, {SCENES.get(effect['split'], effect['split'])}, answers "
+            f"{100 * effect['difference']:+.1f} points. {'; '.join(told)}."
+        )
+    return said
+
+
+NEW = "\n"
+_TOLD = ("kind", "difference", "verdict")
+_DECIDED = {Verdict.SUPPORTED: "More", Verdict.CONTRADICTED: "Less", Verdict.EQUIVALENT: "As much"}
+
+
+def sources_drawn(question: Question) -> tuple[Figure, pd.DataFrame]:
+    """Every effect that is decided, place by place; and the table of it."""
+    differences, found = followed(question)
+    return figure_of(figures.effects_followed(differences, found)), found

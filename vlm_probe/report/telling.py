@@ -150,7 +150,12 @@ class Telling:
         alt = f"change of the share right by {question.factor}, over training seeds"
         picture = self._picture(studied.drawn(question), f"studied_{question.factor}", studied.CAPTION, alt)
         blocks = (Paragraph(said), picture, studied.table(question))
-        return (Section("The same change in trained miniatures", blocks),)
+        alone = Section("The same change in trained miniatures", blocks)
+        if not (sources := studied.sources_in_words(question)):
+            return (alone,)
+        alt = f"where what {question.factor} changes comes from, over training seeds"
+        picture = self._picture(studied.sources_drawn(question), f"followed_{question.factor}", studied.FOLLOWED, alt)
+        return (alone, Section("Where that comes from", (Bullets(tuple(sources)), picture)))
 
     def _finding(self, chapter: Chapter) -> Section:
         """A finding; its figures are written on the way."""

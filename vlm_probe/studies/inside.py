@@ -22,7 +22,7 @@ from vlm_probe.evidence.verdict import Verdict
 from vlm_probe.files import make_folder, replacing
 from vlm_probe.scenes.worlds import Split
 from vlm_probe.studies import result_tables
-from vlm_probe.studies.effects import grid_differences, grid_effects
+from vlm_probe.studies.effects import FEWEST_RUNS, grid_differences, grid_effects
 from vlm_probe.studies.result_tables import beside, factors_of, in_order, results
 from vlm_probe.studies.study import STUDIES, find_study
 
@@ -174,14 +174,18 @@ def sources(effects: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
     effects: of answers, as `studies.grid_effects` returns them. differences: as `reading_differences` returns them.
 
     Returns the columns of `grid_effects`, a row a decided effect (of all question types together) and words of
-    `FOLLOWED`, in their order, which are in kind; none where nobody looked. The row "answers" is the effect itself.
-    p_holm is corrected over the others of an effect, "equivalent" is not. They are of the seeds that the effect was
-    found in: where it was decided by chance, what answers hang on was drawn with it, and is called too often.
+    `FOLLOWED`, in their order, which are in kind; none of arms that were looked into in fewer than `FEWEST_RUNS` seeds,
+    which `attrs["left_out"]` names. The row "answers" is the effect itself. p_holm is corrected over the others of an
+    effect, "equivalent" is not. They are of the seeds that the effect was found in: where it was decided by chance,
+    what answers hang on was drawn with it, and is called too often.
     """
     key = ["factor", "first", "second", "split"]
     called = effects["verdict"].isin([str(one) for one in Verdict if one.decided])
     decided = effects.loc[called & (effects["kind"] == "all")]
     own, answers = differences.merge(decided.filter(key), on=key), next(iter(FOLLOWED))
+    seeds = decided.filter(key).merge(own.groupby(key)["seed"].nunique().reset_index(), on=key, how="left").fillna(0)
+    few = seeds.loc[seeds["seed"] < FEWEST_RUNS]
+    own = own.merge(seeds.loc[seeds["seed"] >= FEWEST_RUNS, key], on=key)
     places = grid_effects(own.loc[own["kind"] != answers], margin=MARGIN, family=key)
     looked = decided.merge(own.filter(key).drop_duplicates(), on=key).assign(kind=answers)
     table = pd.concat([part for part in (looked, places) if len(part)] or [places], ignore_index=True)
@@ -190,7 +194,11 @@ def sources(effects: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
     pairs = [order[tuple(pair)] for pair in table[key].to_numpy().tolist()]
     rank = [(pair, words.index(kind)) for pair, kind in zip(pairs, table["kind"].tolist(), strict=True)]
     table = table.iloc[sorted(range(len(rank)), key=rank.__getitem__)].reset_index(drop=True)
-    table.attrs = {**places.attrs, "method": METHOD}
+    left_out = [
+        f"{row['first']} to {row['second']}, {row['split']}: {row['seed']:.0f} seeds looked into, {FEWEST_RUNS} do"
+        for row in few.to_dict("records")
+    ]
+    table.attrs = {**places.attrs, "method": METHOD, "left_out": left_out}
     return table
 
 
