@@ -21,9 +21,11 @@ import pandas as pd
 from command import disclaim, draw_all, print_verdicts, run, write_table
 
 from vlm_probe import VlmProbeError, findings
-from vlm_probe.figures import effects_by_factor, effects_followed, learning_curves, save, styled
+from vlm_probe.figures import effects_by_factor, learning_curves, save, styled
+from vlm_probe.figures import effects_followed as draw_followed
 from vlm_probe.studies import (
     at_budget,
+    effects_followed,
     grid_differences,
     grid_effects,
     reading_differences,
@@ -31,7 +33,6 @@ from vlm_probe.studies import (
     results,
     softmax_differences,
     softmax_results,
-    sources,
     tabled,
     tuned,
 )
@@ -96,19 +97,19 @@ def _other_study(id: str, out: Path) -> None:
 
 
 def _followed(id: str, effects: pd.DataFrame, out: Path) -> None:
-    """Where a study's decided effects come from, from the picture to the answer."""
+    """What goes with a study's decided effects, from the picture to the answer."""
     try:
         differences = reading_differences(readings(id))
     except VlmProbeError as error:  # nobody looked
         print(f"\n{error}")
         return
-    found = sources(effects, differences)
+    found = effects_followed(effects, differences)
     for line in found.attrs["left_out"]:
         print(f"not followed: {line}")
     if found.empty:
         return
-    print(*save(effects_followed(differences, found), out, f"why_{id}_followed", data=found), sep="\n")
-    print(f"\nwhere these come from\n{found.attrs['method']}")
+    print(*save(draw_followed(differences, found), out, f"why_{id}_followed", data=found), sep="\n")
+    print(f"\nwhat goes with these\n{found.attrs['method']}")
     print(found.drop(columns=["factor", "n", "p"]).replace("\n", " ", regex=True).round(3).to_string(index=False))
 
 

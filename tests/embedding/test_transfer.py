@@ -115,6 +115,66 @@ def test_who_is_asked_elsewhere_is_scikit_learn_s_probe_of_the_other_parts():
     assert (found[0] == truth).mean() > 0.7
 
 
+@pytest.mark.parametrize("kind", ["own color alone", "one-hot", "hardly moving"])
+def test_features_that_a_part_alone_moves_are_scikit_learn_s_too(kind):
+    """In all but one color such a feature is still; who is asked about is of that color, and has it."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    color, shape, _ = scenes(211)
+    other, _, _ = scenes(89, seed=1)
+    _, names = np.unique(shape, return_inverse=True)
+
+    def features(colors: np.ndarray, shapes: np.ndarray, seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        own = np.eye(COLORS)[colors]
+        if kind == "own color alone":
+            own = own * rng.exponential(size=own.shape)
+        shown = 1.5 * np.eye(SHAPES)[shapes] + rng.normal(size=(len(shapes), SHAPES))
+        if kind == "hardly moving":  # but more than a float32's rounding
+            shown, own = 1000 + 1e-3 * shown, np.zeros_like(own)
+        return np.concatenate([own, shown], axis=1).astype(np.float32)
+
+    x, asked = features(color, names, 2), features(other, np.unique(scenes(89, seed=1)[1], return_inverse=True)[1], 3)
+    found, *_ = elsewhere(x=x[None], asked=asked[None], strengths=[0.1])
+    own = np.empty(89, dtype=shape.dtype)
+    for part in range(COLORS):
+        seen, at = color != part, other == part
+        probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=3000))
+        own[at] = probe.fit(x[seen].astype(float), shape[seen]).predict(asked[at].astype(float))
+    assert (found[0] == own).mean() > 0.98
+
+
+def test_every_layer_has_the_strength_that_does_best_where_its_own_parts_are_held_out():
+    rng = np.random.default_rng(5)
+    strengths = (0.001, 0.03, 3.0)
+    _, given, _ = elsewhere(strengths=[0.1])
+    # A plain layer, and one of many features of which few tell anything: what suits the one does not suit the other.
+    noise = [rng.normal(size=(1, n, 120), scale=2).astype(np.float32) for n in (211, 89)]
+    shapes = (scenes(211)[1], scenes(89, seed=1)[1])
+    # On one line the shapes between two others take large weights.
+    plain = [np.searchsorted(np.unique(shapes[0]), one)[None, :, None].astype(np.float32) for one in shapes]
+    layers = [
+        tuple(np.pad(rows, ((0, 0), (0, 0), (0, 123))) for rows in plain),
+        tuple(
+            np.concatenate([given[name][..., 5:9] / 3, more], axis=2)
+            for name, more in zip(("x", "asked"), noise, strict=True)
+        ),
+    ]
+    x, asked = (np.concatenate([one[i] for one in layers]) for i in range(2))
+    both, *_ = elsewhere(x=x, asked=asked, strengths=strengths)
+    best = []
+    for layer, said in zip(layers, both, strict=True):
+        parts, y = given["parts"], given["y"]
+        shares = [(transferred_predictions(layer[0], y, parts, strengths=[one])[0] == y).mean() for one in strengths]
+        best.append(strengths[int(np.argmax(shares))])
+        alone, *_ = elsewhere(x=layer[0], asked=layer[1], strengths=[best[-1]])
+        assert (said == alone[0]).all()
+    assert len(set(best)) == 2
+    assert (both[0] != both[1]).mean() > 0.1
+
+
 def test_a_part_that_was_never_seen_is_asked_of_a_probe_that_saw_all():
     color, *_ = scenes(89, seed=1)
     names = np.asarray([str(one) for one in scenes(211)[0]])

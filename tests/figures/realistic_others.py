@@ -59,7 +59,7 @@ def seeds(*, kinds: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def followed() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of `reading_differences` and of `sources`."""
+    """Rows of `reading_differences` and of `effects_followed`."""
     places = list(FOLLOWED)
     differences, effects = (table.merge(pd.DataFrame({"kind": places}), how="cross") for table in seeds(kinds=False))
     return differences, effects

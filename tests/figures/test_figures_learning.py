@@ -82,7 +82,8 @@ def test_every_effect_that_is_followed_has_a_panel_of_places():
     pairs = pd.DataFrame({"first": "small-clip", "second": "large-clip", "split": ["heldout", "novel"]})
     pairs["factor"] = "size"
     both = pairs.merge(places, how="cross")
-    differences = pd.concat([both.assign(seed=seed, difference=0.1 * seed) for seed in range(3)])
+    by = both["split"].map({"heldout": 1.0, "novel": -1.0})
+    differences = pd.concat([both.assign(seed=seed, difference=(0.1 + 0.1 * seed) * by) for seed in range(3)])
     effects = both.assign(seeds=3, difference=0.1, low=0.0, high=0.2, verdict="undecided")
     panels = figures.effects_followed(differences, effects)
     titles = [one_line(ax.get_title(loc="left")) for ax in panels]
@@ -91,6 +92,11 @@ def test_every_effect_that_is_followed_has_a_panel_of_places():
     ]
     for ax in panels:
         assert [label.get_text() for label in ax.get_yticklabels()] == places["kind"].tolist()
+    for ax, sign in zip(panels, (1, -1), strict=True):
+        drawn = zip(*ax.get_legend_handles_labels(), strict=True)
+        dots = [x for handle, label in drawn if label.startswith("seed") for x in handle.get_offsets()[:, 0]]
+        assert len(dots) == 6
+        assert all(sign * x > 0 for x in dots), "of its own split alone"
     assert panels[0].get_xlabel() == ""
     assert panels[1].get_xlabel() == "difference of shares, the second of a pair less the first"
 

@@ -106,7 +106,7 @@ def test_the_data_of_cases_are_their_maps_patch_by_patch():
         np.testing.assert_array_equal(own.pivot(index="row", columns="col", values="value"), maps[int(str(number))])
 
 
-def test_a_chapter_tells_where_what_is_decided_comes_from(monkeypatch):
+def test_a_chapter_tells_what_goes_with_what_is_decided(monkeypatch):
     about = {"factor": "size", "first": "small-clip", "second": "large-clip", "n": 701, "seeds": 5}
     places = [
         ("answers", 0.05, "supported"),
@@ -123,27 +123,27 @@ def test_a_chapter_tells_where_what_is_decided_comes_from(monkeypatch):
     found = pd.DataFrame(rows)
     each = pd.concat([found.assign(seed=seed) for seed in range(5)], ignore_index=True)
     monkeypatch.setattr(questions, "_followed", lambda: (each, found))
-    said = studied.sources_in_words(QUESTIONS["size"])
+    said = studied.followed_in_words(QUESTIONS["size"])
     assert said == [
-        f"small-clip to large-clip, {scenes}, answers +5.0 points. More: answers lost with another picture (+6.0); "
-        "Less: shapes read from the last layer (-7.0); As much: shapes read from the encoder (+0.0); not told by so "
-        "many seeds: 1 of 4."
+        f"small-clip to large-clip, {scenes}: answers +5.0 points. With it: answers lost with another picture (+6.0). "
+        "Against it: shapes read from the last layer (-7.0). The same in both: shapes read from the encoder. Not told: "
+        "shapes read from the connector."
         for scenes in ("held-out scenes", "scenes with novel kinds")
     ]
-    figure, data = studied.sources_drawn(QUESTIONS["size"])
+    figure, data = studied.followed_drawn(QUESTIONS["size"])
     assert data.equals(found)
     assert len(figure.axes) == 2
-    assert studied.sources_in_words(QUESTIONS["encoder"]) == []
+    assert studied.followed_in_words(QUESTIONS["encoder"]) == []
 
 
-def test_what_a_chapter_tells_of_sources_is_of_the_effects_that_are_decided():
+def test_what_a_chapter_tells_to_go_with_effects_is_of_the_effects_that_are_decided():
     for question in QUESTIONS.values():
         _, found = questions.followed(question)
         _, effects = questions.studied(question)
         key = ["first", "second", "split"]
         own = untyped(found.query("kind == 'answers'")).filter([*key, "difference", "verdict"])
         whole = own.merge(effects, on=[*key, "difference", "verdict"])
-        assert len(whole) == len(own) == len(studied.sources_in_words(question))
+        assert len(whole) == len(own) == len(studied.followed_in_words(question))
         assert set(own["verdict"]) <= {"supported", "contradicted"}
 
 

@@ -51,6 +51,8 @@ def test_a_replica_is_followed_from_the_picture_to_the_answer(replica, found):
         assert own["pixels", "color"] > 0.9
         assert own[ANSWER, "all"] > own[OTHER_PICTURE, "all"] + 0.15
         assert own[cut("image to both", random=True), "all"] > own[cut("image to both"), "all"] + 0.1
+        # Random edges are cut, too: these are hundreds between patches.
+        assert own[ANSWER, "all"] > own[cut("image to question", random=True), "all"] + 0.03
     assert found["heldout", ANSWER, "all"] > 0.9
     # Of five shapes; of the three novel kinds no probe tells them, and the replica a quarter (docs/guide/replicas.md).
     assert found["heldout", "encoder", "shape"] > found["heldout", "untrained encoder", "shape"] + 0.15
@@ -99,6 +101,34 @@ def test_of_a_connector_that_says_nothing_probes_find_what_is_most_frequent(repl
     most = max(sorted(set(learned)), key=learned.count)
     assert broken["connector", "shape"] == pytest.approx(shown.count(most) / 151, abs=1e-6)
     assert broken["encoder", "shape"] == found[0]["heldout", "encoder", "shape"]
+
+
+def test_probes_saw_no_such_object_and_read_the_last_layer(replica, monkeypatch):
+    asked, points = [], []
+    predictions, taken = inside.predictions_elsewhere, inside.features
+
+    def told(x, y, parts, other, held_out):
+        asked.append((set(y.tolist()), set(parts.tolist()), held_out))
+        return predictions(x, y, parts, other, held_out, strengths=[0.1])
+
+    def seen(model, items, names, **given):
+        points.extend(names)
+        return taken(model, items, names, **given)
+
+    monkeypatch.setattr(inside, "predictions_elsewhere", told)
+    monkeypatch.setattr(inside, "features", seen)
+    inside._read(replica, SHIPPED, ("heldout", "novel"))
+    assert points[-1] == f"language.blocks.{replica.layers['language'] - 1}.hook_resid_post"
+    assert points[0] == f"vision.blocks.{replica.vision_layers_read - 1}.hook_resid_post"
+    novel = [one for one, _ in objects_in(SHIPPED, "novel", 151)]
+    others = {"color": [one.shape for one in novel], "shape": [one.color for one in novel]}
+    assert len(asked) == 2 * len(PROBED)
+    for number, (values, parts, held_out) in enumerate(asked):
+        name = ("color", "shape")[number % 2]
+        assert values == {getattr(one, name) for one, _ in objects_in(SHIPPED, "train", 293)}
+        # Of novel objects the probe of their color saw none of their shape; of others it saw all.
+        assert held_out.tolist() == [""] * 151 + others[name]
+        assert set(others[name]) <= parts
 
 
 def test_objects_are_of_their_split_and_the_same_every_time():

@@ -17,6 +17,8 @@ HISTORY = 10
 TOLERANCE = 1e-4
 """Largest entry of the gradient of the mean loss at which a problem is solved, as scikit-learn's."""
 _ARMIJO, _HALVINGS = 1e-4, 20
+ROUNDING = 2e-7
+"""Of a float32's value: features that spread no further are the same everywhere."""
 
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Parameters [problem, parameter] -> values [problem] and gradients [problem, parameter]."""
@@ -96,13 +98,13 @@ class Problems:
         x = x - mean
         spread = x[:, learned].square().mean(1, keepdim=True).sqrt()  # std() takes five times as long
         # Nobody learns from a feature that is the same everywhere but for its rounding, whatever it is elsewhere.
-        self._x = x / torch.where(spread > mean.abs() * 1e-6, spread, torch.inf)
+        self._x = x / torch.where(spread > mean.abs() * ROUNDING, spread, torch.inf)
         self._outputs = 1 if classes == 2 else classes
         self._n = train.sum(1)
         self._part = train.to(x.dtype) / train.sum(1, keepdim=True)
-        mean = self._part @ self._x
-        spread = (self._part @ self._x.square() - mean.square()).clamp(min=0).sqrt()
-        self._mean, self._spread = mean[:, :, None], torch.where(spread < 1e-6, 1.0, spread)[:, :, None]
+        part = train.double() / train.sum(1, keepdim=True)
+        mean, spread = map(torch.stack, zip(*(_moments(part, layer) for layer in self._x), strict=True))
+        self._mean, self._spread = mean[:, :, None], spread[:, :, None]
         target = torch.nn.functional.one_hot(y, classes).to(x.dtype).transpose(1, 2)
         self._target = target[:, -self._outputs :]
 
@@ -154,6 +156,21 @@ class Problems:
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         shaped = parameters.view(len(self._x), len(self._n), self._outputs, self._x.shape[2] + 1)
         return shaped[..., :-1], shaped[..., -1]
+
+
+def _moments(
+    part: Float[Tensor, "problem item"], x: Float[Tensor, "item feature"]
+) -> tuple[Float[Tensor, "problem feature"], Float[Tensor, "problem feature"]]:
+    """Mean and standard deviation of every problem's own items; 1 where those are all the same.
+
+    In double precision: a feature that is the same in all items of one problem, and not in those of another, would get
+    the rounding of a difference of squares for its spread, and who is asked about would lie hundreds of it away.
+    """
+    own = x.double()
+    mean = part @ own
+    spread = (part @ own.square() - mean.square()).clamp(min=0).sqrt()
+    still = spread < 1e-6 * mean.abs().clamp(min=1.0)
+    return mean.to(x.dtype), spread.masked_fill(still, 1.0).to(x.dtype)
 
 
 def fit_logistic(

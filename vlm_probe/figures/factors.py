@@ -29,10 +29,10 @@ def effects_by_factor(differences: pd.DataFrame, effects: pd.DataFrame) -> np.nd
 
 @checked
 def effects_followed(differences: pd.DataFrame, effects: pd.DataFrame) -> np.ndarray:
-    """Where effects come from, a panel an effect: the same two arms' difference at one place after the other; their
-    axes [effect].
+    """What goes with effects, a panel an effect: the same two arms' difference at one place after the other; their axes
+    [effect].
 
-    differences, effects: rows of `studies.reading_differences` and `studies.sources`.
+    differences, effects: rows of `studies.reading_differences` and `studies.effects_followed`.
     """
     key, parts = ["first", "second", "split"], {}
     for _, pair in effects.drop_duplicates(key).iterrows():

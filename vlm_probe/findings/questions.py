@@ -15,13 +15,13 @@ from vlm_probe.errors import VlmProbeError
 from vlm_probe.findings.finding import Finding
 from vlm_probe.studies import (
     at_budget,
+    effects_followed,
     grid_differences,
     grid_effects,
     published_effects,
     reading_differences,
     readings,
     results,
-    sources,
 )
 
 REAL = ("Intel/llava-gemma-2b", "Intel/llava-gemma-7b")
@@ -94,10 +94,10 @@ def studied(question: Question) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def followed(question: Question) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Where it comes from, of what `studied` has that is decided.
+    """What goes with what `studied` has that is decided, from the picture to the answer.
 
-    Returns rows of `studies.reading_differences` (a seed each) and of `studies.sources`; none where nothing is decided,
-    or nobody looked into such runs.
+    Returns rows of `studies.reading_differences` (a seed each) and of `studies.effects_followed`; none where nothing is
+    decided, or nobody looked into such runs.
     """
     differences, found = _followed()
     own = (table.loc[table["factor"] == question.factor].reset_index(drop=True) for table in (differences, found))
@@ -111,7 +111,7 @@ def _followed() -> tuple[pd.DataFrame, pd.DataFrame]:
         differences = reading_differences(readings("grid"))
     except VlmProbeError:  # nobody looked
         return differences.iloc[:0], effects.iloc[:0]
-    return differences, sources(effects, differences)
+    return differences, effects_followed(effects, differences)
 
 
 @cache

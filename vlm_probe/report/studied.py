@@ -82,36 +82,31 @@ def table(question: Question) -> Table:
     return Table.of(rows, whole=True)
 
 
-def sources_in_words(question: Question) -> list[str]:
-    """A sentence an effect that is decided: what is more in the second arm, what is as much, and what was not told."""
+def followed_in_words(question: Question) -> list[str]:
+    """A sentence an effect that is decided: what goes its way, what against it, what is as much in both arms, and how
+    much is not told."""
     _, found = followed(question)
     said = []
     for _, own in found.groupby(["first", "second", "split"], sort=False):
-        effect, places = own.iloc[0], own.iloc[1:]
-        by_verdict = {
-            what: [
-                f"{kind} ({100 * value:+.1f})"
-                for kind, value, verdict in zip(*(places[c].tolist() for c in _TOLD), strict=True)
-                if verdict == str(decided)
-            ]
-            for decided, what in _DECIDED.items()
-        }
-        told = [f"{what}: {', '.join(kinds).replace(NEW, ' ')}" for what, kinds in by_verdict.items() if kinds]
-        left = len(places) - sum(map(len, by_verdict.values()))
-        told += [f"not told by so many seeds: {left} of {len(places)}"] if left else []
-        said.append(
-            f"{effect['first']} to {effect['second']}, {SCENES.get(effect['split'], effect['split'])}, answers "
-            f"{100 * effect['difference']:+.1f} points. {'; '.join(told)}."
-        )
+        effect, *places = own.to_dict("records")
+        told: dict[str, list[str]] = {"With it": [], "Against it": [], "The same in both": [], "Not told": []}
+        for place in places:
+            words = " ".join(place["kind"].split())
+            if place["verdict"] == Verdict.EQUIVALENT:
+                told["The same in both"].append(words)
+            elif not Verdict(place["verdict"]).decided:
+                told["Not told"].append(words)
+            else:
+                way = "With it" if (place["difference"] > 0) == (effect["difference"] > 0) else "Against it"
+                told[way].append(f"{words} ({100 * place['difference']:+.1f})")
+        first, second, split = effect["first"], effect["second"], SCENES.get(effect["split"], effect["split"])
+        sentences = [f"{first} to {second}, {split}: answers {100 * effect['difference']:+.1f} points"]
+        sentences += [f"{what}: {', '.join(kinds)}" for what, kinds in told.items() if kinds]
+        said.append(f"{'. '.join(sentences)}.")
     return said
 
 
-NEW = "\n"
-_TOLD = ("kind", "difference", "verdict")
-_DECIDED = {Verdict.SUPPORTED: "More", Verdict.CONTRADICTED: "Less", Verdict.EQUIVALENT: "As much"}
-
-
-def sources_drawn(question: Question) -> tuple[Figure, pd.DataFrame]:
+def followed_drawn(question: Question) -> tuple[Figure, pd.DataFrame]:
     """Every effect that is decided, place by place; and the table of it."""
     differences, found = followed(question)
     return figure_of(figures.effects_followed(differences, found)), found

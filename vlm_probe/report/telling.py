@@ -151,11 +151,11 @@ class Telling:
         picture = self._picture(studied.drawn(question), f"studied_{question.factor}", studied.CAPTION, alt)
         blocks = (Paragraph(said), picture, studied.table(question))
         alone = Section("The same change in trained miniatures", blocks)
-        if not (sources := studied.sources_in_words(question)):
+        if not (said := studied.followed_in_words(question)):
             return (alone,)
-        alt = f"where what {question.factor} changes comes from, over training seeds"
-        picture = self._picture(studied.sources_drawn(question), f"followed_{question.factor}", studied.FOLLOWED, alt)
-        return (alone, Section("Where that comes from", (Bullets(tuple(sources)), picture)))
+        alt = f"what goes with the change by {question.factor}, over training seeds"
+        picture = self._picture(studied.followed_drawn(question), f"followed_{question.factor}", studied.FOLLOWED, alt)
+        return (alone, Section("What goes with it, from the picture to the answer", (Bullets(tuple(said)), picture)))
 
     def _finding(self, chapter: Chapter) -> Section:
         """A finding; its figures are written on the way."""

@@ -2,7 +2,7 @@
 
 from vlm_probe.studies.effects import grid_differences, grid_effects, grid_interactions, learning_curves
 from vlm_probe.studies.grid import collect_scores, grid_scores
-from vlm_probe.studies.inside import reading_differences, readings, sources
+from vlm_probe.studies.inside import effects_followed, reading_differences, readings
 from vlm_probe.studies.published import (
     FACTORS,
     published_effects,
@@ -17,6 +17,7 @@ __all__ = [
     "FACTORS",
     "at_budget",
     "collect_scores",
+    "effects_followed",
     "grid_differences",
     "grid_effects",
     "grid_interactions",
@@ -31,7 +32,6 @@ __all__ = [
     "results",
     "softmax_differences",
     "softmax_results",
-    "sources",
     "tabled",
     "tuned",
     "under_curve",

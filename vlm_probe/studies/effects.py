@@ -177,7 +177,10 @@ def grid_effects(
 ) -> pd.DataFrame:
     """The mean effect over seeds, with the interval that training from other seeds would leave.
 
-    differences: as `grid_differences` or `grid_interactions` returns it. margin: the largest difference that does not
+    differences: as `grid_differences` or `grid_interactions` returns it; with a column beside (the same difference held
+        to a control), an effect is as sure as the less sure of both, as an intersection-union test has it (Berger
+        1982).
+    margin: the largest difference that does not
     matter; inside it for sure, two arms are equivalent. family: columns; rows that are alike in them are corrected
     together.
 
@@ -193,6 +196,9 @@ def grid_effects(
         a, b = group["a"].to_numpy(dtype=float), group["b"].to_numpy(dtype=float)
         about = {name: group[name].iloc[0] for name in (*_PAIR, "n")}
         found = over_runs(b, a, resolution=1 / about["n"])
+        each = [found]
+        if "beside" in group:
+            each.append(over_runs(group["beside"].to_numpy(dtype=float), np.zeros(len(a)), resolution=1 / about["n"]))
         rows.append(
             {
                 **about,
@@ -200,9 +206,9 @@ def grid_effects(
                 "a": found.control,
                 "b": found.value,
                 "difference": found.difference,
-                "low": found.low,
-                "high": found.high,
-                "p": found.p,
+                "low": min(one.low for one in each),
+                "high": max(one.high for one in each),
+                "p": max(one.p for one in each),
                 "p_holm": np.nan,
             }
         )

@@ -1,10 +1,12 @@
-"""What stands inside the runs of a study, and where what two arms differ in comes from.
+"""What stands inside the runs of a study, and what goes with a difference of two arms.
 
 A run is looked into once, at its whole budget. All of it are shares: of the same objects, whose properties a probe
 reads over their boxes at one place after the other, and of the same questions, answered with and without what an answer
-may need. The difference of two arms can so be followed, seed by seed, from the picture to the answer: whether one has
-more that can be read, and whether one loses more where something is taken from both. Probes tell shapes alone, whatever
-their scale, and a model that sees another picture answers from that, not from language.
+may need. A difference of two arms in answers can so be followed, seed by seed, from the picture to the answer: whether
+one has more that can be read, and whether one loses more where something is taken from both. What goes with a
+difference need not be its cause. Where taking something away leaves both arms at the floor, what is lost repeats the
+difference: the answers need it in both arms. Probes tell shapes alone, whatever their scale, and a model that sees
+another picture answers from that, not from language.
 """
 
 from __future__ import annotations
@@ -49,6 +51,9 @@ class Followed:
     kind: str
     place: str
     less: str | None = None
+    beside: str | None = None
+    """In place of `place`, what a loss is held to: as many random edges cut, which are mostly others' (text looks at
+    little but the image), so that they tell whether an arm is hurt by any cut, not which of the route's edges count."""
 
 
 FOLLOWED = {
@@ -58,7 +63,9 @@ FOLLOWED = {
     "shapes read from the last layer": Followed("shape", "last layer"),
     "answers lost with\nanother picture": Followed("all", ANSWER, OTHER_PICTURE),
     **{
-        f"answers lost without\nattention from {queries} to image": Followed("all", cut(route, random=True), cut(route))
+        f"answers lost without\nattention from {queries} to image": Followed(
+            "all", ANSWER, cut(route), cut(route, random=True)
+        )
         for queries, route in (
             ("question", "image to question"),
             ("answer", "image to answer"),
@@ -153,31 +160,40 @@ def reading_differences(table: pd.DataFrame) -> pd.DataFrame:
     table: as `readings` returns it.
 
     Returns the columns of `studies.grid_differences`; kind has the words of `FOLLOWED`, n what the share is of, and a
-    and b are shares, or what is lost of them. Raises VlmProbeError as it does.
+    and b are shares, or what is lost of them. Beside them stands beside, the difference of what is lost beyond as many
+    random edges; the difference itself where nothing is cut. Raises VlmProbeError as `grid_differences` does, and for
+    a run that lacks what another has, or has it twice.
     """
     run = list(table.columns[: table.columns.get_loc("kind")])
+    each = {place: own.set_index(run).sort_index() for place, own in table.groupby(["kind", "place"])}
+    runs = table.filter(run).drop_duplicates().set_index(run).sort_index().index
+    nothing = pd.DataFrame({"n": [], "share": []})
     parts = []
     for words, what in FOLLOWED.items():
-        own = table.loc[(table["kind"] == what.kind) & (table["place"] == what.place)]
-        if what.less is not None:
-            other = table.loc[(table["kind"] == what.kind) & (table["place"] == what.less), [*run, "n", "share"]]
-            both = own.merge(other, on=[*run, "n"], suffixes=("", "_less"))
-            own = both.assign(share=both["share"] - both["share_less"])
-        parts.append(own.filter([*run, "n", "share"]).assign(kind=words))
-    names = {"arm": "cell", "pretrained": "connector_pretrained", "share": "accuracy"}
-    return grid_differences(pd.concat(parts, ignore_index=True).rename(columns=names))
+        names = [place for place in (what.place, what.less, what.beside) if place is not None]
+        at = [each.get((what.kind, place), nothing) for place in names]
+        for other in at:
+            if not other.index.equals(runs) or not other["n"].equals(at[0]["n"]):
+                raise VlmProbeError(f"not every run has one reading for {words!r}; look into them again")
+        share, *taken = (one["share"] for one in at)
+        lost = share - taken[0] if taken else share
+        held = taken[1] - taken[0] if what.beside else lost
+        parts.append(at[0].filter(["n"]).assign(accuracy=lost, held=held, kind=words).reset_index())
+    scores = pd.concat(parts, ignore_index=True).rename(columns={"arm": "cell", "pretrained": "connector_pretrained"})
+    held = grid_differences(scores.assign(accuracy=scores["held"]))
+    return grid_differences(scores).assign(beside=held["difference"])
 
 
-def sources(effects: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
-    """Where every effect that is decided comes from: the same two arms in what `FOLLOWED` names.
+def effects_followed(effects: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
+    """What goes with every effect that is decided: the same two arms in what `FOLLOWED` names.
 
     effects: of answers, as `studies.grid_effects` returns them. differences: as `reading_differences` returns them.
 
     Returns the columns of `grid_effects`, a row a decided effect (of all question types together) and words of
     `FOLLOWED`, in their order, which are in kind; none of arms that were looked into in fewer than `FEWEST_RUNS` seeds,
-    which `attrs["left_out"]` names. The row "answers" is the effect itself. p_holm is corrected over the others of an
-    effect, "equivalent" is not. They are of the seeds that the effect was found in: where it was decided by chance,
-    what answers hang on was drawn with it, and is called too often.
+    which `attrs["left_out"]` names. The row "answers" is the effect itself, of its own seeds; the others are of those
+    that were looked into, and p_holm is corrected over them, but for what no seed differs in ("equivalent" is not
+    corrected). Where the effect was decided by chance, what answers hang on was drawn with it and is called too often.
     """
     key = ["factor", "first", "second", "split"]
     called = effects["verdict"].isin([str(one) for one in Verdict if one.decided])
@@ -186,23 +202,27 @@ def sources(effects: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
     seeds = decided.filter(key).merge(own.groupby(key)["seed"].nunique().reset_index(), on=key, how="left").fillna(0)
     few = seeds.loc[seeds["seed"] < FEWEST_RUNS]
     own = own.merge(seeds.loc[seeds["seed"] >= FEWEST_RUNS, key], on=key)
-    places = grid_effects(own.loc[own["kind"] != answers], margin=MARGIN, family=key)
+    # Arms that share an encoder are not asked whether they differ in it.
+    own = own.assign(shared=(own["difference"] == 0).groupby([own[name] for name in (*key, "kind")]).transform("all"))
+    places = pd.concat(
+        [grid_effects(part, margin=MARGIN, family=key) for _, part in own.loc[own["kind"] != answers].groupby("shared")]
+        or [effects.iloc[:0]]
+    )
     looked = decided.merge(own.filter(key).drop_duplicates(), on=key).assign(kind=answers)
-    table = pd.concat([part for part in (looked, places) if len(part)] or [places], ignore_index=True)
-    order = {tuple(pair): number for number, pair in enumerate(decided.filter(key).to_numpy().tolist())}
-    words = list(FOLLOWED)
-    pairs = [order[tuple(pair)] for pair in table[key].to_numpy().tolist()]
-    rank = [(pair, words.index(kind)) for pair, kind in zip(pairs, table["kind"].tolist(), strict=True)]
-    table = table.iloc[sorted(range(len(rank)), key=rank.__getitem__)].reset_index(drop=True)
+    table = pd.concat([looked, places], ignore_index=True) if len(looked) else places
+    pairs = decided.filter(key).assign(pair=range(len(decided)))
+    words = {kind: number for number, kind in enumerate(FOLLOWED)}
+    ranked = table.merge(pairs, on=key).assign(words=table["kind"].map(words)).sort_values(["pair", "words"])
+    table = ranked.drop(columns=["pair", "words"]).reset_index(drop=True)
     left_out = [
         f"{row['first']} to {row['second']}, {row['split']}: {row['seed']:.0f} seeds looked into, {FEWEST_RUNS} do"
         for row in few.to_dict("records")
     ]
-    table.attrs = {**places.attrs, "method": METHOD, "left_out": left_out}
+    table.attrs = {**differences.attrs, "method": METHOD, "left_out": left_out}
     return table
 
 
 METHOD = (
     "paired by seed; 95 % interval by Student's t over seeds; p by Holm over what one decided effect is followed by; "
-    "what is lost without attention is beside as many random edges"
+    "what is lost without attention is decided where it is also beyond what as many random edges cost"
 )

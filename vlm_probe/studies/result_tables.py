@@ -226,9 +226,10 @@ def tuned(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside(new: pd.DataFrame, kept: pd.DataFrame, arms: Iterable[str]) -> pd.DataFrame:
-    """Both tables in order, and of a run that both have the new one."""
-    there = set(zip(new["arm"], new["seed"], strict=True))
-    other = kept.loc[[key not in there for key in zip(kept["arm"], kept["seed"], strict=True)]]
+    """Both tables in order, and of a run that both have the new one; arms of another version are left out."""
+    arms, there = list(arms), set(zip(new["arm"], new["seed"], strict=True))
+    keys = zip(kept["arm"], kept["seed"], strict=True)
+    other = kept.loc[[key not in there and key[0] in arms for key in keys]]
     parts = [part for part in (other, new) if len(part)]
     return in_order(pd.concat(parts, ignore_index=True), arms) if parts else new
 
