@@ -115,7 +115,7 @@ def test_who_is_asked_elsewhere_is_scikit_learn_s_probe_of_the_other_parts():
     assert (found[0] == truth).mean() > 0.7
 
 
-@pytest.mark.parametrize("kind", ["own color alone", "one-hot", "hardly moving"])
+@pytest.mark.parametrize("kind", ["own color alone", "one-hot", "hardly moving", "far in one color"])
 def test_features_that_a_part_alone_moves_are_scikit_learn_s_too(kind):
     """In all but one color such a feature is still; who is asked about is of that color, and has it."""
     from sklearn.linear_model import LogisticRegression
@@ -134,6 +134,8 @@ def test_features_that_a_part_alone_moves_are_scikit_learn_s_too(kind):
         shown = 1.5 * np.eye(SHAPES)[shapes] + rng.normal(size=(len(shapes), SHAPES))
         if kind == "hardly moving":  # but more than a float32's rounding
             shown, own = 1000 + 1e-3 * shown, np.zeros_like(own)
+        if kind == "far in one color":  # without it the rest spreads little, and must count in full
+            shown = shown + 50 * (colors == 2)[:, None] * rng.normal(size=shown.shape)
         return np.concatenate([own, shown], axis=1).astype(np.float32)
 
     x, asked = features(color, names, 2), features(other, np.unique(scenes(89, seed=1)[1], return_inverse=True)[1], 3)
