@@ -21,8 +21,8 @@ CAPTION = (
 )
 FOLLOWED = (
     "Of two arms of which one answers more right, what else they differ in: a dot a training seed, and their mean with "
-    "its 95 % interval (Student's t over seeds). Right of 0 the second has more, or loses more; what is lost without "
-    "attention is beside as many random edges."
+    "its 95 % interval (Student's t over seeds). Right of 0 the second has more, or loses more; of what is lost "
+    "without attention the interval reaches over what is lost beyond as many random edges, too."
 )
 _SAYS = {
     "size": "A larger language model answers more",
