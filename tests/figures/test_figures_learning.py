@@ -82,10 +82,11 @@ def test_every_effect_that_is_followed_has_a_panel_of_places():
     pairs = pd.DataFrame({"first": "small-clip", "second": "large-clip", "split": ["heldout", "novel"]})
     pairs["factor"] = "size"
     both = pairs.merge(places, how="cross")
-    by = both["split"].map({"heldout": 1.0, "novel": -1.0})
+    by = np.where(both["split"] == "heldout", 1.0, -1.0)
     differences = pd.concat([both.assign(seed=seed, difference=(0.1 + 0.1 * seed) * by) for seed in range(3)])
     effects = both.assign(seeds=3, difference=0.1, low=0.0, high=0.2, verdict="undecided")
-    panels = figures.effects_followed(differences, effects)
+    panels = figures.effects_followed(differences, effects, title="What goes with them")
+    assert panels[0].figure.texts[0].get_text() == "What goes with them"
     titles = [one_line(ax.get_title(loc="left")) for ax in panels]
     assert titles == [
         f"small-clip to large-clip, {scenes}" for scenes in ("held-out scenes", "scenes with novel kinds")

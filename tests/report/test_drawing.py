@@ -132,6 +132,9 @@ def test_a_chapter_tells_what_goes_with_what_is_decided(monkeypatch):
     ]
     figure, data = studied.followed_drawn(QUESTIONS["size"])
     assert data.equals(found)
+    assert title_of(figure) == (
+        "What goes with the change by size, over training seeds: 2 supported, 2 contradicted, 2 equivalent, 2 undecided"
+    )
     assert len(figure.axes) == 2
     assert studied.followed_in_words(QUESTIONS["encoder"]) == []
 

@@ -11,7 +11,7 @@ import pandas as pd
 from vlm_probe.figures.effects import change_in_words, effect_over_seeds
 from vlm_probe.figures.given import checked
 from vlm_probe.figures.scores import scenes_of
-from vlm_probe.figures.style import COLUMN, styled
+from vlm_probe.figures.style import COLUMN, headed, styled
 from vlm_probe.figures.tables import names, where
 
 
@@ -28,7 +28,7 @@ def effects_by_factor(differences: pd.DataFrame, effects: pd.DataFrame) -> np.nd
 
 
 @checked
-def effects_followed(differences: pd.DataFrame, effects: pd.DataFrame) -> np.ndarray:
+def effects_followed(differences: pd.DataFrame, effects: pd.DataFrame, *, title: str = "") -> np.ndarray:
     """What goes with effects, a panel an effect: the same two arms' difference at one place after the other; their axes
     [effect].
 
@@ -37,9 +37,12 @@ def effects_followed(differences: pd.DataFrame, effects: pd.DataFrame) -> np.nda
     key, parts = ["first", "second", "split"], {}
     for _, pair in effects.drop_duplicates(key).iterrows():
         one = pair.filter(key).to_frame().T
-        title = f"{pair['first']} to {pair['second']}, {scenes_of(one)}"
-        parts[title] = (differences.merge(one, on=key), effects.merge(one, on=key))
-    return _panels(parts, "kind", "difference of shares, the second of a pair less the first")
+        arms = f"{pair['first']} to {pair['second']}, {scenes_of(one)}"
+        parts[arms] = (differences.merge(one, on=key), effects.merge(one, on=key))
+    panels = _panels(parts, "kind", "difference of shares, the second of a pair less the first")
+    if title:
+        headed(panels[0].figure, title, "")
+    return panels
 
 
 def _panels(parts: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], by: str, label: str) -> np.ndarray:

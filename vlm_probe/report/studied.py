@@ -109,4 +109,6 @@ def followed_in_words(question: Question) -> list[str]:
 def followed_drawn(question: Question) -> tuple[Figure, pd.DataFrame]:
     """Every effect that is decided, place by place; and the table of it."""
     differences, found = followed(question)
-    return figure_of(figures.effects_followed(differences, found)), found
+    came = ", ".join(counted(found.loc[found["kind"] != found["kind"].iloc[0], "verdict"].tolist()))
+    title = f"What goes with the change by {question.factor}, over training seeds: {came}"
+    return figure_of(figures.effects_followed(differences, found, title=title)), found
