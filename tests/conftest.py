@@ -7,9 +7,9 @@ from dataclasses import dataclass
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
-import type_checks
+from jaxtyping import install_import_hook
 
-type_checks.install("vlm_probe")
+install_import_hook("vlm_probe", "beartype.beartype")
 
 import pytest  # noqa: E402
 

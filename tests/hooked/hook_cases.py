@@ -74,7 +74,7 @@ REASONS = {
         "report.top_tokens"
     ),
     "counts the bytes of a run before it": "running.check_fits",
-    "looks at what a run gave, or at what it will be asked": "running.check_numbers findings.unaskable findings.steps",
+    "looks at what a run gave, or at what it will be asked": "running.check_numbers findings.unaskable",
     "hands a model, or what opens it, to measures and looks that have cases of their own": (
         "findings.measure_model findings.measure_ahead report.to_explore report.write_report "
         "training.look_inside training.score"
