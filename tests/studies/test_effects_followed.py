@@ -54,8 +54,9 @@ EVERYWHERE = dict.fromkeys([("all", place) for place in (SCORED, ANSWER, *RANDOM
 def table_of(rng, gains, seeds=SEEDS, shared=(), splits=("heldout", "novel")):
     """Readings of small-clip and large-clip: the second has gains[(place, kind)] more; shared places are the same."""
     rows = []
-    for seed, split, ((kind, place), level) in product(range(seeds), splits, PLACES.items()):
-        both = level + rng.normal(0, 0.03)
+    runs = [(seed, split) for seed in range(seeds) for split in splits]
+    for (seed, split), (kind, place) in product(runs, PLACES):
+        both = PLACES[kind, place] + rng.normal(0, 0.03)
         for arm in ("small-clip", "large-clip"):
             own = 0.0 if (kind, place) in shared else rng.normal(0, BETWEEN.get(place, ANSWERS_BETWEEN) / np.sqrt(2))
             gain = gains.get((kind, place), 0.0) if arm == "large-clip" else 0.0
@@ -231,7 +232,7 @@ def test_runs_that_share_no_seed_are_named():
 
 @pytest.mark.parametrize("what", ["twice", "missing", "of others", "nowhere"])
 def test_runs_that_were_not_read_alike_are_refused(what):
-    table = table_of(np.random.default_rng(9), {})
+    table = untyped(table_of(np.random.default_rng(9), {}))
     one = table.index[(table["place"] == "connector") & (table["seed"] == 3)][:1]
     if what == "twice":
         table = pd.concat([table, table.loc[one]])

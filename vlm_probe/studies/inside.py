@@ -212,8 +212,9 @@ def effects_followed(effects: pd.DataFrame, differences: pd.DataFrame) -> pd.Dat
     table = pd.concat([looked, places], ignore_index=True) if len(looked) else places
     pairs = decided.filter(key).assign(pair=range(len(decided)))
     words = {kind: number for number, kind in enumerate(FOLLOWED)}
-    ranked = table.merge(pairs, on=key).assign(words=table["kind"].map(words)).sort_values(["pair", "words"])
-    table = ranked.drop(columns=["pair", "words"]).reset_index(drop=True)
+    ranked = table.merge(pairs, on=key)
+    ranked["words"] = [words[kind] for kind in ranked["kind"].tolist()]
+    table = ranked.sort_values(["pair", "words"]).drop(columns=["pair", "words"]).reset_index(drop=True)
     left_out = [
         f"{row['first']} to {row['second']}, {row['split']}: {row['seed']:.0f} seeds looked into, {FEWEST_RUNS} do"
         for row in few.to_dict("records")
