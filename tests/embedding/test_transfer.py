@@ -100,28 +100,29 @@ def elsewhere(**changed):
     return predictions_elsewhere(**{**given, **changed}), given, truth
 
 
-def test_who_is_asked_elsewhere_is_scikit_learn_s_probe_of_the_other_parts():
+def by_scikit_learn(x, y, parts, asked, asked_parts):
+    """What its probe of all other parts says, part by part."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    found, given, truth = elsewhere(strengths=[0.1])
-    own = []
-    for part, asked in zip(given["asked_parts"], given["asked"][0], strict=True):
-        seen = given["parts"] != part
+    said = np.empty(len(asked_parts), dtype=y.dtype)
+    for part in np.unique(asked_parts):
+        seen, at = parts != part, asked_parts == part
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=3000))
-        own.append(probe.fit(given["x"][0][seen], given["y"][seen]).predict(asked[None])[0])
-    assert (found[0] == np.asarray(own)).mean() > 0.98
+        said[at] = probe.fit(x[0, seen].astype(float), y[seen]).predict(asked[0, at].astype(float))
+    return said
+
+
+def test_who_is_asked_elsewhere_is_scikit_learn_s_probe_of_the_other_parts():
+    found, given, truth = elsewhere(strengths=[0.1])
+    assert (found[0] == by_scikit_learn(**given)).mean() > 0.98
     assert (found[0] == truth).mean() > 0.7
 
 
 @pytest.mark.parametrize("kind", ["own color alone", "one-hot", "hardly moving", "far in one color"])
 def test_features_that_a_part_alone_moves_are_scikit_learn_s_too(kind):
     """In all but one color such a feature is still; who is asked about is of that color, and has it."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     color, shape, _ = scenes(211)
     other, _, _ = scenes(89, seed=1)
     _, names = np.unique(shape, return_inverse=True)
@@ -139,12 +140,8 @@ def test_features_that_a_part_alone_moves_are_scikit_learn_s_too(kind):
         return np.concatenate([own, shown], axis=1).astype(np.float32)
 
     x, asked = features(color, names, 2), features(other, np.unique(scenes(89, seed=1)[1], return_inverse=True)[1], 3)
-    found, *_ = elsewhere(x=x[None], asked=asked[None], strengths=[0.1])
-    own = np.empty(89, dtype=shape.dtype)
-    for part in range(COLORS):
-        seen, at = color != part, other == part
-        probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=3000))
-        own[at] = probe.fit(x[seen].astype(float), shape[seen]).predict(asked[at].astype(float))
+    found, given, _ = elsewhere(x=x[None], asked=asked[None], strengths=[0.1])
+    own = by_scikit_learn(**given | {"x": x[None], "asked": asked[None]})
     assert (found[0] == own).mean() > 0.98
 
 

@@ -50,6 +50,7 @@ def test_a_replica_is_followed_from_the_picture_to_the_answer(replica, found):
         own = found[split]
         assert own["pixels", "color"] > 0.9
         assert own[ANSWER, "all"] > own[OTHER_PICTURE, "all"] + 0.15
+        assert own[ANSWER, "all"] > own[cut("image to both"), "all"] + 0.15
         assert own[cut("image to both", random=True), "all"] > own[cut("image to both"), "all"] + 0.1
         # Random edges are cut, too: these are hundreds between patches.
         assert own[ANSWER, "all"] > own[cut("image to question", random=True), "all"] + 0.03

@@ -55,11 +55,9 @@ def results(id: str) -> pd.DataFrame:
     Raises VlmProbeError for a study there is none of, or none is trained of.
     """
     study = find_study(id)
-    file = committed_tables() / f"{id}.csv"
-    if not file.is_file():
+    table = committed(_names(study)[0], ())
+    if table.empty:
         raise VlmProbeError(f"study {id} has no table yet; train it with vlm-probe study {id} --seeds 5")
-    with file.open() as opened:
-        table = pd.read_csv(opened)
     table.attrs = {
         "title": study.question,
         "units": "share right",
@@ -77,8 +75,7 @@ def runs(id: str) -> pd.DataFrame:
     """How every run of a study's table was made: arm, seed, seconds of training (its own, the shared encoder and
     language model left out), device, threads, processor, torch and commit. Raises as `results` does."""
     results(id)
-    with (committed_tables() / f"{id}_runs.csv").open() as opened:
-        return pd.read_csv(opened)
+    return committed(_names(find_study(id))[1], ["arm", "seed", *MADE])
 
 
 def factors_of(cell: Cell, study: Study) -> dict[str, Any]:
@@ -112,20 +109,17 @@ def known(study: Study, tables: Traversable | None = None) -> tuple[pd.DataFrame
 
     tables: the folder they are in; the package's if None.
     """
-    tables = committed_tables() if tables is None else tables
     scores = pd.DataFrame(columns=["arm", *study.columns, *MEASURED])
     made = pd.DataFrame(columns=["arm", "seed", *MADE])
     # Its own last: what is in both is what was trained for it.
     for other in sorted(STUDIES.values(), key=lambda one: one.id == study.id):
-        files = [tables / name for name in _names(other)]
         same = [name for name, cell in study.arms.items() if other.arms.get(name) == cell]
-        if not same or other.budget != study.budget or not all(file.is_file() for file in files):
+        if not same or other.budget != study.budget:
             continue
-        found = []
-        for file in files:
-            with file.open() as opened:
-                table = pd.read_csv(opened)
-            found.append(table.loc[table["arm"].isin(same)])
+        both = [committed(name, ["arm"], tables) for name in _names(other)]
+        if any(table.empty for table in both):
+            continue
+        found = [table.loc[table["arm"].isin(same)] for table in both]
         about = pd.DataFrame([{"arm": name, **factors_of(study.arms[name], study)} for name in same])
         rows = found[0].loc[found[0]["split"].isin(study.splits), ["arm", *MEASURED]]
         scores, made = merged(study, (about.merge(rows, on="arm"), found[1]), (scores, made))
