@@ -7,9 +7,9 @@ from dataclasses import dataclass
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
-from jaxtyping import install_import_hook
+import type_checks
 
-install_import_hook("vlm_probe", "beartype.beartype")
+type_checks.install("vlm_probe")
 
 import pytest  # noqa: E402
 
