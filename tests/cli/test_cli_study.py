@@ -10,8 +10,10 @@ from tiny import untyped
 
 from vlm_probe.studies import softmax
 from vlm_probe.studies.study import STUDIES
+from vlm_probe.training import processes
 from vlm_probe.training import softmax as softmax_training
 from vlm_probe.training import study as training
+from vlm_probe.training.processes import Job
 from vlm_probe.training.replica import runs_of
 
 GRID = STUDIES["grid"]
@@ -21,6 +23,7 @@ GRID = STUDIES["grid"]
     ("argv", "message"),
     [
         (("gird",), "no study 'gird'; nearest are 'grid'"),
+        (("sofmax",), "no study 'sofmax'; nearest are 'softmax'"),
         (("grid", "--arm", "small-clop"), "study grid has no arm 'small-clop'; nearest are 'small-clip'"),
         (("grid", "--device", "toaster"), "no device 'toaster' here: "),
     ],
@@ -44,12 +47,12 @@ def test_every_arm_of_every_seed_is_begun_and_their_scores_are_collected(command
     id, arms = study.id, study.arms
     begun = []
 
-    def begin(study, cell, runs, device, threads):
-        begun.append((cell.name, cell.seed, device))
-        finished(cell, runs, study=study.id)
-        return training.Job(cell.name, subprocess.Popen([sys.executable, "-c", ""]), tmp_path / "log")
+    def begin(name, arm, seed, runs, device, log, threads):
+        begun.append((arm, seed, device))
+        finished(STUDIES[name].arm(arm, seed), runs, study=name)
+        return Job(arm, subprocess.Popen([sys.executable, "-c", ""]), tmp_path / "log")
 
-    monkeypatch.setattr(training, "begin_arm", begin)
+    monkeypatch.setattr(processes, "begin_arm", begin)
     runs = tmp_path / "runs"
     ended = command("study", id, "--seeds", 2, "--first-seed", 3, "--jobs", 3, "--runs", runs)
     assert ended.code == 0, ended.err
@@ -132,12 +135,12 @@ def test_arms_that_another_study_s_table_has_are_shipped_with_those_trained_now(
 def test_what_the_shipped_tables_have_is_left_out_on_request(command, refused, tmp_path, monkeypatch):
     begun = []
 
-    def begin(study, cell, runs, device, threads):
-        begun.append((cell.name, cell.seed))
-        finished(cell, runs, study=study.id)
-        return training.Job(cell.name, subprocess.Popen([sys.executable, "-c", ""]), tmp_path / "log")
+    def begin(name, arm, seed, runs, device, log, threads):
+        begun.append((arm, seed))
+        finished(STUDIES[name].arm(arm, seed), runs, study=name)
+        return Job(arm, subprocess.Popen([sys.executable, "-c", ""]), tmp_path / "log")
 
-    monkeypatch.setattr(training, "begin_arm", begin)
+    monkeypatch.setattr(processes, "begin_arm", begin)
     said = refused("study", "grid", "--seeds", 5, "--missing", "--runs", tmp_path / "a")
     assert said == "the shipped tables have every such arm of study grid"
     assert refused("study", "grid", "--arm", "small-clip", "--missing", "--runs", tmp_path / "a") == said
@@ -166,12 +169,12 @@ def trained(arm, runs, losses):
 def test_real_connectors_are_trained_at_every_rate_then_at_the_best(command, refused, tmp_path, monkeypatch):
     begun, losses = [], {"gemma3-270m-all-x2": 0.5, "smollm2-135m-task-x0.5": 0.2}
 
-    def begin(arm, runs, device, threads):
-        begun.append((arm.name, arm.seed))
-        trained(arm, runs, losses)
-        return training.Job(arm.name, subprocess.Popen([sys.executable, "-c", ""]), tmp_path / "log")
+    def begin(name, arm, seed, runs, device, log, threads):
+        begun.append((arm, seed))
+        trained(softmax.find_arm(arm, seed), runs, losses)
+        return Job(arm, subprocess.Popen([sys.executable, "-c", ""]), tmp_path / "log")
 
-    monkeypatch.setattr(softmax_training, "begin_arm", begin)
+    monkeypatch.setattr(processes, "begin_arm", begin)
     monkeypatch.setattr(softmax, "_read", lambda name: pd.DataFrame(columns=[*softmax._FILES[name][1]]))
     runs, package = tmp_path / "runs", tmp_path / "package"
     assert refused("study", "softmax", "--first-seed", 1, "--runs", runs) == (

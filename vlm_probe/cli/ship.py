@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -15,13 +16,14 @@ def ship(
     out: Annotated[Path, typer.Option(help="The package's folder.")] = Path("vlm_probe"),
 ) -> None:
     """For maintainers: put studies' tables, finished cells of seed 0 and the scores of all seeds into the package."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from vlm_probe.studies import inside, softmax
     from vlm_probe.studies.result_tables import ship as ship_tables
 
     studies = ship_tables(runs, out)
-    inside.ship(runs, out)
+    read = [Path(inside.FILE).stem] if inside.ship(runs, out) else []
     studies += [softmax.SOFTMAX] if softmax.ship(runs, out) else []
-    for name in studies:
+    for name in [*studies, *read]:
         say(out / "studies" / "tables" / f"{name}.csv")
     if studies and not any(runs.glob("seed-*")):  # a folder of studies alone
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from vlm_probe.studies.study import Study
     from vlm_probe.training.processes import Job
     from vlm_probe.zoo.cells import Cell
-
-T = TypeVar("T")
 
 
 def study(
@@ -67,9 +65,10 @@ def study(
 
 def _train(study: Study, runs: Path, cells: list[Cell], jobs: int, device: str) -> None:
     """Train every arm from every seed behind one bar; the tables are written anew with every finished run."""
-    from vlm_probe.training.study import begin_arm
+    from vlm_probe.training.study import folder_of
 
-    _run(cells, lambda cell, threads: begin_arm(study, cell, runs, device, threads), jobs, lambda: _write(study, runs))
+    arms = [(cell.name, cell.seed, folder_of(cell, runs)) for cell in cells]
+    _run(study.id, arms, runs, jobs, device, lambda: _write(study, runs))
     table = _write(study, runs).query("kind == 'all' and budget == 1")
     if table.empty:
         raise VlmProbeError(f"{runs} has no finished run of study {study.id}")
@@ -134,17 +133,29 @@ def _softmax(runs: Path, seeds: range, jobs: int, arm: str | None, missing: bool
 
 def _train_softmax(runs: Path, arms: list[SoftmaxArm], jobs: int, device: str) -> None:
     """Train arms behind a bar; the tables are written anew with every finished run."""
-    from vlm_probe.studies.softmax import collect, write
-    from vlm_probe.training.softmax import begin_arm
+    from vlm_probe.studies.softmax import SOFTMAX, collect, write
 
-    _run(arms, lambda arm, threads: begin_arm(arm, runs, device, threads), jobs, lambda: write(collect(runs), runs))
+    waiting = [(arm.name, arm.seed, arm.folder(runs)) for arm in arms]
+    _run(SOFTMAX, waiting, runs, jobs, device, lambda: write(collect(runs), runs))
 
 
-def _run(waiting: list[T], begin: Callable[[T, int], Job], jobs: int, collected: Callable[[], object]) -> None:
-    """Train everything that waits behind a bar; `collected` writes the tables anew with every finished run."""
-    from vlm_probe.training.processes import run_all
+def _run(
+    study: str,
+    waiting: list[tuple[str, int, Path]],
+    runs: Path,
+    jobs: int,
+    device: str,
+    collected: Callable[[], object],
+) -> None:
+    """Train everything that waits behind a bar: arms, their seeds, and the folders that their logs go to; `collected`
+    writes the tables anew with every finished run."""
+    from vlm_probe.training.processes import begin_arm, run_all
 
     with bar("runs", len(waiting)) as advance:
+
+        def begin(one: tuple[str, int, Path], threads: int) -> Job:
+            arm, seed, folder = one
+            return begin_arm(study, arm, seed, runs, device, folder / "train.log", threads)
 
         def finished(_: object) -> None:
             collected()

@@ -140,11 +140,13 @@ def collect(folder: Path) -> pd.DataFrame:
     return in_order(table.filter([*COLUMNS]), ARMS)
 
 
-def ship(folder: Path, package: Path) -> None:
-    """Bring what was found inside a folder's runs into the package's table; of a run that is there, what is new."""
+def ship(folder: Path, package: Path) -> bool:
+    """Bring what was found inside a folder's runs into the package's table; of a run that is there, what is new.
+    Returns whether there was any."""
     tables, new = package / "studies" / "tables", collect(folder)
     if len(new):
         write(beside(new, committed(tables), ARMS), tables)
+    return len(new) > 0
 
 
 def write(table: pd.DataFrame, folder: Path) -> None:
@@ -198,10 +200,10 @@ def effects_followed(effects: pd.DataFrame, differences: pd.DataFrame) -> pd.Dat
     key = ["factor", "first", "second", "split"]
     called = effects["verdict"].isin([str(one) for one in Verdict if one.decided])
     decided = effects.loc[called & (effects["kind"] == "all")]
-    own, answers = differences.merge(decided.filter(key), on=key), next(iter(FOLLOWED))
-    seeds = decided.filter(key).merge(own.groupby(key)["seed"].nunique().reset_index(), on=key, how="left").fillna(0)
+    pairs, answers = decided.filter(key), next(iter(FOLLOWED))
+    seeds = pairs.merge(differences.groupby(key)["seed"].nunique().reset_index(), on=key, how="left").fillna(0)
     few = seeds.loc[seeds["seed"] < FEWEST_RUNS]
-    own = own.merge(seeds.loc[seeds["seed"] >= FEWEST_RUNS, key], on=key)
+    own = differences.merge(seeds.loc[seeds["seed"] >= FEWEST_RUNS, key], on=key)
     # Arms that share an encoder are not asked whether they differ in it.
     own = own.assign(shared=(own["difference"] == 0).groupby([own[name] for name in (*key, "kind")]).transform("all"))
     places = pd.concat(
@@ -210,11 +212,8 @@ def effects_followed(effects: pd.DataFrame, differences: pd.DataFrame) -> pd.Dat
     )
     looked = decided.merge(own.filter(key).drop_duplicates(), on=key).assign(kind=answers)
     table = pd.concat([looked, places], ignore_index=True) if len(looked) else places
-    pairs = decided.filter(key).assign(pair=range(len(decided)))
-    words = {kind: number for number, kind in enumerate(FOLLOWED)}
-    ranked = table.merge(pairs, on=key)
-    ranked["words"] = [words[kind] for kind in ranked["kind"].tolist()]
-    table = ranked.sort_values(["pair", "words"]).drop(columns=["pair", "words"]).reset_index(drop=True)
+    order = pairs.merge(pd.DataFrame({"kind": [*FOLLOWED]}), how="cross")
+    table = order.merge(table, on=[*key, "kind"])[[*table.columns]]
     left_out = [
         f"{row['first']} to {row['second']}, {row['split']}: {row['seed']:.0f} seeds looked into, {FEWEST_RUNS} do"
         for row in few.to_dict("records")

@@ -34,9 +34,8 @@ from vlm_probe.errors import VlmProbeError, nearest
 from vlm_probe.files import make_folder, replacing
 from vlm_probe.studies import result_tables
 from vlm_probe.studies.result_tables import beside, in_order
+from vlm_probe.studies.study import SOFTMAX
 
-SOFTMAX = "softmax"
-"""The study's name."""
 QUESTION = "Does a larger vocabulary hurt the training of a connector, by its softmax alone?"
 IDS = {
     "task": "the ids that captions and answers of training scenes have",

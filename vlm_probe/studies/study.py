@@ -176,8 +176,14 @@ STUDIES: dict[str, Study] = {
 """The studies by their names."""
 
 
+SOFTMAX = "softmax"
+"""The study of real models, which has no cells: `studies.softmax`."""
+
+
 def find_study(id: str) -> Study:
     """A study by its name; VlmProbeError lists the nearest."""
+    if id == SOFTMAX:
+        raise VlmProbeError(f"study {SOFTMAX} has tables of its own: studies.softmax_results")
     if id not in STUDIES:
-        raise VlmProbeError(f"no study {id!r}; nearest are {nearest(id, STUDIES)}")
+        raise VlmProbeError(f"no study {id!r}; nearest are {nearest(id, [*STUDIES, SOFTMAX])}")
     return STUDIES[id]

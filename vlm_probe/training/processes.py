@@ -39,6 +39,12 @@ def start(arguments: Sequence[str], about: str, log: Path, threads: int) -> Job:
     return Job(about, process, log)
 
 
+def begin_arm(study: str, arm: str, seed: int, runs: Path, device: str, log: Path, threads: int) -> Job:
+    """Begin an arm of a study, from one seed, in a process of its own."""
+    arguments = ["study", study, "--arm", arm, "--first-seed", str(seed), "--runs", str(runs), "--device", device]
+    return start(arguments, f"{arm} (seed {seed})", log, threads)
+
+
 def run_all(
     waiting: Sequence[T],
     begin: Callable[[T, int], Job],

@@ -23,7 +23,6 @@ from vlm_probe.training.encoders import scene_seeds
 from vlm_probe.training.fusion import answer_loss, answer_states, positions_among
 from vlm_probe.training.loop import Listener, run_stage
 from vlm_probe.training.packing import IGNORE, Packed
-from vlm_probe.training.processes import Job, start
 from vlm_probe.training.study import made_by, write_run
 from vlm_probe.zoo.catalog import FUSIONS
 
@@ -223,10 +222,3 @@ def train_arm(
         made = made_by(folder / f"{stage.name}.pt", device)
         write_run({"arm": arm.name, "seed": arm.seed, "scores": scores, "gradients": gradients, "made": [made]}, file)
     return file
-
-
-def begin_arm(arm: SoftmaxArm, runs: Path, device: str, threads: int) -> Job:
-    """Begin `train_arm` in a process of its own, its log beside the arm."""
-    arguments = ["study", SOFTMAX, "--arm", arm.name, "--first-seed", str(arm.seed)]
-    arguments += ["--runs", str(runs), "--device", device]
-    return start(arguments, f"{arm.name} (seed {arm.seed})", arm.folder(runs) / "train.log", threads)

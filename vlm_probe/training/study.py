@@ -38,7 +38,6 @@ from vlm_probe.training.fusion import FusionStage
 from vlm_probe.training.inside import look_inside
 from vlm_probe.training.loop import Listener, run_stage
 from vlm_probe.training.packing import Packed
-from vlm_probe.training.processes import Job, start
 from vlm_probe.training.replica import Trained, apart, export, runs_of
 from vlm_probe.zoo.cells import Cell
 
@@ -122,6 +121,11 @@ def score(model: HookedVLM, world: World, splits: Sequence[str]) -> list[dict[st
     return rows
 
 
+def folder_of(cell: Cell, runs: Path) -> Path:
+    """The folder that an arm's own stages, scores and log are in."""
+    return runs_of(cell, runs) / cell.name
+
+
 def train_arm(study: Study, cell: Cell, runs: Path, *, listen: Listener | None = None, device: str = "cpu") -> Path:
     """Train an arm, score it at every budget, and look inside it at the whole one. A killed run goes on where it
     stopped, and one that another study trained is scored on what that left out.
@@ -129,7 +133,7 @@ def train_arm(study: Study, cell: Cell, runs: Path, *, listen: Listener | None =
     Returns the file that has its scores so far and how they were made (`studies.result_tables.SCORES`); beside it is
     what was found inside (`studies.inside.INSIDE`).
     """
-    budget, folder, world = study.budget, runs_of(cell, runs) / cell.name, world_of(cell.world)
+    budget, folder, world = study.budget, folder_of(cell, runs), world_of(cell.world)
     make_folder(folder)
     file = folder / SCORES
     with alone(folder / "arm.lock"):
@@ -180,14 +184,6 @@ def write_run(found: Any, file: Path) -> None:
     """Write what is known of a run, whole or not at all."""
     with replacing(file) as written:
         written.write_text(json.dumps(found, indent=1) + "\n")
-
-
-def begin_arm(study: Study, cell: Cell, runs: Path, device: str, threads: int) -> Job:
-    """Begin `train_arm` in a process of its own, its log beside the arm."""
-    arguments = ["study", study.id, "--arm", cell.name, "--first-seed", str(cell.seed)]
-    arguments += ["--runs", str(runs), "--device", device]
-    log = runs_of(cell, runs) / cell.name / "train.log"
-    return start(arguments, f"{cell.name} (seed {cell.seed})", log, threads)
 
 
 def _seconds(state: Path) -> float:
