@@ -11,8 +11,9 @@ from tiny import untyped
 
 from vlm_probe import VlmProbeError
 from vlm_probe.figures import save
-from vlm_probe.findings import FINDINGS, run
+from vlm_probe.findings import FINDINGS, questions, run
 from vlm_probe.findings.questions import QUESTIONS
+from vlm_probe.report import studied
 from vlm_probe.report.document import Bullets, Code, Document, Paragraph, Picture, Section, Table, pictures, plain
 from vlm_probe.report.drawing import chapters
 from vlm_probe.report.machine import made_with
@@ -114,6 +115,57 @@ def test_a_report_answers_the_papers_questions_in_turn(tmp_path):
     assert len(drawn) == len(set(drawn))
 
 
+def test_what_miniatures_say_stands_in_a_sentence(monkeypatch):
+    _, effects = questions.studied(QUESTIONS["size"])
+    assert set(effects["seeds"]) == {5}
+    rows = untyped(
+        effects.iloc[:3].assign(difference=[0.031, 0.012, 0.02], verdict=["supported", "equivalent", "undecided"])
+    )
+
+    def said(rows):
+        monkeypatch.setattr(studied, "studied", lambda question: (rows, rows))
+        return studied.in_words(QUESTIONS["size"])
+
+    head = "Miniatures that differ in this alone, trained from 5 seeds: a larger language model "
+    assert said(rows) == (
+        f"{head}is right 1.2 to 3.1 points more often; 2 of 3 comparisons are decided "
+        "(1 for it and 1 without a difference that matters)."
+    )
+    less = rows.assign(difference=-rows["difference"], verdict=["contradicted", "undecided", "undecided"])
+    assert said(less) == f"{head}is right 1.2 to 3.1 points less often; 1 of 3 comparisons is decided (1 against it)."
+    both = rows.assign(difference=[-0.01, 0.0, 0.02], verdict="undecided", seeds=[2, 5, 5])
+    assert said(both) == (
+        f"{head.replace('5 seeds', '2 to 5 seeds')}changes the share right by -1.0 to +2.0 points; "
+        "none of 3 comparisons is decided."
+    )
+    assert said(rows.iloc[:0]) == ""
+
+
+def test_what_goes_with_it_is_told_where_it_is_decided(monkeypatch):
+    row = {"first": "a", "second": "b", "split": "heldout"}
+    rows = [
+        {**row, "kind": "answers", "difference": 0.06, "verdict": "supported"},
+        {**row, "kind": "lost with\nanother picture", "difference": 0.058, "verdict": "supported"},
+        {**row, "kind": "shapes read", "difference": -0.21, "verdict": "contradicted"},
+        {**row, "kind": "more shapes read", "difference": 0.21, "verdict": "undecided"},
+        {**row, "kind": "as many shapes read", "difference": 0.001, "verdict": "equivalent"},
+    ]
+
+    def said(rows):
+        found = pd.DataFrame(rows, columns=[*row, "kind", "difference", "verdict"])
+        monkeypatch.setattr(studied, "followed", lambda question: (found, found))
+        return studied.followed_briefly(QUESTIONS["size"])
+
+    followed = "One of these was followed from the picture to the answer: "
+    pair = "a to b, held-out scenes"
+    assert said(rows) == (
+        f"{followed}with it lost with another picture (+5.8; {pair}); against it shapes read (-21.0; {pair})."
+    )
+    assert said([rows[0], rows[3]]) == f"{followed}what it hangs on is not told over so few seeds."
+    assert said([rows[0], {**rows[0], "split": "novel"}]).startswith("2 of these were followed")
+    assert said([]) == ""
+
+
 def test_the_abstract_counts_verdicts_and_names_what_is_decided(tmp_path):
     found = run(["X1"], [])
     (chapter,) = chapters(found)
@@ -124,6 +176,8 @@ def test_the_abstract_counts_verdicts_and_names_what_is_decided(tmp_path):
     told, made = [replace(chapter, evidence=evidence)], made_with(found, "")
     said = str(Telling(found, told, tmp_path, version="1", made=made).document().sections[0])
     n = len(tested)
-    assert f"which say what a design does: of {n} claims 1 contradicted and {n - 1} undecided." in said
-    assert f"{n - 1} claims rest on too little (3 training seeds, 5 would do)." in said
+    by = 100 * evidence.loc[tested[0], "difference"]
+    came = f"Contradicted in 1 of {n} comparisons ({by:+.1f} points); "
+    few = f"{n - 1} of {n} comparisons rest on too little (3 training seeds, 5 would do)."
+    assert f"{chapter.finding.question} (X1) {came}{few}" in said
     assert f"Contradicted (X1): {evidence.loc[tested[0], 'sentence']}." in said

@@ -89,13 +89,14 @@ def run(
                 result.skipped.append(Skipped(finding.id, "", str(error)))
     able = [finding for finding in able if finding.models]
     for model, name in zip(models, names, strict=True) if able else ():
-        opened = load(model) if isinstance(model, str) else model  # one at a time: two real ones rarely fit together
+        opened = load(model) if isinstance(model, str) else model
         own = [finding for finding in able if name in asked_of(finding, names, only)]
         result.provenance[name] = opened.provenance()
         measure_model(opened, name, own, result, untrained=untrained, parts=parts, progress=progress)
         del opened
-        gc.collect()
-        torch.cuda.empty_cache()
+        if isinstance(model, str):  # one at a time: two real ones rarely fit together, and what has a cycle stays
+            gc.collect()
+            torch.cuda.empty_cache()
     for finding in able:  # models were opened in one order, and a finding compares in its own
         for of in (result.measured, result.untrained):
             if tables := of.get(finding.id):

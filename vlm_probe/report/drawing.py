@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -84,6 +84,12 @@ def counted(verdicts: Iterable[str]) -> list[str]:
     """How often a test came to what, a part a verdict, in the order of `Verdict`."""
     counts = Counter(verdicts)
     return [f"{counts[str(one)]} {one}" for one in Verdict if one != Verdict.DESCRIPTIVE and counts[str(one)]]
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Parts of a sentence, the last behind "and"."""
+    *most, last = parts
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _short(models: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -13,7 +15,7 @@ from vlm_probe.figures.scores import SCENES
 from vlm_probe.figures.style import figure_of
 from vlm_probe.findings.questions import Question, followed, studied
 from vlm_probe.report.document import Table
-from vlm_probe.report.drawing import counted
+from vlm_probe.report.drawing import counted, joined
 
 CAPTION = (
     "Trained miniatures that differ in this alone, after the study's whole budget of scenes: a dot a training seed, "
@@ -24,28 +26,59 @@ FOLLOWED = (
     "its 95 % interval (Student's t over seeds). Right of 0 the second has more, or loses more; of what is lost "
     "without attention the interval reaches over what is lost beyond as many random edges, too."
 )
-_SAYS = {
-    "size": "A larger language model answers more",
-    "encoder": "DINO in place of CLIP answers more",
-    "connector": "A pretrained connector answers more",
+_CHANGED_TO = {
+    "size": "a larger language model",
+    "encoder": "DINO in place of CLIP",
+    "connector": "a pretrained connector",
 }
-"""By factor: what its change would do where it helps."""
+"""By factor: what its change brings."""
+_WAYS = {
+    Verdict.SUPPORTED: "for it",
+    Verdict.CONTRADICTED: "against it",
+    Verdict.EQUIVALENT: "without a difference that matters",
+}
 
 
 def in_words(question: Question) -> str:
-    """One sentence on what came out, over all pairs of cells and both kinds of scenes; "" where nothing was studied."""
+    """What came out, over all pairs of cells and both kinds of scenes; "" where nothing was studied."""
     _, effects = studied(question)
     if effects.empty:
         return ""
-    parts = counted(effects["verdict"].tolist())
     seeds = sorted(set(effects["seeds"].tolist()))
     many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    changes = 100 * effects["difference"]
+    changes = [100 * change for change in effects["difference"].tolist()]
+    low, high = min(changes), max(changes)
+    if low > 0 or high < 0:
+        least, most = sorted((abs(low), abs(high)))
+        how = f"is right {least:.1f} to {most:.1f} points {'more' if low > 0 else 'less'} often"
+    else:
+        how = f"changes the share right by {low:+.1f} to {high:+.1f} points"
+    verdicts = Counter(effects["verdict"].tolist())
+    ways = [f"{verdicts[verdict]} {way}" for verdict, way in _WAYS.items() if verdicts[verdict]]
+    decided = sum(verdicts[verdict] for verdict in _WAYS)
+    came = f"{decided or 'none'} of {len(effects)} comparisons {'is' if decided < 2 else 'are'} decided"
     return (
-        f"In miniatures trained from {many} seeds, alike but for this, the share right changes by "
-        f"{changes.min():+.1f} to {changes.max():+.1f} points over {len(effects)} comparisons: "
-        f"{', '.join(parts)}. A comparison is supported where what is changed to is right more often."
+        f"Miniatures that differ in this alone, trained from {many} seeds: {_CHANGED_TO[question.factor]} {how}; {came}"
+        f"{f' ({joined(ways)})' if ways else ''}."
     )
+
+
+def followed_briefly(question: Question) -> str:
+    """What was found to go with the effects that are decided, or against them; "" where nothing is told."""
+    _, found = followed(question)
+    if found.empty:
+        return ""
+    told, effects = list[str](), found.groupby(["first", "second", "split"], sort=False)
+    for _, own in effects:
+        effect, *places = own.to_dict("records")
+        of = f"{effect['first']} to {effect['second']}, {SCENES.get(effect['split'], effect['split'])}"
+        for place in places:
+            if (way := _way(effect, place)) in ("With it", "Against it"):
+                words = " ".join(place["kind"].split())
+                told.append(f"{way.lower()} {words} ({100 * place['difference']:+.1f}; {of})")
+    many = "One of these was" if len(effects) == 1 else f"{len(effects)} of these were"
+    came = "; ".join(told) or "what it hangs on is not told over so few seeds"
+    return f"{many} followed from the picture to the answer: {came}."
 
 
 def drawn(question: Question) -> tuple[Figure, pd.DataFrame]:
@@ -54,7 +87,9 @@ def drawn(question: Question) -> tuple[Figure, pd.DataFrame]:
     one, means = (rows.loc[rows["split"] == "heldout"] for rows in (differences, effects))
     counts = Counter(means["verdict"].tolist())
     came = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
-    figure = figures.effect_over_seeds(one, means, title=f"{_SAYS[question.factor]}, over training seeds: {came}")
+    what = _CHANGED_TO[question.factor]
+    title = f"{what[0].upper()}{what[1:]} answers more, over training seeds: {came}"
+    figure = figures.effect_over_seeds(one, means, title=title)
     return figure_of(figure), effects
 
 
@@ -91,19 +126,23 @@ def followed_in_words(question: Question) -> list[str]:
         effect, *places = own.to_dict("records")
         told: dict[str, list[str]] = {"With it": [], "Against it": [], "The same in both": [], "Not told": []}
         for place in places:
-            words = " ".join(place["kind"].split())
-            if place["verdict"] == Verdict.EQUIVALENT:
-                told["The same in both"].append(words)
-            elif not Verdict(place["verdict"]).decided:
-                told["Not told"].append(words)
-            else:
-                way = "With it" if (place["difference"] > 0) == (effect["difference"] > 0) else "Against it"
-                told[way].append(f"{words} ({100 * place['difference']:+.1f})")
+            way, words = _way(effect, place), " ".join(place["kind"].split())
+            how = f" ({100 * place['difference']:+.1f})" if way in ("With it", "Against it") else ""
+            told[way].append(words + how)
         first, second, split = effect["first"], effect["second"], SCENES.get(effect["split"], effect["split"])
         sentences = [f"{first} to {second}, {split}: answers {100 * effect['difference']:+.1f} points"]
         sentences += [f"{what}: {', '.join(kinds)}" for what, kinds in told.items() if kinds]
         said.append(f"{'. '.join(sentences)}.")
     return said
+
+
+def _way(effect: dict[Hashable, Any], place: dict[Hashable, Any]) -> str:
+    """How what was found at a place goes with an effect."""
+    if place["verdict"] == Verdict.EQUIVALENT:
+        return "The same in both"
+    if not Verdict(place["verdict"]).decided:
+        return "Not told"
+    return "With it" if (place["difference"] > 0) == (effect["difference"] > 0) else "Against it"
 
 
 def followed_drawn(question: Question) -> tuple[Figure, pd.DataFrame]:

@@ -20,7 +20,7 @@ from vlm_probe.findings.questions import QUESTIONS, REAL, Question, effects_of
 from vlm_probe.findings.skipped import left_out_lines
 from vlm_probe.report import studied
 from vlm_probe.report.document import Block, Bullets, Code, Document, Paragraph, Picture, Section, Table
-from vlm_probe.report.drawing import Chapter, counted, draw, draw_cases, title_of
+from vlm_probe.report.drawing import Chapter, counted, draw, draw_cases, joined, title_of
 from vlm_probe.report.inspection import provenance_table
 from vlm_probe.studies import FACTORS
 
@@ -83,10 +83,10 @@ class Telling:
         said: list[Block] = []
         for name, own in by_question.items():
             if own:
-                rows = pd.concat([chapter.evidence for chapter in own], ignore_index=True)
-                study = studied.in_words(QUESTIONS[name])
-                first = (Paragraph(study),) if study else ()
-                said.append(Section(QUESTIONS[name].asked, (*first, *_in_short(rows))))
+                about = QUESTIONS[name]
+                known = (_published(about), studied.in_words(about), studied.followed_briefly(about))
+                first = tuple(Paragraph(text) for text in known if text)
+                said.append(Section(about.asked, (*first, *_in_short(own))))
         if self.found.skipped:
             said.append(Section("What could not be measured", (Bullets(tuple(map(str, self.found.skipped))),)))
         return tuple(said) or (Paragraph("Nothing was measured."),)
@@ -125,18 +125,9 @@ class Telling:
         """What the paper itself has on it."""
         if not question.factor:
             return ()
-        _, first, second = FACTORS[question.factor]
-        words = {"yes": "pretrained", "no": "not pretrained"}
-        first, second = words.get(first, first), words.get(second, second)
-        effects = effects_of(question)
-        known = effects.query("missing == ''")
-        up = sum(value > 0 for value in known["difference"].tolist())
-        said = (
-            f"Hinck et al. (2024) published {len(known)} pairs of numbers that differ in this alone: from {first} to "
-            f"{second} {up} go up and {len(known) - up} go down or stay. Each is one run, so that they have no "
-            "intervals."
-        )
-        title = f"From {first} to {second} {up} of the paper's numbers go up, {len(known) - up} do not"
+        first, second, up, down = _in_the_paper(question)
+        said, effects = f"{_published(question)} Each is one run, so that they have no intervals.", effects_of(question)
+        title = f"From {first} to {second} {up} of the paper's numbers go up, {down} do not"
         figure = figure_of(figures.published_effect(effects, title=title, first=first, second=second))
         caption = "The paper's own numbers: what the change does to each benchmark, all else equal."
         alt = f"published effects, {first} to {second}"
@@ -149,7 +140,8 @@ class Telling:
             return ()
         alt = f"change of the share right by {question.factor}, over training seeds"
         picture = self._picture(studied.drawn(question), f"studied_{question.factor}", studied.CAPTION, alt)
-        blocks = (Paragraph(said), picture, studied.table(question))
+        how = f"{said} A comparison is supported where what is changed to is right more often."
+        blocks = (Paragraph(how), picture, studied.table(question))
         alone = Section("The same change in trained miniatures", blocks)
         if not (said := studied.followed_in_words(question)):
             return (alone,)
@@ -236,24 +228,62 @@ _LEFT_OUT = (
 )
 
 
-def _in_short(evidence: pd.DataFrame) -> Iterator[Block]:
+def _in_the_paper(question: Question) -> tuple[str, str, int, int]:
+    """From what to what the paper's pairs change, and how many go up, and down or nowhere."""
+    _, first, second = FACTORS[question.factor]
+    words = {"yes": "pretrained", "no": "not pretrained"}
+    changes = effects_of(question).query("missing == ''")["difference"].tolist()
+    up = sum(value > 0 for value in changes)
+    return words.get(first, first), words.get(second, second), up, len(changes) - up
+
+
+def _published(question: Question) -> str:
+    """The paper's own numbers in a sentence; "" where it has none."""
+    if not question.factor:
+        return ""
+    first, second, up, down = _in_the_paper(question)
+    return (
+        f"Hinck et al. (2024) published {up + down} pairs of numbers that differ in this alone: from {first} to "
+        f"{second} {up} go up and {down} go down or stay."
+    )
+
+
+def _in_short(own: Sequence[Chapter]) -> Iterator[Block]:
     """What the evidence on a question comes to: over training runs, about single checkpoints, and what is open."""
+    evidence = pd.concat([chapter.evidence for chapter in own], ignore_index=True)
     tested = evidence.loc[evidence["verdict"] != str(Verdict.DESCRIPTIVE)]
     if tested.empty:
         yield Paragraph("Nothing is tested here: these findings describe.")
         return
     over_runs = _over_runs(tested)
-    for of, rows in (
-        ("Over training runs, which say what a design does", tested.loc[over_runs]),
-        ("About the checkpoints named, which say nothing of what made them so", tested.loc[~over_runs]),
-    ):
-        if len(rows):
-            yield Paragraph(f"{of}: {_counted(rows)}")
-            yield from _decided(rows)
-    few = Counter(reason for reason in tested["reason"].tolist() if reason.endswith("would do"))
+    trained, rows = tested.loc[over_runs], tested.loc[~over_runs]
+    if len(trained):
+        asked = {chapter.finding.id: chapter.finding.question for chapter in own}
+        by_finding = trained.groupby("finding", sort=False)
+        yield Paragraph("Over training runs, which say what a design does:")
+        yield Bullets(tuple(f"{asked[str(id)]} ({id}) {_over_training(part)}" for id, part in by_finding))
+        yield from _decided(trained)
+    if len(rows):
+        yield Paragraph(f"About the checkpoints named, which say nothing of what made them so: {_counted(rows)}")
+        yield from _decided(rows)
+    few = Counter(reason for reason in rows["reason"].tolist() if reason.endswith("would do"))
     if few:
         claims = "1 claim rests" if sum(few.values()) == 1 else f"{sum(few.values())} claims rest"
         yield Paragraph(f"What cannot be said yet: {claims} on too little ({'; '.join(sorted(few))}).")
+
+
+def _over_training(rows: pd.DataFrame) -> str:
+    """How often a finding's claims over training seeds came to what, and by how much; all of them are of shares."""
+    said = []
+    few = rows["reason"].str.endswith("would do")
+    for verdict, part in rows.loc[~few].groupby("verdict", sort=False):
+        changes = [f"{100 * change:+.1f}" for change in sorted(part["difference"].tolist())]
+        span = changes[0] if changes[0] == changes[-1] else f"{changes[0]} to {changes[-1]}"
+        said.append(f"{verdict} in {len(part)} of {len(rows)} comparisons ({span} points)")
+    for reason, part in rows.loc[few].groupby("reason", sort=False):
+        said.append(f"{len(part)} of {len(rows)} comparisons rest on too little ({reason})")
+    told = "; ".join(said)
+    return f"{told[0].upper()}{told[1:]}."
 
 
 def _over_runs(evidence: pd.DataFrame) -> pd.Series:
@@ -273,12 +303,7 @@ def _counted(tested: pd.DataFrame) -> str:
     if len(parts) == 1:
         only = tested["verdict"].iloc[0]
         return f"all {len(tested)} claims are {only}." if len(tested) > 1 else f"1 claim, {only}."
-    return f"of {len(tested)} claims {_joined(parts)}."
-
-
-def _joined(parts: Sequence[str]) -> str:
-    *most, last = parts
-    return f"{', '.join(most)} and {last}" if most else last
+    return f"of {len(tested)} claims {joined(parts)}."
 
 
 def _decided(tested: pd.DataFrame) -> tuple[Block, ...]:
