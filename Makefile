@@ -16,11 +16,13 @@ report: $(STAMP)
 	$(BIN)/vlm-probe report --out report
 	@echo "open file://$(CURDIR)/report/index.html"
 
-# What README and the site show: the report's figures, with the data of each and a manifest. Never edit one.
+# What README and the site show: the report's figures, with the data of each and a manifest, and what the studies say.
+# Never edit one.
 figures: $(STAMP)
 	$(BIN)/vlm-probe report --out report
 	rm -rf figures
 	cp -R report/figures figures
+	$(BIN)/python docs/_ext/what_it_says.py
 
 # Bytecode is kept even where the machine says not to: the package is imported in some forty processes.
 test: check

@@ -19,6 +19,9 @@ from vlm_probe.training.card import ITEMS_SEED
 from vlm_probe.zoo.replicas import shipped
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs" / "_ext"))
+import what_it_says  # noqa: E402
+
 TEXT = (ROOT / "README.md").read_text()
 SAID = (ROOT / "docs" / "guide" / "replicas.md").read_text()
 
@@ -126,6 +129,11 @@ def test_readme_runs_as_it_stands_from_a_folder_with_nothing_in_it(tmp_path, mon
     namespace: dict[str, Any] = {}
     exec(compile(python, "README.md", "exec"), namespace)
     assert namespace["maps"].dims == ("layer", "head", "row", "col")
+
+
+def test_what_it_says_so_far_is_what_the_studies_say():
+    assert what_it_says.written_readme() == TEXT
+    assert TEXT.count("Miniatures that differ in this alone") == 3, "of size, encoder and pretraining"
 
 
 def test_what_readme_links_to_is_there():

@@ -161,7 +161,7 @@ def test_what_goes_with_it_is_told_where_it_is_decided(monkeypatch):
     assert said(rows) == (
         f"{followed}with it lost with another picture (+5.8; {pair}); against it shapes read (-21.0; {pair})."
     )
-    assert said([rows[0], rows[3]]) == f"{followed}what it hangs on is not told over so few seeds."
+    assert said([rows[0], rows[3]]) == f"{followed}nothing else that differs is decided over so few seeds."
     assert said([rows[0], {**rows[0], "split": "novel"}]).startswith("2 of these were followed")
     assert said([]) == ""
 

@@ -77,7 +77,7 @@ def followed_briefly(question: Question) -> str:
                 words = " ".join(place["kind"].split())
                 told.append(f"{way.lower()} {words} ({100 * place['difference']:+.1f}; {of})")
     many = "One of these was" if len(effects) == 1 else f"{len(effects)} of these were"
-    came = "; ".join(told) or "what it hangs on is not told over so few seeds"
+    came = "; ".join(told) or "nothing else that differs is decided over so few seeds"
     return f"{many} followed from the picture to the answer: {came}."
 
 

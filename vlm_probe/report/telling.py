@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from vlm_probe.findings.listing import evidence_listing
 from vlm_probe.findings.questions import QUESTIONS, REAL, Question, effects_of
 from vlm_probe.findings.skipped import left_out_lines
 from vlm_probe.report import studied
+from vlm_probe.report.abstract import how_many, in_short, in_the_paper, over_runs, published
 from vlm_probe.report.document import Block, Bullets, Code, Document, Paragraph, Picture, Section, Table
-from vlm_probe.report.drawing import Chapter, counted, draw, draw_cases, joined, title_of
+from vlm_probe.report.drawing import Chapter, draw, draw_cases, title_of
 from vlm_probe.report.inspection import provenance_table
-from vlm_probe.studies import FACTORS
 
 TITLE = "What the evidence says"
 VERDICTS = (
@@ -40,8 +39,6 @@ CITED = """@article{hinck2024llavagemma,
   title = {vlm_probe: opening vision-language models up},
   author = {{The vlm_probe authors}}, version = {%s}
 }"""
-_TOLD = 3
-"""Decided claims that the abstract has in full, of every question and unit."""
 
 
 def listed(block: TableOf, table: pd.DataFrame) -> pd.DataFrame:
@@ -83,10 +80,7 @@ class Telling:
         said: list[Block] = []
         for name, own in by_question.items():
             if own:
-                about = QUESTIONS[name]
-                known = (_published(about), studied.in_words(about), studied.followed_briefly(about))
-                first = tuple(Paragraph(text) for text in known if text)
-                said.append(Section(about.asked, (*first, *_in_short(own))))
+                said.append(Section(QUESTIONS[name].asked, tuple(in_short(QUESTIONS[name], own))))
         if self.found.skipped:
             said.append(Section("What could not be measured", (Bullets(tuple(map(str, self.found.skipped))),)))
         return tuple(said) or (Paragraph("Nothing was measured."),)
@@ -98,7 +92,7 @@ class Telling:
             return (Paragraph("None."),)
         alone = tested.loc[~compared]
         if compared.any() and len(alone):
-            more = f"{VERDICTS} Claims about single models stand in the appendix: {_counted(alone)}"
+            more = f"{VERDICTS} Claims about single models stand in the appendix: {how_many(alone)}"
             return (Paragraph(more), _verdict_table(tested.loc[compared]))
         return (Paragraph(VERDICTS), _verdict_table(tested))
 
@@ -108,7 +102,7 @@ class Telling:
         if evidence.empty:
             return evidence, pd.Series(dtype=bool)
         tested = evidence.loc[evidence["verdict"] != str(Verdict.DESCRIPTIVE)].reset_index(drop=True)
-        return tested, tested["models"].str.contains(", ") | _over_runs(tested)
+        return tested, tested["models"].str.contains(", ") | over_runs(tested)
 
     def _question(self, name: str, own: list[Chapter]) -> Section:
         question = QUESTIONS[name]
@@ -125,8 +119,8 @@ class Telling:
         """What the paper itself has on it."""
         if not question.factor:
             return ()
-        first, second, up, down = _in_the_paper(question)
-        said, effects = f"{_published(question)} Each is one run, so that they have no intervals.", effects_of(question)
+        first, second, up, down = in_the_paper(question)
+        said, effects = f"{published(question)} Each is one run, so that they have no intervals.", effects_of(question)
         title = f"From {first} to {second} {up} of the paper's numbers go up, {down} do not"
         figure = figure_of(figures.published_effect(effects, title=title, first=first, second=second))
         caption = "The paper's own numbers: what the change does to each benchmark, all else equal."
@@ -228,89 +222,7 @@ _LEFT_OUT = (
 )
 
 
-def _in_the_paper(question: Question) -> tuple[str, str, int, int]:
-    """From what to what the paper's pairs change, and how many go up, and down or nowhere."""
-    _, first, second = FACTORS[question.factor]
-    words = {"yes": "pretrained", "no": "not pretrained"}
-    changes = effects_of(question).query("missing == ''")["difference"].tolist()
-    up = sum(value > 0 for value in changes)
-    return words.get(first, first), words.get(second, second), up, len(changes) - up
-
-
-def _published(question: Question) -> str:
-    """The paper's own numbers in a sentence; "" where it has none."""
-    if not question.factor:
-        return ""
-    first, second, up, down = _in_the_paper(question)
-    return (
-        f"Hinck et al. (2024) published {up + down} pairs of numbers that differ in this alone: from {first} to "
-        f"{second} {up} go up and {down} go down or stay."
-    )
-
-
-def _in_short(own: Sequence[Chapter]) -> Iterator[Block]:
-    """What the evidence on a question comes to: over training runs, about single checkpoints, and what is open."""
-    evidence = pd.concat([chapter.evidence for chapter in own], ignore_index=True)
-    tested = evidence.loc[evidence["verdict"] != str(Verdict.DESCRIPTIVE)]
-    if tested.empty:
-        yield Paragraph("Nothing is tested here: these findings describe.")
-        return
-    over_runs = _over_runs(tested)
-    trained, rows = tested.loc[over_runs], tested.loc[~over_runs]
-    if len(trained):
-        asked = {chapter.finding.id: chapter.finding.question for chapter in own}
-        by_finding = trained.groupby("finding", sort=False)
-        yield Paragraph("Over training runs, which say what a design does:")
-        yield Bullets(tuple(f"{asked[str(id)]} ({id}) {_over_training(part)}" for id, part in by_finding))
-        yield from _decided(trained)
-    if len(rows):
-        yield Paragraph(f"About the checkpoints named, which say nothing of what made them so: {_counted(rows)}")
-        yield from _decided(rows)
-    few = Counter(reason for reason in rows["reason"].tolist() if reason.endswith("would do"))
-    if few:
-        claims = "1 claim rests" if sum(few.values()) == 1 else f"{sum(few.values())} claims rest"
-        yield Paragraph(f"What cannot be said yet: {claims} on too little ({'; '.join(sorted(few))}).")
-
-
-def _over_training(rows: pd.DataFrame) -> str:
-    """How often a finding's claims over training seeds came to what, and by how much; all of them are of shares."""
-    said = []
-    few = rows["reason"].str.endswith("would do")
-    for verdict, part in rows.loc[~few].groupby("verdict", sort=False):
-        changes = [f"{100 * change:+.1f}" for change in sorted(part["difference"].tolist())]
-        span = changes[0] if changes[0] == changes[-1] else f"{changes[0]} to {changes[-1]}"
-        said.append(f"{verdict} in {len(part)} of {len(rows)} comparisons ({span} points)")
-    for reason, part in rows.loc[few].groupby("reason", sort=False):
-        said.append(f"{len(part)} of {len(rows)} comparisons rest on too little ({reason})")
-    told = "; ".join(said)
-    return f"{told[0].upper()}{told[1:]}."
-
-
-def _over_runs(evidence: pd.DataFrame) -> pd.Series:
-    """Which rows rest on training again."""
-    return evidence["unit"].str.contains("seeds")
-
-
 def _verdict_table(tested: pd.DataFrame) -> Table:
     table = evidence_listing(tested).filter(["claim", "rests on", "difference", "p", "verdict"])
     table.insert(0, "", tested["finding"].tolist())
     return Table.of(table, whole=True)
-
-
-def _counted(tested: pd.DataFrame) -> str:
-    """How many claims came to what."""
-    parts = counted(tested["verdict"].tolist())
-    if len(parts) == 1:
-        only = tested["verdict"].iloc[0]
-        return f"all {len(tested)} claims are {only}." if len(tested) > 1 else f"1 claim, {only}."
-    return f"of {len(tested)} claims {joined(parts)}."
-
-
-def _decided(tested: pd.DataFrame) -> tuple[Block, ...]:
-    """The claims that are decided: on two models before those on one, the surest first."""
-    rows = tested.loc[tested["verdict"] != str(Verdict.UNDECIDED)].to_dict("records")
-    rows.sort(key=lambda row: ("," not in str(row["models"]), row["p_corrected"]))
-    told = tuple(f"{str(row['verdict']).capitalize()} ({row['finding']}): {row['sentence']}." for row in rows[:_TOLD])
-    more = len(rows) - len(told)
-    last = (f"{more} more are decided: see the verdicts.",) if more else ()
-    return (Bullets((*told, *last)),) if told else ()

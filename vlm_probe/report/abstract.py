@@ -1,0 +1,128 @@
+"""What the evidence on a question comes to, in a few sentences: of the paper, of trained miniatures, of checkpoints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from vlm_probe.evidence import Verdict
+from vlm_probe.findings import FINDINGS, run
+from vlm_probe.findings.questions import QUESTIONS, Question, effects_of
+from vlm_probe.report import studied
+from vlm_probe.report.document import Block, Bullets, Paragraph
+from vlm_probe.report.drawing import Chapter, chapters, counted, joined
+from vlm_probe.studies import FACTORS
+
+_TOLD = 3
+"""Decided claims that the abstract has in full, of every question and unit."""
+
+
+def studies_in_short() -> dict[str, list[str]]:
+    """What the package's own tables say, by what is asked: sentences, and none of what was measured on a checkpoint."""
+    told = chapters(run([finding.id for finding in FINDINGS.values() if not finding.models], []))
+    said = {}
+    for name, question in QUESTIONS.items():
+        own = [chapter for chapter in told if chapter.finding.explains == name]
+        said[question.asked] = [*_known(question), *(_by_finding(own, _tested(own)) if own else ())]
+    return said
+
+
+def in_short(question: Question, own: Sequence[Chapter]) -> Iterator[Block]:
+    """A question's part of the abstract: what is known of it, then what its chapters say of training runs and of single
+    checkpoints, and what is open."""
+    yield from map(Paragraph, _known(question))
+    tested = _tested(own)
+    if tested.empty:
+        yield Paragraph("Nothing is tested here: these findings describe.")
+        return
+    of_training = over_runs(tested)
+    trained, rows = tested.loc[of_training], tested.loc[~of_training]
+    if len(trained):
+        yield Paragraph("Over training runs, which say what a design does:")
+        yield Bullets(tuple(_by_finding(own, trained)))
+        yield from _decided(trained)
+    if len(rows):
+        yield Paragraph(f"About the checkpoints named, which say nothing of what made them so: {how_many(rows)}")
+        yield from _decided(rows)
+    few = Counter(reason for reason in rows["reason"].tolist() if reason.endswith("would do"))
+    if few:
+        claims = "1 claim rests" if sum(few.values()) == 1 else f"{sum(few.values())} claims rest"
+        yield Paragraph(f"What cannot be said yet: {claims} on too little ({'; '.join(sorted(few))}).")
+
+
+def over_runs(evidence: pd.DataFrame) -> pd.Series:
+    """Which rows rest on training again."""
+    return evidence["unit"].str.contains("seeds")
+
+
+def how_many(tested: pd.DataFrame) -> str:
+    """How many claims came to what."""
+    parts = counted(tested["verdict"].tolist())
+    if len(parts) == 1:
+        only = tested["verdict"].iloc[0]
+        return f"all {len(tested)} claims are {only}." if len(tested) > 1 else f"1 claim, {only}."
+    return f"of {len(tested)} claims {joined(parts)}."
+
+
+def published(question: Question) -> str:
+    """The paper's own numbers in a sentence; "" where it has none."""
+    if not question.factor:
+        return ""
+    first, second, up, down = in_the_paper(question)
+    return (
+        f"Hinck et al. (2024) published {up + down} pairs of numbers that differ in this alone: from {first} to "
+        f"{second} {up} go up and {down} go down or stay."
+    )
+
+
+def in_the_paper(question: Question) -> tuple[str, str, int, int]:
+    """From what to what the paper's pairs change, and how many go up, and down or nowhere."""
+    _, first, second = FACTORS[question.factor]
+    words = {"yes": "pretrained", "no": "not pretrained"}
+    changes = effects_of(question).query("missing == ''")["difference"].tolist()
+    up = sum(value > 0 for value in changes)
+    return words.get(first, first), words.get(second, second), up, len(changes) - up
+
+
+def _known(question: Question) -> list[str]:
+    """The paper's numbers, what the same change does in miniatures, and what goes with it."""
+    told = (published(question), studied.in_words(question), studied.followed_briefly(question))
+    return [text for text in told if text]
+
+
+def _tested(own: Sequence[Chapter]) -> pd.DataFrame:
+    evidence = pd.concat([chapter.evidence for chapter in own], ignore_index=True)
+    return evidence.loc[evidence["verdict"] != str(Verdict.DESCRIPTIVE)]
+
+
+def _by_finding(own: Sequence[Chapter], trained: pd.DataFrame) -> Iterator[str]:
+    """Of every finding over training seeds, what is asked and what came of it."""
+    asked = {chapter.finding.id: chapter.finding.question for chapter in own}
+    for id, rows in trained.groupby("finding", sort=False):
+        yield f"{asked[str(id)]} ({id}) {_over_training(rows)}"
+
+
+def _over_training(rows: pd.DataFrame) -> str:
+    """How often a finding's claims over training seeds came to what, and by how much; all of them are of shares."""
+    said = []
+    few = rows["reason"].str.endswith("would do")
+    for verdict, part in rows.loc[~few].groupby("verdict", sort=False):
+        changes = [f"{100 * change:+.1f}" for change in sorted(part["difference"].tolist())]
+        span = changes[0] if changes[0] == changes[-1] else f"{changes[0]} to {changes[-1]}"
+        said.append(f"{verdict} in {len(part)} of {len(rows)} comparisons ({span} points)")
+    for reason, part in rows.loc[few].groupby("reason", sort=False):
+        said.append(f"{len(part)} of {len(rows)} comparisons rest on too little ({reason})")
+    told = "; ".join(said)
+    return f"{told[0].upper()}{told[1:]}."
+
+
+def _decided(tested: pd.DataFrame) -> tuple[Block, ...]:
+    """The claims that are decided: on two models before those on one, the surest first."""
+    rows = tested.loc[tested["verdict"] != str(Verdict.UNDECIDED)].to_dict("records")
+    rows.sort(key=lambda row: ("," not in str(row["models"]), row["p_corrected"]))
+    told = tuple(f"{str(row['verdict']).capitalize()} ({row['finding']}): {row['sentence']}." for row in rows[:_TOLD])
+    more = len(rows) - len(told)
+    last = (f"{more} more are decided: see the verdicts.",) if more else ()
+    return (Bullets((*told, *last)),) if told else ()
