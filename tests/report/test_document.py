@@ -126,18 +126,15 @@ def test_what_miniatures_say_stands_in_a_sentence(monkeypatch):
         monkeypatch.setattr(studied, "studied", lambda question: (rows, rows))
         return studied.in_words(QUESTIONS["size"])
 
-    head = "Miniatures that differ in this alone, trained from 5 seeds: a larger language model "
+    head = "Share right in miniatures that differ in this alone, over 5 training seeds: a larger language model brings "
     assert said(rows) == (
-        f"{head}is right 1.2 to 3.1 points more often; 2 of 3 comparisons are decided "
-        "(1 for it and 1 without a difference that matters)."
+        f"{head}+1.2 to +3.1 points; 2 of 3 comparisons are decided (1 for it and 1 without a difference that matters)."
     )
-    less = rows.assign(difference=-rows["difference"], verdict=["contradicted", "undecided", "undecided"])
-    assert said(less) == f"{head}is right 1.2 to 3.1 points less often; 1 of 3 comparisons is decided (1 against it)."
+    less = rows.assign(difference=-0.02, verdict=["contradicted", "undecided", "undecided"])
+    assert said(less) == f"{head}-2.0 points; 1 of 3 comparisons is decided (1 against it)."
     both = rows.assign(difference=[-0.01, 0.0, 0.02], verdict="undecided", seeds=[2, 5, 5])
-    assert said(both) == (
-        f"{head.replace('5 seeds', '2 to 5 seeds')}changes the share right by -1.0 to +2.0 points; "
-        "none of 3 comparisons is decided."
-    )
+    few = head.replace("5 training", "2 to 5 training")
+    assert said(both) == f"{few}-1.0 to +2.0 points; none of 3 comparisons is decided."
     assert said(rows.iloc[:0]) == ""
 
 

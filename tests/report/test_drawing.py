@@ -15,6 +15,7 @@ from vlm_probe.findings.finding import Cases, FigureOf
 from vlm_probe.findings.questions import QUESTIONS
 from vlm_probe.report import studied
 from vlm_probe.report.drawing import chapters, claimed, draw, draw_cases, title_of
+from vlm_probe.studies.study import ROW_CHANGES
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +123,7 @@ def test_a_chapter_tells_what_goes_with_what_is_decided(monkeypatch):
     ]
     found = pd.DataFrame(rows)
     each = pd.concat([found.assign(seed=seed) for seed in range(5)], ignore_index=True)
-    monkeypatch.setattr(questions, "_followed", lambda: (each, found))
+    monkeypatch.setattr(questions, "_followed", lambda study: (each, found))
     said = studied.followed_in_words(QUESTIONS["size"])
     assert said == [
         f"small-clip to large-clip, {scenes}: answers +5.0 points. With it: answers lost with another picture (+6.0). "
@@ -139,14 +140,15 @@ def test_a_chapter_tells_what_goes_with_what_is_decided(monkeypatch):
     assert studied.followed_in_words(QUESTIONS["encoder"]) == []
 
 
-def test_what_a_chapter_tells_to_go_with_effects_is_of_the_effects_that_are_decided():
+@pytest.mark.parametrize("further", [False, True])
+def test_what_a_chapter_tells_to_go_with_effects_is_of_the_effects_that_are_decided(further):
     for question in QUESTIONS.values():
-        _, found = questions.followed(question)
-        _, effects = questions.studied(question)
+        _, found = questions.followed(question, further=further)
+        _, effects = questions.studied(question, further=further)
         key = ["first", "second", "split"]
         own = untyped(found.query("kind == 'answers'")).filter([*key, "difference", "verdict"])
         whole = own.merge(effects, on=[*key, "difference", "verdict"])
-        assert len(whole) == len(own) == len(studied.followed_in_words(question))
+        assert len(whole) == len(own) == len(studied.followed_in_words(question, further=further))
         assert set(own["verdict"]) <= {"supported", "contradicted"}
 
 
@@ -157,8 +159,11 @@ def test_a_chapter_tells_what_the_study_says_of_its_factor_alone():
         assert bool(said) == bool(len(effects)) == (name != "vocabulary")
         if not said:
             continue
-        for verdict, number in Counter(effects["verdict"].tolist()).items():
-            assert f"{number} {verdict}" in said
+        counts = Counter(effects["verdict"].tolist())
+        ways = {"supported": "for", "contradicted": "against"}
+        for verdict, way in ways.items():
+            assert (f"{counts[verdict]} {way} it" in said) == (counts[verdict] > 0)
+        assert f"{len(effects) - counts['undecided'] or 'none'} of {len(effects)} comparisons" in said
         figure, data = studied.drawn(question)
         assert data.equals(effects)
         assert "over training seeds: " in title_of(figure)
@@ -173,3 +178,49 @@ def test_a_chapter_tells_what_the_study_says_of_its_factor_alone():
         both = effects.merge(seeds, on=pair)
         assert len(both) == len(effects)
         np.testing.assert_allclose(both["mean"].to_numpy(), both["difference"].to_numpy())
+
+
+def test_a_further_study_is_told_change_by_change():
+    """What is said of every change is of its own arms, whichever their sizes and scenes."""
+    assert [name for name, question in QUESTIONS.items() if question.further] == ["vocabulary", "encoder"]
+    question = QUESTIONS["encoder"]
+    said = studied.further_in_words(question)
+    _, effects = questions.studied(question, further=True)
+    assert set(effects["factor"]) == {"encoder"}
+    assert len(said) == 7
+    assert len(effects) == 7 * 2 * 2, "of two sizes, on two kinds of scenes"
+    (one,) = [text for text in said if text.startswith("CLIP without hard twins in place of CLIP ")]
+    own = effects.loc[effects["first"].str.endswith("-clip") & effects["second"].str.endswith("-clip-alone")]
+    assert len(own) == 4
+    low, high = 100 * own["difference"].min(), 100 * own["difference"].max()
+    assert f" brings {low:+.1f} to {high:+.1f} points; " in one
+    figure, data = studied.drawn(question, further=True)
+    assert data.equals(effects)
+    assert title_of(figure).startswith("Study encoder, each change answers more, over training seeds: ")
+    assert len(studied.table(question, further=True).rows) == len(effects)
+    assert studied.further_in_words(QUESTIONS["size"]) == []
+    assert studied.further_briefly(QUESTIONS["size"]) == ""
+
+
+def test_changes_of_a_vocabularys_rows_are_told_in_their_words(monkeypatch):
+    about = {"factor": "rows", "seeds": 5, "kind": "all", "split": "heldout"}
+    rows = [
+        {**about, "first": "small-clip-none", "second": "small-clip-dead", "difference": -0.03, "verdict": "undecided"},
+        {**about, "first": "large-clip-none", "second": "large-clip-dead", "difference": -0.01, "verdict": "undecided"},
+        {
+            **about,
+            "first": "large-clip-dead",
+            "second": "large-clip-trained",
+            "difference": 0.04,
+            "verdict": "supported",
+        },
+    ]
+    monkeypatch.setattr(questions, "tabled", lambda: ["grid", "vocabulary"])
+    monkeypatch.setattr(questions, "_effects", lambda study: (pd.DataFrame(rows), pd.DataFrame(rows)))
+    dead, trained = ROW_CHANGES["none", "dead"], ROW_CHANGES["dead", "trained"]
+    read = f"{trained} brings +4.0 points; 1 of 1 comparisons is decided (1 for it)"
+    assert studied.further_in_words(QUESTIONS["vocabulary"]) == [
+        f"{dead} brings -3.0 to -1.0 points; none of 2 comparisons is decided",
+        read,
+    ]
+    assert studied.further_briefly(QUESTIONS["vocabulary"]) == f"Study vocabulary, over 5 training seeds: {read}."

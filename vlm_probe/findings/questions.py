@@ -5,7 +5,7 @@ A finding says which of them it helps to answer (`Finding.explains`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -22,6 +22,7 @@ from vlm_probe.studies import (
     reading_differences,
     readings,
     results,
+    tabled,
 )
 
 REAL = ("Intel/llava-gemma-2b", "Intel/llava-gemma-7b")
@@ -39,6 +40,8 @@ class Question:
     """What would answer it for the paper's own models."""
     replicas: tuple[str, ...]
     """Shipped miniatures that differ in this alone; the first is what the others are compared with."""
+    further: tuple[str, str] | None = None
+    """A further study that asks what it is about the factor, and the factor that this study moves."""
 
 
 QUESTIONS: dict[str, Question] = {
@@ -57,6 +60,7 @@ QUESTIONS: dict[str, Question] = {
         "of its checkpoints cost, which of them are trained and which leak into answers can be measured on one of "
         "them; what their number does takes models that differ in it alone.",
         ("replica/small-clip-v320", "replica/small-clip-v20480"),
+        ("vocabulary", "rows"),
     ),
     "encoder": Question(
         "Why does DINOv2 help one model and hurt the other?",
@@ -64,6 +68,7 @@ QUESTIONS: dict[str, Question] = {
         "The public checkpoints have CLIP. The encoders can be compared without a language model; that an encoder "
         "helps one size and hurts the other takes the four models, from several seeds.",
         ("replica/small-clip", "replica/small-dino"),
+        ("encoder", "encoder"),
     ),
     "pretraining": Question(
         "Why does pretraining the connector help?",
@@ -82,41 +87,49 @@ def effects_of(question: Question) -> pd.DataFrame:
     return effects.loc[effects["factor"] == question.factor].reset_index(drop=True)
 
 
-def studied(question: Question) -> tuple[pd.DataFrame, pd.DataFrame]:
+def studied(question: Question, *, further: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What changing a question's factor alone did in the study `grid`, over training seeds, of all question types.
 
+    further: what the question's further study says in its place.
+
     Returns rows of `studies.grid_differences` (a seed each) and of `studies.grid_effects` (their means; corrected over
-    all pairs of the study); none of a question that the study has no factor for.
+    all pairs of the study); none of a question that the study has no factor for, or of a study without a table.
     """
-    differences, effects = _grid()
-    own = (table.loc[table["factor"] == question.factor].reset_index(drop=True) for table in (differences, effects))
-    return next(own), next(own)
+    return _rows(question, _effects, further=further)
 
 
-def followed(question: Question) -> tuple[pd.DataFrame, pd.DataFrame]:
+def followed(question: Question, *, further: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What goes with what `studied` has that is decided, from the picture to the answer.
 
     Returns rows of `studies.reading_differences` (a seed each) and of `studies.effects_followed`; none where nothing is
     decided, or nobody looked into such runs.
     """
-    differences, found = _followed()
-    own = (table.loc[table["factor"] == question.factor].reset_index(drop=True) for table in (differences, found))
-    return next(own), next(own)
+    return _rows(question, _followed, further=further)
+
+
+def _rows(
+    question: Question, of: Callable[[str], tuple[pd.DataFrame, pd.DataFrame]], *, further: bool
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    study, factor = question.further or ("grid", "") if further else ("grid", question.factor)
+    if study not in tabled():
+        study, factor = "grid", ""
+    first, second = (table.loc[table["factor"] == factor].reset_index(drop=True) for table in of(study))
+    return first, second
 
 
 @cache
-def _followed() -> tuple[pd.DataFrame, pd.DataFrame]:
-    differences, effects = _grid()
+def _followed(study: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    differences, effects = _effects(study)
     try:
-        differences = reading_differences(readings("grid"))
+        differences = reading_differences(readings(study))
     except VlmProbeError:  # nobody looked
         return differences.iloc[:0], effects.iloc[:0]
     return differences, effects_followed(effects, differences)
 
 
 @cache
-def _grid() -> tuple[pd.DataFrame, pd.DataFrame]:
-    differences = grid_differences(at_budget(results("grid"))).query("kind == 'all'")
+def _effects(study: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    differences = grid_differences(at_budget(results(study))).query("kind == 'all'")
     return differences, grid_effects(differences)
 
 

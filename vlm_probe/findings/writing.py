@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pandas as pd
 from vlm_probe.files import make_folder, remove_stale, replacing, writing
 from vlm_probe.findings.engine import Run
 from vlm_probe.findings.finding import Finding
-from vlm_probe.findings.questions import QUESTIONS, effects_of, followed, studied
+from vlm_probe.findings.questions import QUESTIONS, Question, effects_of, followed, studied
 
 SCHEMA = "results.schema.json"
 """In this folder: what results.json holds, field by field."""
@@ -64,11 +64,18 @@ def results_of(run: Run, written: Sequence[str]) -> dict[str, Any]:
         "models": {name: {key: plain(value) for key, value in of.items()} for name, of in run.provenance.items()},
         "findings": [_result(run, finding, evidence) for finding in run.findings],
         "published": {name: records(effects_of(question)) for name, question in QUESTIONS.items() if question.factor},
-        "studied": {name: records(studied(question)[1]) for name, question in QUESTIONS.items() if question.factor},
-        "followed": {name: records(followed(question)[1]) for name, question in QUESTIONS.items() if question.factor},
+        "studied": {name: _of_studies(studied, question) for name, question in QUESTIONS.items()},
+        "followed": {name: _of_studies(followed, question) for name, question in QUESTIONS.items()},
         "skipped": [str(one) for one in (*run.skipped, *run.left_out)],
         "tables": list(written),
     }
+
+
+def _of_studies(of: Callable[..., Any], question: Question) -> list[dict[str, Any]]:
+    """Rows of the study `grid`, and of the question's further one."""
+    further = question.further[0] if question.further else ""
+    tables = [of(question)[1].assign(study="grid"), of(question, further=True)[1].assign(study=further)]
+    return [row for table in tables for row in records(table)]
 
 
 def _result(run: Run, finding: Finding, evidence: pd.DataFrame) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from vlm_probe.findings.interactions import (
     shown,
 )
 from vlm_probe.studies import published_gaps
-from vlm_probe.studies.study import SEEING, TAUGHT
+from vlm_probe.studies.study import ENCODERS_IN_WORDS, SEEING, TAUGHT
 
 _GRID = Crossed(
     factor="encoder",
@@ -32,18 +32,11 @@ _GRID = Crossed(
     corners=tuple((f"small-clip{connector}", f"large-dino{connector}") for connector in ("", "-nopre")),
     study="grid",
 )
-TOLD = {
-    "clip": "CLIP",
-    "clip-one": "CLIP that was told of one object an image",
-    "clip-places": "CLIP that was told of places alone",
-    "clip-alone": "CLIP without hard twins",
-}
-"""In place of which DINO is put in the study `encoder`, both trained on equally many images."""
 _TAUGHT = tuple(
     Crossed(
         factor="encoder",
         by="size",
-        words=_GRID.words._replace(adds=f"DINO in place of {TOLD[kind]}, on equally many images,"),
+        words=_GRID.words._replace(adds=f"DINO in place of {ENCODERS_IN_WORDS[kind]}, on equally many images,"),
         published=None,
         corners=((f"small-{kind}", f"large-{SEEING}"),),
         study="encoder",

@@ -12,7 +12,7 @@ from vlm_probe.findings import FINDINGS, run
 from vlm_probe.findings.questions import QUESTIONS, Question, effects_of
 from vlm_probe.report import studied
 from vlm_probe.report.document import Block, Bullets, Paragraph
-from vlm_probe.report.drawing import Chapter, chapters, counted, joined
+from vlm_probe.report.drawing import Chapter, chapters, counted, joined, points
 from vlm_probe.studies import FACTORS
 
 _TOLD = 3
@@ -88,7 +88,8 @@ def in_the_paper(question: Question) -> tuple[str, str, int, int]:
 
 def _known(question: Question) -> list[str]:
     """The paper's numbers, what the same change does in miniatures, and what goes with it."""
-    told = (published(question), studied.in_words(question), studied.followed_briefly(question))
+    about = (studied.in_words, studied.followed_briefly, studied.further_briefly)
+    told = (published(question), *(words(question) for words in about))
     return [text for text in told if text]
 
 
@@ -109,9 +110,7 @@ def _over_training(rows: pd.DataFrame) -> str:
     said = []
     few = rows["reason"].str.endswith("would do")
     for verdict, part in rows.loc[~few].groupby("verdict", sort=False):
-        changes = [f"{100 * change:+.1f}" for change in sorted(part["difference"].tolist())]
-        span = changes[0] if changes[0] == changes[-1] else f"{changes[0]} to {changes[-1]}"
-        said.append(f"{verdict} in {len(part)} of {len(rows)} comparisons ({span} points)")
+        said.append(f"{verdict} in {len(part)} of {len(rows)} comparisons ({points(part['difference'].tolist())})")
     for reason, part in rows.loc[few].groupby("reason", sort=False):
         said.append(f"{len(part)} of {len(rows)} comparisons rest on too little ({reason})")
     told = "; ".join(said)

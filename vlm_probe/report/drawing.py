@@ -86,6 +86,12 @@ def counted(verdicts: Iterable[str]) -> list[str]:
     return [f"{counts[str(one)]} {one}" for one in Verdict if one != Verdict.DESCRIPTIVE and counts[str(one)]]
 
 
+def points(changes: Sequence[float]) -> str:
+    """Differences of shares, from the lowest to the highest, in points."""
+    low, high = f"{100 * min(changes):+.1f}", f"{100 * max(changes):+.1f}"
+    return f"{low} points" if low == high else f"{low} to {high} points"
+
+
 def joined(parts: Sequence[str]) -> str:
     """Parts of a sentence, the last behind "and"."""
     *most, last = parts

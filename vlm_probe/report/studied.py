@@ -15,7 +15,8 @@ from vlm_probe.figures.scores import SCENES
 from vlm_probe.figures.style import figure_of
 from vlm_probe.findings.questions import Question, followed, studied
 from vlm_probe.report.document import Table
-from vlm_probe.report.drawing import counted, joined
+from vlm_probe.report.drawing import counted, joined, points
+from vlm_probe.studies.study import ENCODERS_IN_WORDS, ROW_CHANGES, STUDIES
 
 CAPTION = (
     "Trained miniatures that differ in this alone, after the study's whole budget of scenes: a dot a training seed, "
@@ -44,23 +45,62 @@ def in_words(question: Question) -> str:
     _, effects = studied(question)
     if effects.empty:
         return ""
+    what = _CHANGED_TO[question.factor]
+    return (
+        f"Share right in miniatures that differ in this alone, over {_seeds(effects)} training seeds: "
+        f"{_came(effects, what)}."
+    )
+
+
+def further_in_words(question: Question, *, decided: bool = False) -> list[str]:
+    """What came out of every change of the question's further study, over sizes and both kinds of scenes.
+
+    decided: only of those that are decided somewhere.
+    """
+    _, effects = studied(question, further=True)
+    said = []
+    for change, own in effects.groupby(_changes(question, effects), sort=False):
+        if not decided or any(Verdict(verdict).decided for verdict in own["verdict"].tolist()):
+            said.append(_came(own, str(change)))
+    return said
+
+
+def further_briefly(question: Question) -> str:
+    """A sentence on the question's further study: what is decided of it; "" where there is none, or no table of it."""
+    _, effects = studied(question, further=True)
+    if effects.empty or question.further is None:
+        return ""
+    told = "; ".join(further_in_words(question, decided=True)) or f"none of {len(effects)} comparisons is decided"
+    return f"Study {question.further[0]}, over {_seeds(effects)} training seeds: {told}."
+
+
+def _changes(question: Question, effects: pd.DataFrame) -> list[str]:
+    """What the second arm of every pair has in place of the first's."""
+    if question.further is None:
+        return []
+    study, factor = question.further
+    arms = STUDIES[study].arms
+    levels = [
+        tuple(getattr(arms[name], factor) for name in pair)
+        for pair in zip(effects["first"].tolist(), effects["second"].tolist(), strict=True)
+    ]
+    if factor == "rows":
+        return [ROW_CHANGES[before, after] for before, after in levels]
+    return [f"{ENCODERS_IN_WORDS[after]} in place of {ENCODERS_IN_WORDS[before]}" for before, after in levels]
+
+
+def _seeds(effects: pd.DataFrame) -> str:
     seeds = sorted(set(effects["seeds"].tolist()))
-    many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    changes = [100 * change for change in effects["difference"].tolist()]
-    low, high = min(changes), max(changes)
-    if low > 0 or high < 0:
-        least, most = sorted((abs(low), abs(high)))
-        how = f"is right {least:.1f} to {most:.1f} points {'more' if low > 0 else 'less'} often"
-    else:
-        how = f"changes the share right by {low:+.1f} to {high:+.1f} points"
+    return f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+
+
+def _came(effects: pd.DataFrame, what: str) -> str:
+    """How much what is changed to adds, and how many comparisons are decided which way."""
     verdicts = Counter(effects["verdict"].tolist())
     ways = [f"{verdicts[verdict]} {way}" for verdict, way in _WAYS.items() if verdicts[verdict]]
     decided = sum(verdicts[verdict] for verdict in _WAYS)
     came = f"{decided or 'none'} of {len(effects)} comparisons {'is' if decided < 2 else 'are'} decided"
-    return (
-        f"Miniatures that differ in this alone, trained from {many} seeds: {_CHANGED_TO[question.factor]} {how}; {came}"
-        f"{f' ({joined(ways)})' if ways else ''}."
-    )
+    return f"{what} brings {points(effects['difference'].tolist())}; {came}{f' ({joined(ways)})' if ways else ''}"
 
 
 def followed_briefly(question: Question) -> str:
@@ -81,21 +121,21 @@ def followed_briefly(question: Question) -> str:
     return f"{many} followed from the picture to the answer: {came}."
 
 
-def drawn(question: Question) -> tuple[Figure, pd.DataFrame]:
+def drawn(question: Question, *, further: bool = False) -> tuple[Figure, pd.DataFrame]:
     """Held-out scenes, seed by seed; and the table of both kinds of scenes."""
-    differences, effects = studied(question)
+    differences, effects = studied(question, further=further)
     one, means = (rows.loc[rows["split"] == "heldout"] for rows in (differences, effects))
     counts = Counter(means["verdict"].tolist())
     came = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
-    what = _CHANGED_TO[question.factor]
+    what = f"study {question.further[0]}, each change" if question.further and further else _CHANGED_TO[question.factor]
     title = f"{what[0].upper()}{what[1:]} answers more, over training seeds: {came}"
     figure = figures.effect_over_seeds(one, means, title=title)
     return figure_of(figure), effects
 
 
-def table(question: Question) -> Table:
+def table(question: Question, *, further: bool = False) -> Table:
     """A row a pair of cells and kind of scenes."""
-    _, effects = studied(question)
+    _, effects = studied(question, further=further)
     rows = pd.DataFrame(
         {
             "from": effects["first"],
@@ -117,10 +157,10 @@ def table(question: Question) -> Table:
     return Table.of(rows, whole=True)
 
 
-def followed_in_words(question: Question) -> list[str]:
+def followed_in_words(question: Question, *, further: bool = False) -> list[str]:
     """A sentence an effect that is decided: what goes its way, what against it, what is as much in both arms, and how
     much is not told."""
-    _, found = followed(question)
+    _, found = followed(question, further=further)
     said = []
     for _, own in found.groupby(["first", "second", "split"], sort=False):
         effect, *places = own.to_dict("records")
@@ -145,9 +185,10 @@ def _way(effect: dict[Hashable, Any], place: dict[Hashable, Any]) -> str:
     return "With it" if (place["difference"] > 0) == (effect["difference"] > 0) else "Against it"
 
 
-def followed_drawn(question: Question) -> tuple[Figure, pd.DataFrame]:
+def followed_drawn(question: Question, *, further: bool = False) -> tuple[Figure, pd.DataFrame]:
     """Every effect that is decided, place by place; and the table of it."""
-    differences, found = followed(question)
+    differences, found = followed(question, further=further)
     came = ", ".join(counted(found.loc[found["kind"] != found["kind"].iloc[0], "verdict"].tolist()))
-    title = f"What goes with the change by {question.factor}, over training seeds: {came}"
+    what = f"of study {question.further[0]}" if question.further and further else f"by {question.factor}"
+    title = f"What goes with the change {what}, over training seeds: {came}"
     return figure_of(figures.effects_followed(differences, found, title=title)), found

@@ -22,6 +22,7 @@ from vlm_probe.report.abstract import how_many, in_short, in_the_paper, over_run
 from vlm_probe.report.document import Block, Bullets, Code, Document, Paragraph, Picture, Section, Table
 from vlm_probe.report.drawing import Chapter, draw, draw_cases, title_of
 from vlm_probe.report.inspection import provenance_table
+from vlm_probe.studies.study import STUDIES
 
 TITLE = "What the evidence says"
 VERDICTS = (
@@ -129,19 +130,34 @@ class Telling:
         return (Section("The paper's own numbers", (Paragraph(said), picture)),)
 
     def _studied(self, question: Question) -> tuple[Block, ...]:
-        """What trained miniatures say of it."""
-        if not (said := studied.in_words(question)):
-            return ()
-        alt = f"change of the share right by {question.factor}, over training seeds"
-        picture = self._picture(studied.drawn(question), f"studied_{question.factor}", studied.CAPTION, alt)
-        how = f"{said} A comparison is supported where what is changed to is right more often."
-        blocks = (Paragraph(how), picture, studied.table(question))
-        alone = Section("The same change in trained miniatures", blocks)
-        if not (said := studied.followed_in_words(question)):
-            return (alone,)
-        alt = f"what goes with the change by {question.factor}, over training seeds"
-        picture = self._picture(studied.followed_drawn(question), f"followed_{question.factor}", studied.FOLLOWED, alt)
-        return (alone, Section("What goes with it, from the picture to the answer", (Bullets(tuple(said)), picture)))
+        """What trained miniatures say of it: the study grid, and the question's further one."""
+        sections = []
+        if said := studied.in_words(question):
+            how = f"{said} A comparison is supported where what is changed to is right more often."
+            sections.append(self._study(question, Paragraph(how), "The same change in trained miniatures"))
+            sections.append(self._followed(question))
+        if question.further and (told := studied.further_in_words(question)):
+            heading = STUDIES[question.further[0]].question
+            sections.append(self._study(question, Bullets(tuple(told)), heading, further=True))
+            sections.append(self._followed(question, further=True))
+        return tuple(section for section in sections if section is not None)
+
+    def _study(self, question: Question, said: Block, heading: str, *, further: bool = False) -> Section:
+        name = _name_of(question, further)
+        alt = f"change of the share right, {name.replace('_', ' ')}, over training seeds"
+        drawn = studied.drawn(question, further=further)
+        picture = self._picture(drawn, f"studied_{name}", studied.CAPTION, alt)
+        return Section(heading, (said, picture, studied.table(question, further=further)))
+
+    def _followed(self, question: Question, *, further: bool = False) -> Section | None:
+        """What goes with the effects that are decided; None where none was looked into."""
+        if not (said := studied.followed_in_words(question, further=further)):
+            return None
+        name = _name_of(question, further)
+        alt = f"what goes with the change, {name.replace('_', ' ')}, over training seeds"
+        drawn = studied.followed_drawn(question, further=further)
+        picture = self._picture(drawn, f"followed_{name}", studied.FOLLOWED, alt)
+        return Section("What goes with it, from the picture to the answer", (Bullets(tuple(said)), picture))
 
     def _finding(self, chapter: Chapter) -> Section:
         """A finding; its figures are written on the way."""
@@ -215,6 +231,10 @@ class Telling:
         wide, title = float(figure.get_figwidth()), title_of(figure)
         figures.save(figure, self.folder, file, data=data)
         return Picture(file, wide, title, caption, alt)
+
+
+def _name_of(question: Question, further: bool) -> str:
+    return f"study_{question.further[0]}" if question.further and further else question.factor
 
 
 _LEFT_OUT = (

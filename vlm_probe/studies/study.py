@@ -24,6 +24,14 @@ TAUGHT = ("clip", "clip-one", "clip-places", "clip-alone")
 """Encoders that learn from captions, by how much they are told (`training.told`)."""
 SEEING = "dino-128"
 """The encoder that learns from as many images as these, and is told nothing."""
+ENCODERS_IN_WORDS = {
+    "clip": "CLIP",
+    "clip-one": "CLIP that was told of one object an image",
+    "clip-places": "CLIP that was told of places alone",
+    "clip-alone": "CLIP without hard twins",
+    "dino": "DINO",
+    SEEING: "DINO on as many images",
+}
 ROW_CHANGES = {
     ("none", "dead"): f"a vocabulary with {EXTRA:,} rows more that are never read",
     ("dead", "trained"): "reading these rows in language pretraining",
