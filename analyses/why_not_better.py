@@ -5,10 +5,11 @@
 The paper's models differ in several things at once and were trained once each. Studies train miniatures that differ in
 one thing at a time, over seeds (`vlm-probe study grid`); no model is run here. Of the study grid it writes
 figures/why_curves (share right along training), why_effects and why_effects_novel (each factor alone), x1_interactions
-and x2_interactions (two at a time, beside the paper's own), figures/why_effects.csv and figures/why_interactions.csv;
-of every other study that has a table figures/why_<study> and why_<study>.csv (each factor alone; of the study rate, at
-the rate that was best on items kept apart); of the study softmax, of real connectors, figures/why_softmax,
-why_softmax_accuracy.csv and why_softmax_loss.csv. It prints the verdicts.
+and x2_interactions (two at a time, beside the paper's own), s6_inside, e3_inside and c3_inside (what stands inside, arm
+by arm), figures/why_effects.csv and figures/why_interactions.csv; of every other study that has a table
+figures/why_<study> and why_<study>.csv (each factor alone; of the study rate, at the rate that was best on items kept
+apart); of the study softmax, of real connectors, figures/why_softmax, why_softmax_accuracy.csv and
+why_softmax_loss.csv. It prints the verdicts.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def main() -> None:
             _other_study(id, arguments.out)
     _softmax(arguments.out)
     rows = ["X3", "V6"] if "vocabulary" in tabled() else []
-    found = findings.run(["X1", "X2", *rows], [])
+    found = findings.run(["X1", "X2", "S6", "E3", "C3", *rows], [])
     draw_all(found, arguments.out)
     write_table(found.evidence, arguments.out / "why_interactions.csv")
     print_verdicts(found)

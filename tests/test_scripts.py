@@ -169,6 +169,7 @@ def test_why_not_better_draws_the_study_and_prints_verdicts(analyse, tmp_path):
     done = analyse("analyses/why_not_better.py", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     names = {"why_curves", "why_effects", "why_effects_novel", "x1_interactions", "x2_interactions"}
+    names |= {f"{id}_inside" for id in ("s6", "e3", "c3")}
     others = {f"why_{id}" for id in tabled() if id != "grid"}
     drawn = {p.stem for p in tmp_path.glob("*.svg")}
     followed = {name for name in drawn if name.endswith("_followed")}
@@ -178,7 +179,7 @@ def test_why_not_better_draws_the_study_and_prints_verdicts(analyse, tmp_path):
     assert "not followed: " in done.stdout
     assert "answers lost with another picture" in done.stdout
     claims = pd.read_csv(tmp_path / "why_interactions.csv")
-    assert set(claims["finding"]) == {"X1", "X2"}
+    assert set(claims["finding"]) == {"X1", "X2", "S6", "E3", "C3"}
     few = claims.query("unit == 'training seeds' and clusters < 5")
     assert set(few["verdict"]) <= {"undecided"}
     assert "made by: vlm-probe study grid --seeds" in done.stdout
