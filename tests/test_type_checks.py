@@ -1,19 +1,20 @@
 """Types are checked while testing, shapes too, whichever of the two ways a function is checked in."""
 
 import inspect
-from typing import Any
+from typing import Any, TypeVar
 
 import jaxtyping
 import numpy as np
 import pytest
 import type_checks
-from beartype.roar import BeartypeCallHintViolation
 
 from vlm_probe.embedding import held_out_predictions, logistic, transfer
+from vlm_probe.items.entries import lines_of
 from vlm_probe.scenes import sample_scene
 from vlm_probe.studies import effects
 
 Patches = jaxtyping.Float[np.ndarray, "patch feature"]
+AnyPatches = TypeVar("AnyPatches", bound=Patches)
 
 
 def test_shapes_that_disagree_are_refused():
@@ -23,7 +24,7 @@ def test_shapes_that_disagree_are_refused():
 
 
 def test_types_without_shapes_are_refused():
-    with pytest.raises(BeartypeCallHintViolation, match="parameter seed='three'"):
+    with pytest.raises(jaxtyping.TypeCheckError, match="parameter seed='three'"):
         sample_scene("three")  # pyright: ignore[reportArgumentType]
 
 
@@ -39,6 +40,15 @@ def test_which_functions_have_shapes():
     def by_alias(rows: Patches | None) -> None: ...
 
     assert shaped(by_alias)
+
+    def by_variable(rows: AnyPatches) -> AnyPatches: ...
+
+    assert shaped(by_variable)
+
+
+def test_arguments_of_generators_are_checked_at_the_call():
+    with pytest.raises(jaxtyping.TypeCheckError, match="parameter 'path'"):
+        lines_of(3)  # pyright: ignore[reportArgumentType]
 
 
 def test_what_cannot_be_resolved_is_not_checked_and_the_rest_is():

@@ -8,12 +8,14 @@ import inspect
 from collections.abc import Callable
 from functools import wraps
 from types import FunctionType
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 
 _whole = jaxtyping.jaxtyped
+_alone = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
+"""What is refused is refused alike, whoever checked it."""
 
 
 def install(package: str) -> None:
@@ -29,11 +31,13 @@ def hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def has_shapes(hint: Any) -> bool:
-    """Whether a type is one of jaxtyping's, or holds one."""
+    """Whether a type is one of jaxtyping's, or holds one, or stands for some that do."""
     return getattr(hint, "__module__", "").startswith("jaxtyping") or any(map(has_shapes, _parts(hint)))
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
+    if isinstance(hint, TypeVar):
+        return (hint.__bound__, *hint.__constraints__)
     # The arguments of Callable[[A, B], C] are a list and C.
     return tuple(hint) if isinstance(hint, list) else get_args(hint)
 
@@ -51,12 +55,13 @@ def _meant(annotation: Any, names: dict[str, Any]) -> Any:
 def _checked(thing: Any = None, **given: Any) -> Any:
     if thing is None:
         return lambda own: _checked(own, **given)
-    meant = hints(thing) if inspect.isfunction(thing) else {}
+    # Of a generator function beartype checks the arguments when it is first asked for a value, jaxtyping at the call.
+    meant = hints(thing) if inspect.isfunction(thing) and not inspect.isgeneratorfunction(thing) else {}
     if not meant or any(map(has_shapes, meant.values())):
         return _whole(thing, **given)
     same = FunctionType(thing.__code__, thing.__globals__, thing.__name__, thing.__defaults__, thing.__closure__)
     same.__kwdefaults__, same.__annotations__, same.__qualname__ = thing.__kwdefaults__, meant, thing.__qualname__
-    checked = beartype(same)
+    checked = _alone(same)
 
     @wraps(thing)
     def either(*args: Any, **kwargs: Any) -> Any:

@@ -1,7 +1,5 @@
 """S6, E3 and C3: something planted inside arms that differ, nothing planted, too few seeds; and what is committed."""
 
-from functools import cache
-
 import numpy as np
 import pandas as pd
 import planting
@@ -62,6 +60,11 @@ def table_of(seed, seeds, second=(), gains=None):
     return about.merge(runs.drop(columns="which"), on="arm")
 
 
+def number_of(compared):
+    """How many claims: of two kinds of scenes."""
+    return 2 * (len(compared.pairs) * len(compared.words) + len(compared.once))
+
+
 def verdicts(id, table):
     finding, compared = OF[id]
     rows = judge_all(finding.claims, inside(compared, table), finding=id)
@@ -81,18 +84,12 @@ def test_what_is_planted_at_a_place_is_found_there_and_its_opposite_contradicted
             assert (verdict == called) == there, claim
 
 
-@cache
-def _simulated(id):
-    """Studies of `FEWEST_RUNS` seeds in which nothing differs: the seeds of one great study, five by five."""
-    _, compared = OF[id]
-    runs = inside(compared, table_of(11, planting.RUNS * FEWEST_RUNS))[GRID]["runs"]
-    return [{GRID: {"runs": some}} for _, some in runs.groupby(runs["seed"] // FEWEST_RUNS)]
-
-
-@pytest.mark.parametrize("id", OF)
-def test_with_nothing_there_little_is_decided(id):
-    simulated = iter(_simulated(id))
-    rates = planting.decided(OF[id][0], lambda rng: next(simulated))
+def test_with_nothing_there_little_is_decided():
+    """Of E3, whose claims are those of the others, and one more: five seeds each, those of one great study."""
+    runs = inside(ENCODER, table_of(11, planting.RUNS * FEWEST_RUNS))[GRID]["runs"]
+    simulated = iter([{GRID: {"runs": some}} for _, some in runs.groupby(runs["seed"] // FEWEST_RUNS)])
+    assert {*SIZE.words, *PRETRAINING.words} < {*ENCODER.words, *ENCODER.once}
+    rates = planting.decided(E3, lambda rng: next(simulated))
     # Pairs of arms and kinds of scenes are alike here: so many more runs of what they are compared in.
     words = {claim.partition(": ")[2] for claim in rates}
     by_words = {one: np.mean([rate for claim, rate in rates.items() if claim.endswith(one)]) for one in words}
@@ -121,7 +118,7 @@ def test_claims_say_what_is_tested():
     assert [claim.control for claim in first] == [*["of small-clip"] * 3, "of small-clip, and as many random edges"]
     assert all("novel kinds" in claim.sentence for claim in S6.claims[len(SIZE.words) :])
     for finding, compared in OF.values():
-        assert len(finding.claims) == 2 * len(compared.pairs) * len(compared.words)
+        assert len(finding.claims) == number_of(compared)
         for claim in finding.claims:
             assert (claim.unit, claim.least, claim.margin, claim.more, claim.untrained) == (
                 "training seeds",
@@ -173,7 +170,7 @@ def test_what_is_committed_is_read_as_it_stands(id):
     finding, compared = OF[id]
     run = findings.run([id], [])
     evidence, differences = run.evidence, reading_differences(readings("grid"))
-    assert len(evidence) == len(finding.claims) == len(compared.pairs) * 2 * len(compared.words)
+    assert len(evidence) == len(finding.claims) == number_of(compared)
     for row in evidence.to_dict("records"):
         pair, _, words = str(row["claim"]).partition(": ")
         arms, _, split = pair.partition(", ")
@@ -188,7 +185,8 @@ def test_what_is_committed_is_read_as_it_stands(id):
         ": ".join([f"{a} to {b}, {split}", kind]) for a, b, split, kind in told.iloc[:, :4].itertuples(index=False)
     ]
     rows = evidence.set_index("claim").loc[names]
-    for shown, judged in (("a", "control"), ("b", "value"), ("difference", "difference"), ("seeds", "clusters")):
+    said = {"a": "control", "b": "value", "seeds": "clusters"} | {name: name for name in ("difference", "low", "high")}
+    for shown, judged in said.items():
         np.testing.assert_allclose(told[shown].to_numpy(dtype=float), rows[judged].to_numpy(dtype=float))
     held_out = untyped(told.query("split == 'heldout'"))
     for row in tables["measures"].to_dict("records"):
@@ -196,7 +194,8 @@ def test_what_is_committed_is_read_as_it_stands(id):
         arm = str(row["model"]).removeprefix("replica/")
         shares = [*own.loc[own["first"] == arm, "a"], *own.loc[own["second"] == arm, "b"]]
         assert row["mean"] == pytest.approx(shares[0])
-    assert len(tables["measures"]) == len(compared.words) * len({arm for pair in compared.pairs for arm in pair})
+    arms = {arm for pair in compared.pairs for arm in pair}
+    assert len(tables["measures"]) == len(compared.words) * len(arms) + 2 * len(compared.once)
 
 
 def test_arms_that_nobody_looked_into_are_said():

@@ -14,6 +14,7 @@ from vlm_probe.figures import save
 from vlm_probe.findings import FINDINGS, questions, run
 from vlm_probe.findings.questions import QUESTIONS
 from vlm_probe.report import studied
+from vlm_probe.report.abstract import in_short
 from vlm_probe.report.document import Bullets, Code, Document, Paragraph, Picture, Section, Table, pictures, plain
 from vlm_probe.report.drawing import chapters
 from vlm_probe.report.machine import made_with
@@ -148,19 +149,28 @@ def test_what_goes_with_it_is_told_where_it_is_decided(monkeypatch):
         {**row, "kind": "as many shapes read", "difference": 0.001, "verdict": "equivalent"},
     ]
 
-    def said(rows):
+    effects = untyped(questions.studied(QUESTIONS["size"])[1])
+
+    def said(rows, decided=2):
         found = pd.DataFrame(rows, columns=[*row, "kind", "difference", "verdict"])
+        verdicts = ["supported"] * decided + ["undecided"] * (len(effects) - decided)
         monkeypatch.setattr(studied, "followed", lambda question: (found, found))
+        monkeypatch.setattr(studied, "studied", lambda question: (effects, effects.assign(verdict=verdicts)))
         return studied.followed_briefly(QUESTIONS["size"])
 
-    followed = "One of these was followed from the picture to the answer: "
     pair = "a to b, held-out scenes"
     assert said(rows) == (
-        f"{followed}with it lost with another picture (+5.8; {pair}); against it shapes read (-21.0; {pair})."
+        f"What goes with 1 of these 2 was looked into: {pair}, lost with another picture +5.8 points, "
+        "shapes read -21.0 points."
     )
-    assert said([rows[0], rows[3]]) == f"{followed}nothing else that differs is decided over so few seeds."
-    assert said([rows[0], {**rows[0], "split": "novel"}]).startswith("2 of these were followed")
-    assert said([]) == ""
+    both = said([rows[0], rows[3], {**rows[0], "split": "novel"}, {**rows[2], "split": "novel"}])
+    assert both == (
+        f"What goes with 2 of these 2 was looked into: {pair}, nothing else is decided; "
+        "a to b, scenes with novel kinds, shapes read -21.0 points."
+    )
+    assert said([]) == "None of these 2 was looked into in 5 seeds to say what goes with it."
+    assert said([], 1) == "It was not looked into in 5 seeds to say what goes with it."
+    assert said([], 0) == ""
 
 
 def test_the_abstract_counts_verdicts_and_names_what_is_decided(tmp_path):
@@ -174,7 +184,32 @@ def test_the_abstract_counts_verdicts_and_names_what_is_decided(tmp_path):
     said = str(Telling(found, told, tmp_path, version="1", made=made).document().sections[0])
     n = len(tested)
     by = 100 * evidence.loc[tested[0], "difference"]
-    came = f"Contradicted in 1 of {n} comparisons ({by:+.1f} points); "
-    few = f"{n - 1} of {n} comparisons rest on too little (3 training seeds, 5 would do)."
+    came = f"Contradicted: {evidence.loc[tested[0], 'sentence']} ({by:+.1f} points). "
+    few = f"Too little to decide {n - 1} of {n} claims (3 training seeds, 5 would do)."
     assert f"{chapter.finding.question} (X1) {came}{few}" in said
-    assert f"Contradicted (X1): {evidence.loc[tested[0], 'sentence']}." in said
+
+
+def test_of_checkpoints_the_abstract_tells_the_surest_claims_on_two_models_first():
+    (chapter,) = chapters(run(["X1"], []))
+    template = chapter.evidence.loc[chapter.evidence["verdict"] != "descriptive"].iloc[0].to_dict()
+    rows = [
+        ("one, sure", "a", 0.001, "supported", ""),
+        ("two, less sure", "a, b", 0.04, "contradicted", ""),
+        ("two, sure", "a, b", 0.01, "supported", ""),
+        ("one, less sure", "a", 0.03, "equivalent", ""),
+        ("open", "a, b", 0.2, "undecided", "the interval includes 0"),
+        ("few", "a, b", np.nan, "undecided", "7 images, 20 would do"),
+    ]
+    names = ["sentence", "models", "p_corrected", "verdict", "reason"]
+    evidence = pd.DataFrame([{**template, "unit": "images", **dict(zip(names, row, strict=True))} for row in rows])
+    blocks = list(in_short(QUESTIONS["vocabulary"], [replace(chapter, evidence=evidence)]))
+    about, told, few = blocks[-3:]
+    assert "of 6 claims 2 supported, 1 contradicted, 1 equivalent and 2 undecided." in str(about)
+    assert isinstance(told, Bullets)
+    assert told.items == (
+        "Supported (X1): two, sure.",
+        "Contradicted (X1): two, less sure.",
+        "Supported (X1): one, sure.",
+        "1 more is decided: see the verdicts.",
+    )
+    assert "What cannot be said yet: 1 claim rests on too little (7 images, 20 would do)." in str(few)

@@ -14,7 +14,7 @@ from vlm_probe.findings import questions, run
 from vlm_probe.findings.finding import Cases, FigureOf
 from vlm_probe.findings.questions import QUESTIONS
 from vlm_probe.report import studied
-from vlm_probe.report.drawing import chapters, claimed, draw, draw_cases, title_of
+from vlm_probe.report.drawing import chapters, claimed, draw, draw_cases, points, title_of
 from vlm_probe.studies.study import ROW_CHANGES
 
 
@@ -218,9 +218,30 @@ def test_changes_of_a_vocabularys_rows_are_told_in_their_words(monkeypatch):
     monkeypatch.setattr(questions, "tabled", lambda: ["grid", "vocabulary"])
     monkeypatch.setattr(questions, "_effects", lambda study: (pd.DataFrame(rows), pd.DataFrame(rows)))
     dead, trained = ROW_CHANGES["none", "dead"], ROW_CHANGES["dead", "trained"]
-    read = f"{trained} brings +4.0 points; 1 of 1 comparisons is decided (1 for it)"
+    read = f"{trained} brings +4.0 points; 1 of 1 comparison is decided (1 for it)"
     assert studied.further_in_words(QUESTIONS["vocabulary"]) == [
         f"{dead} brings -3.0 to -1.0 points; none of 2 comparisons is decided",
         read,
     ]
-    assert studied.further_briefly(QUESTIONS["vocabulary"]) == f"Study vocabulary, over 5 training seeds: {read}."
+    about = f"Study vocabulary: over 5 training seeds: {read}."
+    assert studied.further_briefly(QUESTIONS["vocabulary"]) == about
+    few = untyped(pd.DataFrame(rows)).assign(seeds=[5, 1, 5])
+    monkeypatch.setattr(questions, "_effects", lambda study: (few, few))
+    assert studied.further_briefly(QUESTIONS["vocabulary"]) == f"{about[:-1]}; 1 more of too few seeds."
+    one = untyped(few).assign(verdict="undecided")
+    monkeypatch.setattr(questions, "_effects", lambda study: (one, one))
+    assert studied.further_briefly(QUESTIONS["vocabulary"]) == (
+        "Study vocabulary: over 5 training seeds: none of 2 comparisons is decided; 1 more of too few seeds."
+    )
+    none = untyped(few).assign(seeds=[1, 1, 1])
+    monkeypatch.setattr(questions, "_effects", lambda study: (none, none))
+    assert studied.further_briefly(QUESTIONS["vocabulary"]) == (
+        "Study vocabulary: too little to decide any of 3 comparisons (1 training seed, 5 would do)."
+    )
+
+
+def test_differences_are_told_in_points():
+    assert points([0.031, -0.02]) == "-2.0 to +3.1 points"
+    assert points([-0.0001]) == "+0.0 points"
+    assert points([float("nan"), 0.02]) == points([0.02, float("nan")]) == "+2.0 points"
+    assert points([float("nan")]) == "an unknown number of points"

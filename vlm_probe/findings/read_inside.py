@@ -8,13 +8,14 @@ compared in these seed by seed, so that what is claimed is about what they were 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from vlm_probe.evidence import Claim, EveryWay, OverRuns, Tables
 from vlm_probe.evidence.estimate import over_runs
+from vlm_probe.evidence.statistics import Statistic
 from vlm_probe.findings.finding import FigureOf, Section, Shown, TableOf
 from vlm_probe.findings.interactions import GRID, SPLITS
 from vlm_probe.items import Item
@@ -40,6 +41,8 @@ class Compared:
     )
     """Which of `studies.inside.FOLLOWED` they are compared in: no encoder where arms share it, and of the routes both
     at once, for one may carry what the other does not."""
+    once: tuple[str, ...] = ()
+    """What the first pair is compared in, too, for all others would be as much."""
 
 
 def inside(compared: Compared, table: pd.DataFrame | None = None) -> dict[str, Tables]:
@@ -60,15 +63,12 @@ def inside(compared: Compared, table: pd.DataFrame | None = None) -> dict[str, T
 
 def claims(compared: Compared) -> tuple[Claim, ...]:
     """A claim a pair, kind of scenes and what they are compared in."""
-    plain = {" ".join(words.split()): what for words, what in FOLLOWED.items()}
     return tuple(
         Claim(
             id=(of := _of(first, second, split, words)),
             sentence=f"On {SPLITS[split]}, {_sentence(first, second, words)}",
-            statistic=EveryWay((_in_shares(of), OverRuns("runs", "beside", where=f"of == {of!r}", resolution="step")))
-            if plain[words].beside
-            else _in_shares(of),
-            control=f"of {first}" + (", and as many random edges" if plain[words].beside else ""),
+            statistic=_statistic(of, words),
+            control=f"of {first}" + (", and as many random edges" if _held(words) else ""),
             unit="training seeds",
             margin=MARGIN,
             least=FEWEST_RUNS,
@@ -80,8 +80,9 @@ def claims(compared: Compared) -> tuple[Claim, ...]:
 
 
 def _asked(compared: Compared) -> Iterator[tuple[str, str, str, str]]:
-    for first, second in compared.pairs:
-        yield from ((first, second, split, words) for split in SPLITS for words in compared.words)
+    for number, (first, second) in enumerate(compared.pairs):
+        all_of_them = compared.words if number else (*compared.once, *compared.words)
+        yield from ((first, second, split, words) for split in SPLITS for words in all_of_them)
 
 
 def _of(first: str, second: str, split: str, words: str) -> str:
@@ -94,8 +95,15 @@ def _sentence(first: str, second: str, words: str) -> str:
     return f"a probe reads more objects' {words.replace('read', '(share)')} of {second} than of {first}"
 
 
-def _in_shares(of: str) -> OverRuns:
-    return OverRuns("runs", "b", "a", where=f"of == {of!r}", resolution="step")
+def _statistic(of: str, words: str) -> Statistic:
+    """The difference over seeds; of what is lost without attention as sure as beyond what random edges cost."""
+    alone = OverRuns("runs", "b", "a", where=f"of == {of!r}", resolution="step")
+    return EveryWay((alone, replace(alone, value="beside", control=0.0))) if _held(words) else alone
+
+
+def _held(words: str) -> bool:
+    """Whether it is held to as many random edges."""
+    return any(what.beside for name, what in FOLLOWED.items() if " ".join(name.split()) == words)
 
 
 def shown(compared: Compared, measured: Mapping[str, Tables], items: Sequence[Item] = ()) -> Shown:
@@ -105,7 +113,7 @@ def shown(compared: Compared, measured: Mapping[str, Tables], items: Sequence[It
     rows, means = [], dict[tuple[str, str], tuple[float, float, float, int]]()
     for first, second, split, words in _asked(compared):
         own = runs.loc[runs["of"] == _of(first, second, split, words)]
-        found = _in_shares(_of(first, second, split, words))([measured[GRID]])
+        found = _statistic(_of(first, second, split, words), words)([measured[GRID]])
         if not found.n:
             continue
         estimated = (found.n, found.control, found.value, found.difference, found.low, found.high)

@@ -1,4 +1,4 @@
-"""S6: does a larger language model make more of the image, over training seeds?"""
+"""S6: does a larger language model hold more of the image, and need it more, over training seeds?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COMPARED = Compared((("small-clip", "large-clip"),))
 
 FINDING = Finding(
     id="S6",
-    question="Does a larger language model make more of the image, over training seeds?",
+    question="Does a larger language model hold more of the image, and need it more, over training seeds?",
     explains="size",
     claims=claims(COMPARED),
     measure=partial(inside, COMPARED),

@@ -42,10 +42,10 @@ def in_short(question: Question, own: Sequence[Chapter]) -> Iterator[Block]:
     if len(trained):
         yield Paragraph("Over training runs, which say what a design does:")
         yield Bullets(tuple(_by_finding(own, trained)))
-        yield from _decided(trained)
     if len(rows):
         yield Paragraph(f"About the checkpoints named, which say nothing of what made them so: {how_many(rows)}")
-        yield from _decided(rows)
+        if told := _decided(rows):
+            yield Bullets(tuple(f"{one}." for one in told))
     few = Counter(reason for reason in rows["reason"].tolist() if reason.endswith("would do"))
     if few:
         claims = "1 claim rests" if sum(few.values()) == 1 else f"{sum(few.values())} claims rest"
@@ -106,22 +106,35 @@ def _by_finding(own: Sequence[Chapter], trained: pd.DataFrame) -> Iterator[str]:
 
 
 def _over_training(rows: pd.DataFrame) -> str:
-    """How often a finding's claims over training seeds came to what, and by how much; all of them are of shares."""
-    said = []
+    """What a finding's claims over training seeds came to: those that are decided in full, the others counted."""
+    said = [f"{one}." for one in _decided(rows, points_too=True)]
     few = rows["reason"].str.endswith("would do")
-    for verdict, part in rows.loc[~few].groupby("verdict", sort=False):
-        said.append(f"{verdict} in {len(part)} of {len(rows)} comparisons ({points(part['difference'].tolist())})")
+    still = rows.loc[~few & (rows["verdict"] == str(Verdict.UNDECIDED))]
+    if len(still):
+        # Claims with one control are of one measure: only then does a range say anything.
+        span = f" ({points(still['difference'].tolist())})" if len(set(rows["against"].tolist())) == 1 else ""
+        said.append(f"Undecided: {len(still)} of {_claims(len(rows))}{span}.")
     for reason, part in rows.loc[few].groupby("reason", sort=False):
-        said.append(f"{len(part)} of {len(rows)} comparisons rest on too little ({reason})")
-    told = "; ".join(said)
-    return f"{told[0].upper()}{told[1:]}."
+        said.append(f"Too little to decide {len(part)} of {_claims(len(rows))} ({reason}).")
+    return " ".join(said)
 
 
-def _decided(tested: pd.DataFrame) -> tuple[Block, ...]:
-    """The claims that are decided: on two models before those on one, the surest first."""
+def _claims(number: int) -> str:
+    return "1 claim" if number == 1 else f"{number} claims"
+
+
+def _decided(tested: pd.DataFrame, *, points_too: bool = False) -> list[str]:
+    """The claims that are decided, without a full stop: on two models before those on one, the surest first.
+
+    points_too: with the difference, of claims about shares.
+    """
     rows = tested.loc[tested["verdict"] != str(Verdict.UNDECIDED)].to_dict("records")
     rows.sort(key=lambda row: ("," not in str(row["models"]), row["p_corrected"]))
-    told = tuple(f"{str(row['verdict']).capitalize()} ({row['finding']}): {row['sentence']}." for row in rows[:_TOLD])
-    more = len(rows) - len(told)
-    last = (f"{more} more are decided: see the verdicts.",) if more else ()
-    return (Bullets((*told, *last)),) if told else ()
+    told = []
+    for row in rows[:_TOLD]:
+        by = f" ({points([row['difference']])})" if points_too else f" ({row['finding']})"
+        verdict = str(row["verdict"]).capitalize()
+        told.append(f"{verdict}: {row['sentence']}{by}" if points_too else f"{verdict}{by}: {row['sentence']}")
+    if more := len(rows) - len(told):
+        told.append(f"{more} more {'is' if more == 1 else 'are'} decided: see the verdicts")
+    return told

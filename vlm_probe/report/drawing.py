@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -87,8 +88,11 @@ def counted(verdicts: Iterable[str]) -> list[str]:
 
 
 def points(changes: Sequence[float]) -> str:
-    """Differences of shares, from the lowest to the highest, in points."""
-    low, high = f"{100 * min(changes):+.1f}", f"{100 * max(changes):+.1f}"
+    """Differences of shares, from the lowest to the highest, in points; those that are none (NaN) left out."""
+    known = [round(100 * change, 1) + 0.0 for change in changes if not np.isnan(change)]  # no -0.0
+    if not known:
+        return "an unknown number of points"
+    low, high = f"{min(known):+.1f}", f"{max(known):+.1f}"
     return f"{low} points" if low == high else f"{low} to {high} points"
 
 

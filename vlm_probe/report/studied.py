@@ -16,6 +16,7 @@ from vlm_probe.figures.style import figure_of
 from vlm_probe.findings.questions import Question, followed, studied
 from vlm_probe.report.document import Table
 from vlm_probe.report.drawing import counted, joined, points
+from vlm_probe.studies.effects import FEWEST_RUNS
 from vlm_probe.studies.study import ENCODERS_IN_WORDS, ROW_CHANGES, STUDIES
 
 CAPTION = (
@@ -46,32 +47,32 @@ def in_words(question: Question) -> str:
     if effects.empty:
         return ""
     what = _CHANGED_TO[question.factor]
-    return (
-        f"Share right in miniatures that differ in this alone, over {_seeds(effects)} training seeds: "
-        f"{_came(effects, what)}."
-    )
+    return f"Share right in miniatures that differ in this alone, over {_seeds(effects)}: {_came(effects, what)}."
 
 
-def further_in_words(question: Question, *, decided: bool = False) -> list[str]:
-    """What came out of every change of the question's further study, over sizes and both kinds of scenes.
-
-    decided: only of those that are decided somewhere.
-    """
+def further_in_words(question: Question) -> list[str]:
+    """What came out of every change of the question's further study, over sizes and both kinds of scenes."""
     _, effects = studied(question, further=True)
-    said = []
-    for change, own in effects.groupby(_changes(question, effects), sort=False):
-        if not decided or any(Verdict(verdict).decided for verdict in own["verdict"].tolist()):
-            said.append(_came(own, str(change)))
-    return said
+    changes = effects.groupby(_changes(question, effects), sort=False)
+    return [_came(own, str(change)) for change, own in changes]
 
 
 def further_briefly(question: Question) -> str:
-    """A sentence on the question's further study: what is decided of it; "" where there is none, or no table of it."""
+    """A sentence on the question's further study: the changes of which something is decided; "" where there is none, or
+    no table of it."""
     _, effects = studied(question, further=True)
     if effects.empty or question.further is None:
         return ""
-    told = "; ".join(further_in_words(question, decided=True)) or f"none of {len(effects)} comparisons is decided"
-    return f"Study {question.further[0]}, over {_seeds(effects)} training seeds: {told}."
+    enough = effects.loc[effects["seeds"] >= FEWEST_RUNS]
+    said = f"Study {question.further[0]}: "
+    if enough.empty:
+        few = f"{_seeds(effects)}, {FEWEST_RUNS} would do"
+        return f"{said}too little to decide any of {_comparisons(len(effects))} ({few})."
+    changes = enough.groupby(_changes(question, enough), sort=False)
+    told = [_came(own, str(change)) for change, own in changes if set(own["verdict"]) & set(map(str, _WAYS))]
+    said += f"over {_seeds(enough)}: {'; '.join(told) or f'none of {_comparisons(len(enough))} is decided'}"
+    rest = len(effects) - len(enough)
+    return f"{said}; {rest} more of too few seeds." if rest else f"{said}."
 
 
 def _changes(question: Question, effects: pd.DataFrame) -> list[str]:
@@ -90,8 +91,12 @@ def _changes(question: Question, effects: pd.DataFrame) -> list[str]:
 
 
 def _seeds(effects: pd.DataFrame) -> str:
-    seeds = sorted(set(effects["seeds"].tolist()))
-    return f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    low, high = min(seeds := effects["seeds"].tolist()), max(seeds)
+    return "1 training seed" if high == 1 else f"{high if low == high else f'{low} to {high}'} training seeds"
+
+
+def _comparisons(number: int) -> str:
+    return "1 comparison" if number == 1 else f"{number} comparisons"
 
 
 def _came(effects: pd.DataFrame, what: str) -> str:
@@ -99,26 +104,32 @@ def _came(effects: pd.DataFrame, what: str) -> str:
     verdicts = Counter(effects["verdict"].tolist())
     ways = [f"{verdicts[verdict]} {way}" for verdict, way in _WAYS.items() if verdicts[verdict]]
     decided = sum(verdicts[verdict] for verdict in _WAYS)
-    came = f"{decided or 'none'} of {len(effects)} comparisons {'is' if decided < 2 else 'are'} decided"
+    came = f"{decided or 'none'} of {_comparisons(len(effects))} {'is' if decided < 2 else 'are'} decided"
     return f"{what} brings {points(effects['difference'].tolist())}; {came}{f' ({joined(ways)})' if ways else ''}"
 
 
 def followed_briefly(question: Question) -> str:
-    """What was found to go with the effects that are decided, or against them; "" where nothing is told."""
+    """Of the effects that are decided, how many were followed, and what else is decided of the same arms; "" where none
+    is decided."""
+    _, effects = studied(question)
+    decided = sum(Verdict(verdict).decided for verdict in effects["verdict"].tolist())
     _, found = followed(question)
-    if found.empty:
+    if not decided:
         return ""
-    told, effects = list[str](), found.groupby(["first", "second", "split"], sort=False)
-    for _, own in effects:
+    if found.empty:
+        few = f"looked into in {FEWEST_RUNS} seeds"
+        return f"{'It was not' if decided == 1 else f'None of these {decided} was'} {few} to say what goes with it."
+    said, pairs = [], found.groupby(["first", "second", "split"], sort=False)
+    for _, own in pairs:
         effect, *places = own.to_dict("records")
+        told = [
+            f"{' '.join(place['kind'].split())} {points([place['difference']])}"
+            for place in places
+            if _way(effect, place) in ("With it", "Against it")
+        ]
         of = f"{effect['first']} to {effect['second']}, {SCENES.get(effect['split'], effect['split'])}"
-        for place in places:
-            if (way := _way(effect, place)) in ("With it", "Against it"):
-                words = " ".join(place["kind"].split())
-                told.append(f"{way.lower()} {words} ({100 * place['difference']:+.1f}; {of})")
-    many = "One of these was" if len(effects) == 1 else f"{len(effects)} of these were"
-    came = "; ".join(told) or "nothing else that differs is decided over so few seeds"
-    return f"{many} followed from the picture to the answer: {came}."
+        said.append(f"{of}, {', '.join(told) or 'nothing else is decided'}")
+    return f"What goes with {len(pairs)} of these {decided} was looked into: {'; '.join(said)}."
 
 
 def drawn(question: Question, *, further: bool = False) -> tuple[Figure, pd.DataFrame]:
