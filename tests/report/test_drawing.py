@@ -196,7 +196,7 @@ def test_a_further_study_is_told_change_by_change():
     assert f" brings {low:+.1f} to {high:+.1f} points; " in one
     figure, data = studied.drawn(question, further=True)
     assert data.equals(effects)
-    assert title_of(figure).startswith("Study encoder, each change answers more, over training seeds: ")
+    assert title_of(figure).startswith("What each change of study encoder brings, over training seeds: ")
     assert len(studied.table(question, further=True).rows) == len(effects)
     assert studied.further_in_words(QUESTIONS["size"]) == []
     assert studied.further_briefly(QUESTIONS["size"]) == ""

@@ -138,8 +138,11 @@ def drawn(question: Question, *, further: bool = False) -> tuple[Figure, pd.Data
     one, means = (rows.loc[rows["split"] == "heldout"] for rows in (differences, effects))
     counts = Counter(means["verdict"].tolist())
     came = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
-    what = f"study {question.further[0]}, each change" if question.further and further else _CHANGED_TO[question.factor]
-    title = f"{what[0].upper()}{what[1:]} answers more, over training seeds: {came}"
+    what = _CHANGED_TO.get(question.factor, "")
+    says = f"{what[:1].upper()}{what[1:]} answers more"
+    if question.further and further:
+        says = f"What each change of study {question.further[0]} brings"
+    title = f"{says}, over training seeds: {came}"
     figure = figures.effect_over_seeds(one, means, title=title)
     return figure_of(figure), effects
 
