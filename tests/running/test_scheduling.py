@@ -237,7 +237,9 @@ def begun(tmp_path):
     def begin(argv: list[str]) -> tuple[subprocess.Popen[str], list[psutil.Process], set[int]]:
         parts = len(list(tmp_path.rglob("*.parquet")))
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        one = subprocess.Popen(argv, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+        # What a shell starts in the background ignores interrupts, and so would what it starts.
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        one = subprocess.Popen(argv, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
         driver = psutil.Process(one.pid)
         everyone.append(driver)
         until = time.monotonic() + 120
