@@ -169,10 +169,14 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def written_readme(root: Path) -> str:
     """README with its table made anew."""
-    text = (root / "README.md").read_text("utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{peer_table(root)}\n{END}{after}"
+    return between((root / "README.md").read_text("utf-8"), BEGIN, END, peer_table(root))
+
+
+def between(text: str, begin: str, end: str, made: str) -> str:
+    """A text with what stands between two of its lines made anew."""
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n{made}\n{end}{after}"
 
 
 if __name__ == "__main__":

@@ -5,25 +5,28 @@ python docs/_ext/what_it_says.py     # writes README's part anew
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from textwrap import fill
 
 from vlm_probe.report.abstract import studies_in_short
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+from tables import between  # noqa: E402
+
+README = ROOT / "README.md"
 BEGIN, END = "<!-- what it says: begin -->", "<!-- what it says: end -->"
 """Between these lines README is written by `make figures`."""
 
 
 def written_readme() -> str:
     """README with what the studies say made anew: a point a question."""
-    before, rest = README.read_text("utf-8").split(BEGIN)
-    _, after = rest.split(END)
     points = [
         fill(f"- **{asked}** {' '.join(said)}", 120, subsequent_indent="  ", break_on_hyphens=False)
         for asked, said in studies_in_short().items()
     ]
-    return "\n".join([f"{before}{BEGIN}", *points, f"{END}{after}"])
+    return between(README.read_text("utf-8"), BEGIN, END, "\n".join(points))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ import pandas as pd
 from vlm_probe.evidence import Claim, EveryWay, OverRuns, Tables
 from vlm_probe.evidence.estimate import over_runs
 from vlm_probe.evidence.statistics import Statistic
-from vlm_probe.findings.finding import FigureOf, Section, Shown, TableOf
+from vlm_probe.findings.finding import FigureOf, Finding, Section, Shown, TableOf
 from vlm_probe.findings.interactions import GRID, SPLITS
 from vlm_probe.items import Item
 from vlm_probe.studies import reading_differences, readings
@@ -164,3 +165,20 @@ CAVEATS = (
     "the floor, what is lost repeats the difference of their answers: both need it.",
     "What probes find differs from seed to seed by five to ten points: five seeds tell differences of fifteen or more.",
 )
+
+
+def finding_of(id: str, question: str, explains: str, compared: Compared) -> Finding:
+    """The finding that compares such arms; its measure raises as `inside` does."""
+    return Finding(
+        id=id,
+        question=question,
+        explains=explains,
+        claims=claims(compared),
+        measure=partial(inside, compared),
+        models=0,
+        wants="no items: it reads what was found inside trained models",
+        methods=METHODS,
+        caveats=CAVEATS,
+        shown=partial(shown, compared),
+        sections=sections(id),
+    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -44,9 +45,9 @@ def in_short(question: Question, own: Sequence[Chapter]) -> Iterator[Block]:
         yield Bullets(tuple(_by_finding(own, trained)))
     if len(rows):
         yield Paragraph(f"About the checkpoints named, which say nothing of what made them so: {how_many(rows)}")
-        if told := _decided(rows):
-            yield Bullets(tuple(f"{one}." for one in told))
-    few = Counter(reason for reason in rows["reason"].tolist() if reason.endswith("would do"))
+        if told := _decided(rows, lambda verdict, row: f"{verdict} ({row['finding']}): {row['sentence']}."):
+            yield Bullets(tuple(told))
+    few = Counter(rows.loc[_rests_on_little(rows), "reason"].tolist())
     if few:
         claims = "1 claim rests" if sum(few.values()) == 1 else f"{sum(few.values())} claims rest"
         yield Paragraph(f"What cannot be said yet: {claims} on too little ({'; '.join(sorted(few))}).")
@@ -107,8 +108,8 @@ def _by_finding(own: Sequence[Chapter], trained: pd.DataFrame) -> Iterator[str]:
 
 def _over_training(rows: pd.DataFrame) -> str:
     """What a finding's claims over training seeds came to: those that are decided in full, the others counted."""
-    said = [f"{one}." for one in _decided(rows, points_too=True)]
-    few = rows["reason"].str.endswith("would do")
+    said = _decided(rows, lambda verdict, row: f"{verdict}: {row['sentence']} ({points([row['difference']])}).")
+    few = _rests_on_little(rows)
     still = rows.loc[~few & (rows["verdict"] == str(Verdict.UNDECIDED))]
     if len(still):
         # Claims with one control are of one measure: only then does a range say anything.
@@ -123,18 +124,19 @@ def _claims(number: int) -> str:
     return "1 claim" if number == 1 else f"{number} claims"
 
 
-def _decided(tested: pd.DataFrame, *, points_too: bool = False) -> list[str]:
-    """The claims that are decided, without a full stop: on two models before those on one, the surest first.
+def _rests_on_little(rows: pd.DataFrame) -> pd.Series:
+    """Which claims are undecided for want of seeds, images or whatever they rest on."""
+    return rows["reason"].str.endswith("would do")
 
-    points_too: with the difference, of claims about shares.
+
+def _decided(tested: pd.DataFrame, told: Callable[[str, dict[Hashable, Any]], str]) -> list[str]:
+    """The claims that are decided: on two models before those on one, the surest first.
+
+    told: a claim's sentence, of its verdict and its row.
     """
     rows = tested.loc[tested["verdict"] != str(Verdict.UNDECIDED)].to_dict("records")
     rows.sort(key=lambda row: ("," not in str(row["models"]), row["p_corrected"]))
-    told = []
-    for row in rows[:_TOLD]:
-        by = f" ({points([row['difference']])})" if points_too else f" ({row['finding']})"
-        verdict = str(row["verdict"]).capitalize()
-        told.append(f"{verdict}: {row['sentence']}{by}" if points_too else f"{verdict}{by}: {row['sentence']}")
-    if more := len(rows) - len(told):
-        told.append(f"{more} more {'is' if more == 1 else 'are'} decided: see the verdicts")
-    return told
+    said = [told(str(row["verdict"]).capitalize(), row) for row in rows[:_TOLD]]
+    if more := len(rows) - len(said):
+        said.append(f"{more} more {'is' if more == 1 else 'are'} decided: see the verdicts.")
+    return said

@@ -125,10 +125,9 @@ def followed_briefly(question: Question) -> str:
         told = [
             f"{' '.join(place['kind'].split())} {points([place['difference']])}"
             for place in places
-            if _way(effect, place) in ("With it", "Against it")
+            if Verdict(place["verdict"]).decided
         ]
-        of = f"{effect['first']} to {effect['second']}, {SCENES.get(effect['split'], effect['split'])}"
-        said.append(f"{of}, {', '.join(told) or 'nothing else is decided'}")
+        said.append(f"{_arms(effect)}, {', '.join(told) or 'nothing else is decided'}")
     return f"What goes with {len(pairs)} of these {decided} was looked into: {'; '.join(said)}."
 
 
@@ -138,10 +137,11 @@ def drawn(question: Question, *, further: bool = False) -> tuple[Figure, pd.Data
     one, means = (rows.loc[rows["split"] == "heldout"] for rows in (differences, effects))
     counts = Counter(means["verdict"].tolist())
     came = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
-    what = _CHANGED_TO.get(question.factor, "")
-    says = f"{what[:1].upper()}{what[1:]} answers more"
     if question.further and further:
         says = f"What each change of study {question.further[0]} brings"
+    else:
+        what = _CHANGED_TO[question.factor]
+        says = f"{what[0].upper()}{what[1:]} answers more"
     title = f"{says}, over training seeds: {came}"
     figure = figures.effect_over_seeds(one, means, title=title)
     return figure_of(figure), effects
@@ -180,23 +180,23 @@ def followed_in_words(question: Question, *, further: bool = False) -> list[str]
         effect, *places = own.to_dict("records")
         told: dict[str, list[str]] = {"With it": [], "Against it": [], "The same in both": [], "Not told": []}
         for place in places:
-            way, words = _way(effect, place), " ".join(place["kind"].split())
-            how = f" ({100 * place['difference']:+.1f})" if way in ("With it", "Against it") else ""
-            told[way].append(words + how)
-        first, second, split = effect["first"], effect["second"], SCENES.get(effect["split"], effect["split"])
-        sentences = [f"{first} to {second}, {split}: answers {100 * effect['difference']:+.1f} points"]
+            words = " ".join(place["kind"].split())
+            if place["verdict"] == Verdict.EQUIVALENT:
+                told["The same in both"].append(words)
+            elif not Verdict(place["verdict"]).decided:
+                told["Not told"].append(words)
+            else:
+                way = "With it" if (place["difference"] > 0) == (effect["difference"] > 0) else "Against it"
+                told[way].append(f"{words} ({100 * place['difference']:+.1f})")
+        sentences = [f"{_arms(effect)}: answers {100 * effect['difference']:+.1f} points"]
         sentences += [f"{what}: {', '.join(kinds)}" for what, kinds in told.items() if kinds]
         said.append(f"{'. '.join(sentences)}.")
     return said
 
 
-def _way(effect: dict[Hashable, Any], place: dict[Hashable, Any]) -> str:
-    """How what was found at a place goes with an effect."""
-    if place["verdict"] == Verdict.EQUIVALENT:
-        return "The same in both"
-    if not Verdict(place["verdict"]).decided:
-        return "Not told"
-    return "With it" if (place["difference"] > 0) == (effect["difference"] > 0) else "Against it"
+def _arms(effect: dict[Hashable, Any]) -> str:
+    """Which two arms an effect is of, and on which scenes."""
+    return f"{effect['first']} to {effect['second']}, {SCENES.get(effect['split'], effect['split'])}"
 
 
 def followed_drawn(question: Question, *, further: bool = False) -> tuple[Figure, pd.DataFrame]:
